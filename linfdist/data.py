@@ -1,0 +1,254 @@
+"""The data sets as uint8 tensors, and augmentation of whole batches on any device.
+
+Images stay uint8 until ``to_pixels`` turns a batch into float32 in [0, 1], the unit of every eps
+in this package. A data set is read from ``root``, else from the folder that ``LINFDIST_DATA``
+names, else from ``~/.cache/linfdist``; if it is not there it is downloaded into that folder.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from linfdist import _readers
+from linfdist._readers import DataError as DataError
+from linfdist._suggest import unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What a network and a certificate need to know of a data set.
+
+    ``mean`` has one value a channel; ``std`` is one scalar, so that an l_inf ball of pixels stays
+    an l_inf ball after normalisation. ``eps`` is the paper's radius, in pixels.
+    """
+
+    name: str
+    title: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: float
+    eps: Fraction
+
+
+# The constants of normalisation are the ones that the authors used. Those of digits are the mean
+# and the standard deviation of its training images.
+DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
+    {
+        info.name: info
+        for info in (
+            DatasetInfo(
+                name="mnist",
+                title="MNIST",
+                input_shape=(1, 28, 28),
+                num_classes=10,
+                mean=(0.1307,),
+                std=0.3081,
+                eps=Fraction(3, 10),
+            ),
+            DatasetInfo(
+                name="fashion_mnist",
+                title="Fashion-MNIST",
+                input_shape=(1, 28, 28),
+                num_classes=10,
+                mean=(0.2860,),
+                std=0.3520,
+                eps=Fraction(1, 10),
+            ),
+            DatasetInfo(
+                name="cifar10",
+                title="CIFAR-10",
+                input_shape=(3, 32, 32),
+                num_classes=10,
+                mean=(0.4914, 0.4822, 0.4465),
+                std=0.2009,
+                eps=Fraction(8, 255),
+            ),
+            DatasetInfo(
+                name="tinyimagenet",
+                title="TinyImageNet",
+                input_shape=(3, 56, 56),
+                num_classes=200,
+                mean=(0.4802, 0.4481, 0.3975),
+                std=0.2276,
+                eps=Fraction(1, 255),
+            ),
+            DatasetInfo(
+                name="digits",
+                title="digits (scikit-learn)",
+                input_shape=(1, 8, 8),
+                num_classes=10,
+                mean=(0.3051,),
+                std=0.3758,
+                eps=Fraction(1, 10),
+            ),
+        )
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images (uint8, [N, C, H, W]) with their labels (int64, [N]); ``info`` describes them.
+
+    ``info.num_classes`` is the number of classes that were found, and ``info.input_shape`` the
+    shape that a network is given: TinyImageNet's training images are larger, for the random crop.
+    """
+
+    images: Tensor
+    labels: Tensor
+    info: DatasetInfo
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise ValueError(
+                "ImageSet: images must be uint8 of shape [N, C, H, W]; got "
+                f"{self.images.dtype} of shape {tuple(self.images.shape)}."
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(
+                f"ImageSet: labels must be int64 of shape ({len(self.images)},), one for each "
+                f"image; got {self.labels.dtype} of shape {tuple(self.labels.shape)}."
+            )
+        outside = (self.labels < 0) | (self.labels >= self.info.num_classes)
+        if outside.any():
+            index = int(outside.nonzero()[0])
+            raise DataError(
+                f"{self.info.title}: labels must be in 0..{self.info.num_classes - 1}; image "
+                f"{index} has label {int(self.labels[index])}. The file is not the original: "
+                "delete it and load the data set again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def take(self, n: int | None) -> "ImageSet":
+        """The first n images; None takes them all."""
+        if n is None:
+            return self
+        if not 0 < n <= len(self):
+            raise ValueError(
+                f"ImageSet.take: n must be in 1..{len(self)}, the number of images; got {n}. "
+                "Pass None for all."
+            )
+        return replace(self, images=self.images[:n], labels=self.labels[:n])
+
+
+def load(
+    name: str,
+    split: Literal["train", "test"],
+    *,
+    root: Path | str | None = None,
+    download: bool = True,
+) -> ImageSet:
+    """Read one split of a data set of ``DATASETS``, downloading it where it is missing.
+
+    The images come in an order that mixes the classes, so that ``take`` leaves a sensible subset.
+    For TinyImageNet, "test" is the labelled validation set, already cut to its centre 56x56, and
+    the number of classes is the number of folders found. The first load of TinyImageNet decodes
+    its JPEG files and keeps the result under the cache folder.
+
+    Raises:
+        ValueError: an unknown name or split.
+        DataError: the files are missing and cannot be downloaded, or are not the originals.
+    """
+    if name not in DATASETS:
+        raise ValueError(unknown("data set", name, DATASETS))
+    if split not in ("train", "test"):
+        raise ValueError(f"load: split must be 'train' or 'test'; got {split!r}.")
+    info = DATASETS[name]
+    folder = _readers.data_dir() if root is None else Path(root)
+    images, labels, num_classes = _readers.READERS[name](folder, split, download)
+    images = torch.from_numpy(images)
+    if split == "test":
+        images = center_crop(images, info.input_shape[-1])
+    return ImageSet(images, torch.from_numpy(labels), replace(info, num_classes=num_classes))
+
+
+def center_crop(images: Tensor, size: int) -> Tensor:
+    """The central ``size`` x ``size`` pixels of images [..., H, W]."""
+    height, width = images.shape[-2:]
+    if size > min(height, width):
+        raise ValueError(
+            f"center_crop: size must be at most the image's sides ({height}, {width}); got {size}."
+        )
+    top, left = (height - size) // 2, (width - size) // 2
+    return images[..., top : top + size, left : left + size].contiguous()
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Pad with zeros, cut out a random ``crop`` x ``crop`` window, flip every second image.
+
+    ``crop=None`` keeps the images' size. Zero is a black pixel: the padding comes before the
+    network normalises.
+    """
+
+    padding: int = 0
+    flip: bool = False
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ValueError(f"Augmentation: padding must be at least 0; got {self.padding}.")
+        if self.crop is not None and self.crop < 1:
+            raise ValueError(f"Augmentation: crop must be at least 1 or None; got {self.crop}.")
+
+
+def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """A batch of images (uint8, [B, C, H, W]) with a random window and flip for each image.
+
+    The random numbers are drawn on the generator's device: a CPU generator gives the same batch on
+    every device. The result has shape [B, C, crop, crop].
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(
+            "augment: images must be uint8 of shape [B, C, H, W]; got "
+            f"{images.dtype} of shape {tuple(images.shape)}."
+        )
+    padding = augmentation.padding
+    batch, channels = images.shape[:2]
+    height, width = (side + 2 * padding for side in images.shape[-2:])
+    if augmentation.crop is None:
+        crop_height, crop_width = images.shape[-2:]
+    else:
+        crop_height = crop_width = augmentation.crop
+    if crop_height > height or crop_width > width:
+        raise ValueError(
+            f"augment: crop must be at most the padded image's sides ({height}, {width}); "
+            f"got {augmentation.crop}. Raise padding or lower crop."
+        )
+
+    def draw(high: int) -> Tensor:
+        numbers = torch.randint(high, (batch, 1), generator=generator, device=generator.device)
+        return numbers.to(images.device)
+
+    rows = torch.arange(crop_height, device=images.device).expand(batch, -1)
+    columns = torch.arange(crop_width, device=images.device).expand(batch, -1)
+    if height > crop_height or width > crop_width:
+        rows = rows + draw(height - crop_height + 1)
+        columns = columns + draw(width - crop_width + 1)
+    if augmentation.flip:
+        columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+    window = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    padded = F.pad(images, (padding,) * 4).flatten(2)
+    chosen = padded.gather(2, window[:, None].expand(-1, channels, -1))
+    return chosen.unflatten(2, (crop_height, crop_width))
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Images in [0, 1]: float32, the uint8 value over 255."""
+    if images.dtype != torch.uint8:
+        raise ValueError(f"to_pixels: images must be uint8 (0..255); got {images.dtype}.")
+    return images.to(torch.float32) / 255
