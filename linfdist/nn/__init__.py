@@ -1,0 +1,28 @@
+"""l_inf-dist layers and networks."""
+
+from linfdist.nn.bounded import BoundedLinear, BoundedTanh
+from linfdist.nn.config import NetConfig
+from linfdist.nn.counts import flop_count, parameter_count
+from linfdist.nn.dist import LpDist, LpDistConv2d
+from linfdist.nn.mean_shift import MeanShift, reestimate_mean_shift
+from linfdist.nn.modes import frozen
+from linfdist.nn.nets import DistFeatures, LinfDistNet, LinfDistNetMLP, build_net
+from linfdist.nn.normalize import Normalize
+
+__all__ = [
+    "BoundedLinear",
+    "BoundedTanh",
+    "DistFeatures",
+    "LinfDistNet",
+    "LinfDistNetMLP",
+    "LpDist",
+    "LpDistConv2d",
+    "MeanShift",
+    "NetConfig",
+    "Normalize",
+    "build_net",
+    "flop_count",
+    "frozen",
+    "parameter_count",
+    "reestimate_mean_shift",
+]

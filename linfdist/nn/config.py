@@ -1,0 +1,45 @@
+"""What a network is made of."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Kind = Literal["net", "net_mlp", "conv_net_mlp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetConfig:
+    """The architecture, apart from what the data set fixes  [Zhang2021, Tables 5 and 8].
+
+    ``hidden``: widths of the fully connected dist layers, each followed by a mean shift.
+    ``mlp_hidden``: width of the tanh layer of the head, for the ``*_mlp`` kinds; 512 in the paper.
+    ``channels``: (out_channels, stride) of each 3×3 dist convolution of padding 1, for
+    ``conv_net_mlp``, each followed by a mean shift.
+    ``identity_value``: the identity-map initialisation's C_0 of every hidden dist layer that has at
+    least as many outputs as inputs; None for a Gaussian initialisation.
+    """
+
+    kind: Kind
+    hidden: tuple[int, ...]
+    mlp_hidden: int | None = None
+    channels: tuple[tuple[int, int], ...] = ()
+    identity_value: float | None = -10.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(
+                f"NetConfig: kind must be one of {', '.join(get_args(Kind))}; got {self.kind!r}."
+            )
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(
+                f"NetConfig: hidden must hold at least one positive width; got {self.hidden}."
+            )
+        if (self.kind == "net") != (self.mlp_hidden is None):
+            raise ValueError(
+                "NetConfig: mlp_hidden must be the head's width for the *_mlp kinds and None for "
+                f"'net'; got {self.mlp_hidden} for {self.kind!r}."
+            )
+        if (self.kind == "conv_net_mlp") != bool(self.channels):
+            raise ValueError(
+                "NetConfig: channels must be given for 'conv_net_mlp' and for it alone; got "
+                f"{self.channels} for {self.kind!r}."
+            )

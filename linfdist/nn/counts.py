@@ -1,0 +1,33 @@
+"""Parameters and operations of a network, as the paper counts them."""
+
+from torch import nn
+
+from linfdist.nn.bounded import BoundedLinear
+from linfdist.nn.dist import LpDist, LpDistConv2d
+
+
+def parameter_count(net: nn.Module) -> int:
+    """The number of entries of the weights of all dist and linear layers.
+
+    Biases are not counted: the hidden dist layers have none, and without them the count of a fully
+    connected network equals its FLOPs in [Zhang2021, Tables 1 and 5].
+    """
+    kinds = (LpDist, LpDistConv2d, BoundedLinear)
+    return sum(module.weight.numel() for module in net.modules() if isinstance(module, kinds))
+
+
+def flop_count(net: nn.Module, input_shape: tuple[int, int, int]) -> int:
+    """Subtractions of the dist layers and multiply-adds of the head for one image.
+
+    [Zhang2021, Sec. 7.2]: one for each pair of a neuron and one of its inputs, padding included.
+    Not counted: absolute values, maxima, powers, mean shifts, biases, tanh, normalisation.
+    """
+    _, height, width = input_shape
+    flops = 0
+    for module in net.modules():
+        if isinstance(module, LpDistConv2d):
+            height, width = module.output_size(height, width)
+            flops += module.weight.numel() * height * width
+        elif isinstance(module, LpDist | BoundedLinear):
+            flops += module.weight.numel()
+    return flops

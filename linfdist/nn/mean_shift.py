@@ -1,0 +1,97 @@
+"""Mean-shift normalisation: batch normalisation without the scaling that would break Lipschitz."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class MeanShift(nn.Module):
+    """x − mean(x) over the batch, feature by feature  [Zhang2021, Sec. 5.1].
+
+    x has shape (batch, features), or (batch, features, height, width) and then one mean a channel.
+    In training mode the batch mean is subtracted, the gradient flows through it, and the running
+    mean (from 0) moves to it by ``momentum``; in evaluation mode the running mean is subtracted: a
+    constant, so the layer is 1-Lipschitz. An empty batch leaves everything as it is.
+    """
+
+    running_mean: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        momentum: float = 0.1,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.momentum = momentum
+        mean = torch.zeros(num_features, device=device, dtype=dtype)
+        self.register_buffer("running_mean", mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        if not self.training or x.shape[0] == 0:
+            return x - self._shaped(self.running_mean, x)
+        mean = x.mean(dim=[axis for axis in range(x.ndim) if axis != 1])
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        return x - self._shaped(mean, x)
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The range on a box, with the running mean in either mode."""
+        self._check(lower)
+        mean = self._shaped(self.running_mean, lower)
+        return lower - mean, upper - mean
+
+    @staticmethod
+    def _shaped(mean: Tensor, x: Tensor) -> Tensor:
+        return mean.view(-1, *[1] * (x.ndim - 2))
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim not in (2, 4) or x.shape[1] != self.num_features:
+            raise ValueError(
+                f"MeanShift: x must be (batch, {self.num_features}) or (batch, "
+                f"{self.num_features}, height, width); got {tuple(x.shape)}."
+            )
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, momentum={self.momentum}"
+
+
+def reestimate_mean_shift(
+    net: nn.Module, batches: Iterable[Tensor], p: float = math.inf
+) -> None:
+    """Replace every running mean of ``net`` by the mean over ``batches`` at this p, in place.
+
+    The running means belong to the p that the net was last trained at; a net that was trained at a
+    small p needs those of p = ∞ before it is evaluated there. One forward pass a batch, in
+    training mode as in training: each layer sees inputs shifted by their own batch means. The
+    batches are weighted by their sizes. Modes and momenta are restored.
+    """
+    shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
+    momenta = [shift.momentum for shift in shifts]
+    modes = [(module, module.training) for module in net.modules()]
+    seen = 0
+    net.train()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                seen += len(batch)
+                for shift in shifts:
+                    # 1 at the first batch, which forgets the old running mean.
+                    shift.momentum = len(batch) / max(seen, 1)
+                net(batch, p)
+    finally:
+        for shift, momentum in zip(shifts, momenta, strict=True):
+            shift.momentum = momentum
+        for module, mode in modes:
+            module.training = mode
+    if seen == 0:
+        raise ValueError(
+            "reestimate_mean_shift: batches must hold at least one image; got none. An iterator "
+            "that was used before is empty: pass a list or a new iterator."
+        )

@@ -1,0 +1,198 @@
+"""l_inf-dist Net and l_inf-dist Net+MLP, fully connected or convolutional."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from linfdist.nn.bounded import BoundedLinear, BoundedTanh
+from linfdist.nn.config import NetConfig
+from linfdist.nn.dist import LpDist, LpDistConv2d
+from linfdist.nn.mean_shift import MeanShift
+from linfdist.nn.normalize import Normalize
+
+
+class DistFeatures(nn.Module):
+    """Normalisation, then dist layers, each followed by a mean shift: the robust feature extractor.
+
+    x, pixels of shape (batch, *input_shape), becomes (batch, out_features). At p = ∞ in evaluation
+    mode it is ``lipschitz``-Lipschitz from pixels to features, in l_inf  [Zhang2021, Fact 3.4].
+    """
+
+    def __init__(
+        self,
+        config: NetConfig,
+        *,
+        input_shape: tuple[int, int, int],
+        mean: Sequence[float],
+        std: float,
+    ) -> None:
+        super().__init__()
+        if len(mean) != input_shape[0]:
+            raise ValueError(
+                f"build_net: mean must have one value for each of the {input_shape[0]} channels of "
+                f"input_shape={tuple(input_shape)}; got {len(mean)}."
+            )
+        self.input_shape = tuple(input_shape)
+        self.normalize = Normalize(mean, std)
+        self.layers = nn.ModuleList()
+        channels, height, width = input_shape
+        for out_channels, stride in config.channels:
+            layer = LpDistConv2d(
+                channels, out_channels, 3, stride, 1, identity_value=config.identity_value
+            )
+            height, width = layer.output_size(height, width)
+            channels = out_channels
+            self.layers.extend([layer, MeanShift(channels)])
+        self.layers.append(nn.Flatten())
+        features = channels * height * width
+        for out_features in config.hidden:
+            layer = LpDist(features, out_features, identity_value=config.identity_value)
+            features = out_features
+            self.layers.extend([layer, MeanShift(features)])
+        self.out_features = features
+
+    @property
+    def lipschitz(self) -> float:
+        return self.normalize.lipschitz
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        self._check(x)
+        x = self.normalize(x)
+        for layer in self.layers:
+            x = layer(x, p) if isinstance(layer, LpDist | LpDistConv2d) else layer(x)
+        return x
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of every feature at p = ∞ on the box lower <= pixels <= upper."""
+        self._check(lower)
+        self._check(upper)
+        lower, upper = self.normalize.interval(lower, upper)
+        for layer in self.layers:
+            if isinstance(layer, nn.Flatten):
+                lower, upper = layer(lower), layer(upper)
+            else:
+                lower, upper = layer.interval(lower, upper)
+        return lower, upper
+
+    def _check(self, x: Tensor) -> None:
+        if not x.is_floating_point():
+            raise TypeError(
+                f"net: pixels must be floating point in [0, 1]; got {x.dtype}. Convert images with "
+                "linfdist.data.to_pixels."
+            )
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise ValueError(
+                f"net: pixels must have shape (batch, {', '.join(map(str, self.input_shape))}); "
+                f"got {tuple(x.shape)}."
+            )
+
+
+class LinfDistNet(nn.Module):
+    """l_inf-dist Net: features, then a last dist layer with a bias; logits are minus its output.
+
+    1-Lipschitz in its own units, so ``lipschitz`` = 1 / std from pixels to each logit at p = ∞.
+    """
+
+    def __init__(self, config: NetConfig, features: DistFeatures, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.features = features
+        self.last = LpDist(features.out_features, num_classes, bias=True, identity_value=None)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.features.input_shape
+
+    @property
+    def lipschitz(self) -> float:
+        return self.features.lipschitz
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """Logits, (batch, num_classes), of pixels, (batch, *input_shape)."""
+        return -self.last(self.features(x, p), p)
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of the logits at p = ∞ on the box lower <= pixels <= upper."""
+        low, high = self.last.interval(*self.features.interval(lower, upper))
+        return -high, -low
+
+    def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+        """Upper bounds of logit_k − logit_y at p = ∞ on the box, 0 at k = y; (batch, num_classes).
+
+        Rounding never breaks them: subtraction, absolute value and maximum are monotone in floating
+        point, so the bounds hold for the logits as ``forward`` computes them in the same precision.
+        """
+        low, high = self.interval(lower, upper)
+        column = labels.unsqueeze(1)
+        return (high - low.gather(1, column)).scatter(1, column, 0.0)
+
+
+class LinfDistNetMLP(nn.Module):
+    """l_inf-dist Net+MLP: robust features, then a two-layer tanh head  [Zhang2021, Sec. 6].
+
+    The features are ``feature_lipschitz`` = 1 / std-Lipschitz from pixels at p = ∞; the head is a
+    conventional network, bounded by IBP.
+    """
+
+    def __init__(self, config: NetConfig, features: DistFeatures, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.features = features
+        self.fc1 = BoundedLinear(features.out_features, config.mlp_hidden)
+        self.tanh = BoundedTanh()
+        self.fc2 = BoundedLinear(config.mlp_hidden, num_classes)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.features.input_shape
+
+    @property
+    def feature_lipschitz(self) -> float:
+        return self.features.lipschitz
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits of features."""
+        return self.fc2(self.tanh(self.fc1(features)))
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """Logits, (batch, num_classes), of pixels, (batch, *input_shape)."""
+        return self.head(self.features(x, p))
+
+    def feature_interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of the features at p = ∞ on the box lower <= pixels <= upper."""
+        return self.features.interval(lower, upper)
+
+    def worst_case_margins(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+        """Upper bounds of logit_k − logit_y for features in the box, 0 at k = y.
+
+        [Zhang2021, Eq. 21]. Shape (batch, num_classes).
+        """
+        hidden = self.tanh.interval(*self.fc1.interval(lower, upper))
+        return self.fc2.worst_case_margins(*hidden, labels)
+
+    def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+        """Upper bounds of logit_k − logit_y at p = ∞ on a box of pixels, 0 at k = y."""
+        return self.worst_case_margins(*self.feature_interval(lower, upper), labels)
+
+
+def build_net(
+    config: NetConfig,
+    *,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    mean: Sequence[float],
+    std: float,
+) -> LinfDistNet | LinfDistNetMLP:
+    """The network of ``config`` for images of ``input_shape`` (channels, height, width).
+
+    Weights come from torch's global generator: seed it first. Under ``torch.device("meta")`` no
+    memory is taken, whatever the width.
+    """
+    if num_classes < 2:
+        raise ValueError(f"build_net: num_classes must be at least 2; got {num_classes}.")
+    features = DistFeatures(config, input_shape=input_shape, mean=mean, std=std)
+    kind = LinfDistNet if config.kind == "net" else LinfDistNetMLP
+    return kind(config, features, num_classes)
