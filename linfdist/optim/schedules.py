@@ -1,0 +1,37 @@
+"""p, the learning rate and eps_train as pure functions of progress, in epochs.
+
+``epochs`` is the paper's (e1, e2, e3)  [Zhang2021, Sec. 7.1 and App. D]: e1 epochs at p_start, e2
+in which p rises, e3 at p = ∞. ``progress`` counts finished mini-batches too: 2.5 is half-way
+through the third epoch.
+"""
+
+import math
+
+Epochs = tuple[int, int, int]
+
+
+def p_at(progress: float, epochs: Epochs, p_start: float = 8.0, p_end: float = 1000.0) -> float:
+    """p_start, then p_start (p_end / p_start)^((progress − e1) / e2), then ∞.
+
+    p never equals p_end: at the end of the rise it is ∞. p_start = ∞ is ∞ throughout.
+    """
+    e1, e2, _ = epochs
+    if math.isinf(p_start) or progress >= e1 + e2:
+        return math.inf
+    if progress <= e1:
+        return p_start
+    return p_start * (p_end / p_start) ** ((progress - e1) / e2)
+
+
+def lr_at(progress: float, epochs: Epochs, lr: float = 0.02) -> float:
+    """lr for e1 epochs, then a half cosine to 0 over e2 + e3."""
+    e1, e2, e3 = epochs
+    if progress <= e1:
+        return lr
+    return lr / 2 * (1 + math.cos(math.pi * min(1.0, (progress - e1) / (e2 + e3))))
+
+
+def eps_at(progress: float, epochs: Epochs, eps: float) -> float:
+    """eps times progress / e1 over the first e1 epochs, then eps; eps at once where e1 = 0."""
+    e1 = epochs[0]
+    return eps if progress >= e1 else eps * progress / e1
