@@ -1,0 +1,77 @@
+"""What a measurement was taken on: code, versions, device, memory."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from linfdist import ops, records
+
+
+def describe(device: torch.device | str) -> dict[str, Any]:
+    """Commit, versions, device and the backend of the operations, ready for JSON.
+
+    ``dirty`` says whether a file of the code differs from the commit; recorded runs do not count.
+    Both are None outside a git checkout.
+    """
+    device = torch.device(device)
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--", "linfdist", "pyproject.toml", "CMakeLists.txt")
+    return {
+        "commit": commit,
+        "dirty": None if changed is None else changed != "",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "linfdist": version("linfdist"),
+            "numpy": np.__version__,
+        },
+        "platform": platform.platform(terse=True),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "backend": ops.backend(device),
+    }
+
+
+def device_name(device: torch.device | str) -> str:
+    """The model of a GPU, or of the CPU with the number of cores that this process may use."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_cpu_model()}, {cores} cores"
+
+
+def peak_memory_mb(device: torch.device | str) -> float:
+    """The most memory that this process has held: on the GPU for CUDA, else resident, in MB."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024
+    return round(peak * bytes_per_unit / 1e6, 1)
+
+
+def _cpu_model() -> str:
+    table = Path("/proc/cpuinfo")
+    if table.is_file():
+        for line in table.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(records.repository()), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

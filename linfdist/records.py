@@ -1,0 +1,222 @@
+"""Where runs live on disk, and how one is written and read; the format is in runs/README.md."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+FILES = ("config.json", "metrics.json", "environment.json", "epochs.csv", "certificates.csv")
+
+
+class RecordError(RuntimeError):
+    """A recorded run cannot be read, or is not what its path says."""
+
+
+class RunExists(RuntimeError):
+    """A run is recorded already; records are written once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One recorded run; accuracies are fractions, ``seconds`` covers training and evaluation."""
+
+    path: Path
+    experiment: str
+    scale: str
+    seed: int
+    seconds: float
+    weights_sha256: str
+    metrics: dict[str, float]
+    config: dict[str, Any]
+    environment: dict[str, Any]
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """One row an epoch, as ``training.fit`` returned them."""
+        return pd.read_csv(self.path / "epochs.csv")
+
+    @cached_property
+    def certificates(self) -> pd.DataFrame:
+        """One row a test image, as ``evaluation.evaluate`` returned them."""
+        return pd.read_csv(self.path / "certificates.csv")
+
+
+def repository() -> Path:
+    """The checkout this package is imported from, else the working directory."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+
+
+def runs_dir() -> Path:
+    """Where records are kept: ``LINFDIST_RUNS``, else runs/ in the repository."""
+    return Path(os.environ.get("LINFDIST_RUNS") or repository() / "runs")
+
+
+def run_dir(experiment: str, scale: str, seed: int) -> Path:
+    """The folder of one recorded run."""
+    return runs_dir() / experiment / scale / f"seed{seed}"
+
+
+def work_dir(experiment: str, scale: str, seed: int) -> Path:
+    """The folder of a run's checkpoint and weights, which are not recorded: ``LINFDIST_WORK``,
+    else work/ in the repository."""
+    root = Path(os.environ.get("LINFDIST_WORK") or repository() / "work")
+    return root / experiment / scale / f"seed{seed}"
+
+
+def refuse_recorded(experiment: str, scale: str, seed: int) -> Path:
+    """The folder of a run that is not recorded yet; RunExists if it is."""
+    path = run_dir(experiment, scale, seed)
+    if path.exists():
+        raise RunExists(
+            f"{path} exists: a run is recorded once. Choose another seed, or delete that folder "
+            "to run it again."
+        )
+    return path
+
+
+def write_run(
+    experiment: str,
+    scale: str,
+    seed: int,
+    *,
+    config: dict[str, Any],
+    metrics: dict[str, float],
+    environment: dict[str, Any],
+    epochs: list[dict[str, Any]],
+    certificates: pd.DataFrame,
+    seconds: float,
+    weights: Path,
+) -> Run:
+    """Record a run: all of it appears at once, under its final name, or nothing does.
+
+    Of the weights only the SHA-256 of the file is kept.
+
+    Raises:
+        RunExists: the run is recorded already.
+    """
+    path = refuse_recorded(experiment, scale, seed)
+    summary = {
+        "experiment": experiment,
+        "scale": scale,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "weights_sha256": _sha256(weights),
+        "metrics": metrics,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        _write(unfinished / "config.json", _json(config))
+        _write(unfinished / "metrics.json", _json(summary))
+        _write(unfinished / "environment.json", _json(environment))
+        _write(unfinished / "epochs.csv", _csv(pd.DataFrame(epochs)))
+        _write(unfinished / "certificates.csv", _csv(certificates))
+        unfinished.chmod(0o755)
+        refuse_recorded(experiment, scale, seed)
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return read_run(path)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _csv(table: pd.DataFrame) -> str:
+    """Numbers to six digits, truth values as 0 and 1."""
+    flags = {name: "Int8" for name in table if pd.api.types.is_bool_dtype(table[name])}
+    return table.astype(flags).to_csv(index=False, float_format="%.6g")
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_run(path: Path | str) -> Run:
+    """Read the record in a folder.
+
+    Raises:
+        RecordError: a file is missing or damaged, or metrics.json is of another run.
+    """
+    path = Path(path)
+    lacking = [name for name in FILES if not (path / name).is_file()]
+    if lacking:
+        raise RecordError(
+            f"{path} is not a whole run: it lacks {', '.join(lacking)}. Restore it from version "
+            "control, or delete the folder and run it again."
+        )
+    summary = _read_json(path / "metrics.json")
+    try:
+        run = Run(
+            path=path,
+            config=_read_json(path / "config.json"),
+            environment=_read_json(path / "environment.json"),
+            **summary,
+        )
+    except TypeError as error:
+        raise RecordError(
+            f"{path / 'metrics.json'} has other keys than a run's: {error}."
+        ) from error
+    said = Path(run.experiment, run.scale, f"seed{run.seed}")
+    if path.resolve().parts[-len(said.parts) :] != said.parts:
+        raise RecordError(f"{path / 'metrics.json'} says that it is {said}. Move it there.")
+    return run
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path} is not JSON: {error}. Restore it.") from error
+
+
+def find_runs(
+    experiment: str | None = None, scale: str | None = None, seed: int | None = None
+) -> list[Run]:
+    """Every recorded run that matches, sorted by experiment, scale and seed."""
+    pattern = f"{experiment or '*/*'}/{scale or '*'}/seed{'[0-9]*' if seed is None else seed}"
+    runs = [read_run(path) for path in runs_dir().glob(pattern)]
+    return sorted(runs, key=lambda run: (run.experiment, run.scale, run.seed))
+
+
+def check_weights(run: Run, path: Path) -> None:
+    """RecordError unless ``path`` is the file of weights that the run was recorded with."""
+    name = f"{run.experiment} at scale {run.scale}, seed {run.seed}"
+    if not path.is_file():
+        raise RecordError(
+            f"{path} must hold the weights of {name}, which are not kept with the records. Copy "
+            "them there, or train them again with LINFDIST_RUNS set to an empty folder."
+        )
+    if _sha256(path) != run.weights_sha256:
+        raise RecordError(
+            f"{path} must have the recorded SHA-256 {run.weights_sha256}; it has {_sha256(path)}: "
+            f"these are not the weights of {name}."
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def accuracies(certificates: pd.DataFrame) -> dict[str, float]:
+    """The metrics of a run, derived again from its table of test images."""
+    correct = {
+        "clean_accuracy": certificates["predicted"] == certificates["label"],
+        "pgd_accuracy": certificates["survived_pgd"],
+        "certified_accuracy": certificates["certified_interval"],
+        "certified_accuracy_margin": certificates["certified_margin"],
+    }
+    return {name: float(flags.mean()) for name, flags in correct.items() if flags.notna().all()}
