@@ -1,0 +1,1 @@
+"""linfdist: certified l_inf robustness with l_inf-distance networks."""

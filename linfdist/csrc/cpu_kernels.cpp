@@ -1,0 +1,15 @@
+// Compiled once for each instruction set, LINFDIST_ISA naming it (see CMakeLists.txt).
+#include "cpu_backward.h"
+#include "cpu_interval.h"
+
+namespace linfdist::LINFDIST_ISA {
+
+#define LINFDIST_NAME_OF(isa) #isa
+#define LINFDIST_NAME(isa) LINFDIST_NAME_OF(isa)
+
+extern const CpuIsa isa;
+const CpuIsa isa{LINFDIST_NAME(LINFDIST_ISA),
+                 {forward<float>, backward<float>, interval<float>},
+                 {forward<double>, backward<double>, interval<double>}};
+
+}  // namespace linfdist::LINFDIST_ISA

@@ -1,0 +1,41 @@
+// The numeric core of ‖x − w‖_p that every kernel shares: integer powers by repeated squaring, and
+// below which size a term no longer counts.
+#pragma once
+
+#include <cmath>
+
+#if defined(__CUDACC__)
+#define LINFDIST_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define LINFDIST_HOST_DEVICE inline __attribute__((always_inline))
+#endif
+
+namespace linfdist {
+
+// v^P for P ≥ 0, V a scalar or a vector.
+template <int P, class V>
+LINFDIST_HOST_DEVICE V integer_power(V v) {
+  if constexpr (P == 0) {
+    return v * 0 + 1;
+  } else if constexpr (P == 1) {
+    return v;
+  } else {
+    const V half = integer_power<P / 2>(v);
+    if constexpr (P % 2 == 0)
+      return half * half;
+    else
+      return half * half * v;
+  }
+}
+
+// A term of the sum Σ (|d_i| / max)^p below 2^-40 cannot change a float32 sum that is at least 1
+// (nor can a million of them by more than 1e-6): it is skipped.
+constexpr double kForwardCutoff = -40.0;
+
+// A gradient entry below 2^-64 of its pair's largest possible one is returned as 0.
+constexpr double kBackwardCutoff = -64.0;
+
+// The ratio r below which r^q < 2^cutoff.
+inline double ratio_cutoff(double q, double cutoff) { return q > 0 ? std::exp2(cutoff / q) : 0.0; }
+
+}  // namespace linfdist

@@ -1,0 +1,55 @@
+"""Argument checks that every op shares. Only metadata is read: no element, no synchronisation."""
+
+import math
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64)
+
+
+def check_p(op: str, p: float) -> float:
+    """``p`` as a float in [1, ∞]."""
+    if isinstance(p, Tensor):
+        raise TypeError(f"{op}: p must be a Python number; got a tensor. Pass p.item().")
+    value = float(p)
+    if math.isnan(value) or value < 1:
+        raise ValueError(
+            f"{op}: p must be in [1, inf], below 1 there is no norm; got p={value}. "
+            "Use math.inf for the l_inf distance."
+        )
+    return value
+
+
+def check_pair(op: str, x: Tensor, weight: Tensor, name: str = "x") -> None:
+    """x (…, in_features) and weight (out_features, in_features), one dtype, one device."""
+    for label, value in ((name, x), ("weight", weight)):
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{op}: {label} must be a torch.Tensor; got {type(value).__name__}. "
+                "Use torch.as_tensor."
+            )
+        if value.dtype not in FLOATS:
+            raise TypeError(
+                f"{op}: {label} must be float32 or float64; got {value.dtype}. "
+                f"Convert it with {label}.float()."
+            )
+    if x.dtype != weight.dtype:
+        raise TypeError(
+            f"{op}: {name} and weight must share one dtype; got {x.dtype} and {weight.dtype}. "
+            f"Convert one of them, for example {name}.to(weight.dtype)."
+        )
+    if x.device != weight.device:
+        raise ValueError(
+            f"{op}: {name} and weight must be on one device; got {x.device} and {weight.device}. "
+            f"Move one of them, for example {name}.to(weight.device)."
+        )
+    if weight.dim() != 2:
+        raise ValueError(
+            f"{op}: weight must have shape (out_features, in_features); got {tuple(weight.shape)}."
+        )
+    if x.dim() == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{op}: {name} must have in_features={weight.shape[1]} in its last axis; "
+            f"got {tuple(x.shape)}. Flatten or transpose it first."
+        )

@@ -1,0 +1,146 @@
+"""``lp_dist``: all distances ‖x_b − w_j‖_p between samples and neurons.
+
+Two custom ops, because their backward passes differ: ``linfdist::lp_dist`` for finite p, whose
+gradient is dense, and ``linfdist::linf_dist`` for p = ∞, which also returns the index that attains
+each maximum and whose gradient touches that entry alone.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from linfdist.ops import native, reference
+from linfdist.ops.checks import check_p, check_pair
+
+
+def lp_dist(x: Tensor, weight: Tensor, p: float = math.inf) -> Tensor:
+    """‖x − w_j‖_p for every neuron j: the l_p-dist neuron without its bias [Zhang2021, Eq. 2].
+
+    ``x`` has in_features in its last axis, ``weight`` the shape (out_features, in_features); the
+    result has x's leading axes and out_features in its last. float32 or float64.
+
+    At p = ∞ the map is 1-Lipschitz in l_inf and the result exact up to the one rounding of each
+    subtraction, the same bit for bit on any number of threads. At finite p its Lipschitz constant
+    in l_inf is in_features^(1/p). Sums are scaled by the largest difference: p = 1000 is finite.
+
+    Gradients: (|d|/‖d‖_p)^(p−1) sign(d), 0 where x = w; an entry below 2^-64 of its pair's
+    largest possible one is 0. At p = ∞ the first index that attains the maximum gets all of it.
+    The backward pass has no gradient of its own.
+
+    Raises TypeError for a dtype, ValueError for a shape, a device or p < 1. NaN gives NaN.
+    """
+    p = check_p("lp_dist", p)
+    check_pair("lp_dist", x, weight)
+    rows = x.reshape(-1, x.shape[-1])
+    if not math.isinf(p):
+        distance = torch.ops.linfdist.lp_dist(rows, weight, p)
+    elif torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        distance, _ = torch.ops.linfdist.linf_dist(rows, weight)
+    else:
+        distance = torch.ops.linfdist.lp_dist(rows, weight, p)
+    return distance.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _uses_native(x: Tensor, weight: Tensor) -> bool:
+    """Native kernels take CPU tensors with elements; the reference takes everything."""
+    if x.device.type != "cpu":
+        native.warn_reference(x.device.type)
+        return False
+    return native.module() is not None and x.numel() > 0 and weight.numel() > 0
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous()
+
+
+@torch.library.custom_op("linfdist::lp_dist", mutates_args=())
+def _lp_dist(x: Tensor, weight: Tensor, p: float) -> Tensor:
+    if not _uses_native(x, weight):
+        return reference.lp_dist(x, weight, p)
+    distance = x.new_empty(x.shape[0], weight.shape[0])
+    native.module().forward(_rows(x), _rows(weight), distance, p)
+    return distance
+
+
+@_lp_dist.register_fake
+def _(x: Tensor, weight: Tensor, p: float) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@torch.library.custom_op("linfdist::lp_dist_backward", mutates_args=())
+def _lp_dist_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, distance: Tensor, p: float
+) -> tuple[Tensor, Tensor]:
+    if not _uses_native(x, weight):
+        return reference.lp_dist_backward(grad, x, weight, distance, p)
+    grad_x, grad_weight = torch.empty_like(_rows(x)), torch.empty_like(_rows(weight))
+    native.module().backward(
+        _rows(grad), _rows(x), _rows(weight), _rows(distance), grad_x, grad_weight, p
+    )
+    return grad_x, grad_weight
+
+
+@_lp_dist_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, distance: Tensor, p: float):
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+@torch.library.custom_op("linfdist::linf_dist", mutates_args=())
+def _linf_dist(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    if not _uses_native(x, weight):
+        return reference.lp_dist(x, weight, math.inf), reference.first_index(x, weight)
+    distance = x.new_empty(x.shape[0], weight.shape[0])
+    index = torch.empty_like(distance, dtype=torch.int32)
+    native.module().forward_with_index(_rows(x), _rows(weight), distance, index)
+    return distance, index
+
+
+@_linf_dist.register_fake
+def _(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    distance = x.new_empty(x.shape[0], weight.shape[0])
+    return distance, torch.empty_like(distance, dtype=torch.int32)
+
+
+@torch.library.custom_op("linfdist::linf_dist_backward", mutates_args=())
+def _linf_dist_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, index: Tensor
+) -> tuple[Tensor, Tensor]:
+    if not _uses_native(x, weight):
+        return reference.linf_dist_backward(grad, x, weight, index)
+    grad_x, grad_weight = torch.empty_like(_rows(x)), torch.empty_like(_rows(weight))
+    native.module().backward_with_index(
+        _rows(grad), _rows(x), _rows(weight), index.contiguous(), grad_x, grad_weight
+    )
+    return grad_x, grad_weight
+
+
+@_linf_dist_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor, index: Tensor):
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _lp_dist_setup(ctx, inputs, output) -> None:
+    x, weight, ctx.p = inputs
+    ctx.save_for_backward(x, weight, output)
+
+
+def _lp_dist_grad(ctx, grad: Tensor):
+    x, weight, distance = ctx.saved_tensors
+    if math.isinf(ctx.p):  # torch.ops.linfdist.lp_dist called by itself
+        _, index = torch.ops.linfdist.linf_dist(x, weight)
+        return *torch.ops.linfdist.linf_dist_backward(grad, x, weight, index), None
+    return *torch.ops.linfdist.lp_dist_backward(grad, x, weight, distance, ctx.p), None
+
+
+def _linf_dist_setup(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _linf_dist_grad(ctx, grad: Tensor, _index_grad):
+    return torch.ops.linfdist.linf_dist_backward(grad, *ctx.saved_tensors)
+
+
+_lp_dist.register_autograd(_lp_dist_grad, setup_context=_lp_dist_setup)
+_linf_dist.register_autograd(_linf_dist_grad, setup_context=_linf_dist_setup)
