@@ -62,9 +62,7 @@ class MeanShift(nn.Module):
         return f"{self.num_features}, momentum={self.momentum}"
 
 
-def reestimate_mean_shift(
-    net: nn.Module, batches: Iterable[Tensor], p: float = math.inf
-) -> None:
+def reestimate_mean_shift(net: nn.Module, batches: Iterable[Tensor], p: float = math.inf) -> None:
     """Replace every running mean of ``net`` by the mean over ``batches`` at this p, in place.
 
     The running means belong to the p that the net was last trained at; a net that was trained at a
