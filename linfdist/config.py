@@ -8,56 +8,56 @@ from fractions import Fraction
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
-def to_json(value: Any) -> Any:
+def to_dict(value: Any) -> Any:
     """A configuration in JSON's types.
 
     A frozen dataclass becomes {"type": its name, field: …}, a ``Fraction`` "8/255", a tuple a list,
-    ∞ "inf". ``from_json`` is the inverse.
+    ∞ "inf". ``from_dict`` is the inverse.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
     if isinstance(value, Fraction):
         return f"{value.numerator}/{value.denominator}"
     if isinstance(value, float) and math.isinf(value):
         return "inf" if value > 0 else "-inf"
     if isinstance(value, tuple | list):
-        return [to_json(item) for item in value]
+        return [to_dict(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
+        return {str(key): to_dict(item) for key, item in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(
-        f"to_json: a configuration holds dataclasses, numbers, strings, tuples and None; got "
+        f"to_dict: a configuration holds dataclasses, numbers, strings, tuples and None; got "
         f"{type(value).__name__} {value!r}."
     )
 
 
-def from_json(kind: Any, data: Any) -> Any:
+def from_dict(kind: Any, data: Any) -> Any:
     """The value of ``kind``, a dataclass or the type of one of its fields, that ``data`` holds."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return from_json(_member(get_args(kind), data), data)
+        return from_dict(_member(get_args(kind), data), data)
     if origin is tuple:
         members = get_args(kind)
         if members[-1] is Ellipsis:
             members = members[:1] * len(data)
-        return tuple(from_json(member, item) for member, item in zip(members, data, strict=True))
+        return tuple(from_dict(member, item) for member, item in zip(members, data, strict=True))
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         fields = {name: item for name, item in data.items() if name != "type"}
         unknown = sorted(set(fields) - set(hints))
         if data.get("type") != kind.__name__ or unknown:
             raise ValueError(
-                f"from_json: {kind.__name__} must have that type and the fields "
+                f"from_dict: {kind.__name__} must have that type and the fields "
                 f"{', '.join(hints)}; got type {data.get('type')!r} and unknown fields {unknown}."
             )
-        return kind(**{name: from_json(hints[name], item) for name, item in fields.items()})
+        return kind(**{name: from_dict(hints[name], item) for name, item in fields.items()})
     if kind in (Fraction, float):
         return kind(data)
     if origin is Literal or kind in (int, str, bool, type(None)):
         return data
-    raise TypeError(f"from_json: no rule for the type {kind!r} of {data!r}.")
+    raise TypeError(f"from_dict: no rule for the type {kind!r} of {data!r}.")
 
 
 def _member(members: tuple[Any, ...], data: Any) -> Any:
@@ -71,5 +71,5 @@ def _member(members: tuple[Any, ...], data: Any) -> Any:
                 return member
     if len(members) > 1:
         names = ", ".join(member.__name__ for member in members)
-        raise ValueError(f"from_json: expected one of {names}; got {data!r}.")
+        raise ValueError(f"from_dict: expected one of {names}; got {data!r}.")
     return members[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linfdist import checkpoint as checkpoints
-from linfdist.config import to_json
+from linfdist.config import to_dict
 from linfdist.data import Augmentation, ImageSet, augment, to_pixels
 from linfdist.evaluation import accuracy
 from linfdist.nn import LinfDistNet, LinfDistNetMLP
@@ -174,8 +174,8 @@ class _Run:
         self.fingerprint = {
             "experiment": experiment,
             "seed": seed,
-            "train": to_json(config),
-            "net": to_json(net.config),
+            "train": to_dict(config),
+            "net": to_dict(net.config),
             "input_shape": list(net.input_shape),
             "mean": net.features.normalize.mean.flatten().tolist(),
             "std": net.features.normalize.std,
