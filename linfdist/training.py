@@ -229,10 +229,9 @@ class _Run:
             threshold = float(loss.threshold) * self.net.lipschitz
             return hinge_loss(logits, labels, threshold, loss.mix), logits
         features = self.net.features(pixels, self.p)
-        logits = self.net.head(features)
         self.eps = eps_at(done, self.config.epochs, float(loss.eps_train))
         reach = self.eps * self.net.feature_lipschitz
-        margins = self.net.worst_case_margins(features - reach, features + reach, labels)
+        logits, margins = self.net.logits_and_ball_margins(features, reach, labels)
         return ibp_loss(logits, margins, labels, loss.kappa), logits
 
     def check_losses(self) -> None:
