@@ -191,6 +191,17 @@ def find_runs(
     return sorted(runs, key=lambda run: (run.experiment, run.scale, run.seed))
 
 
+def accuracies(certificates: pd.DataFrame) -> dict[str, float]:
+    """The metrics of a run, derived again from its table of test images."""
+    columns = {
+        "clean_accuracy": certificates["predicted"] == certificates["label"],
+        "pgd_accuracy": certificates["survived_pgd"],
+        "certified_accuracy": certificates["certified_interval"],
+        "certified_accuracy_margin": certificates["certified_margin"],
+    }
+    return {name: float(flags.mean()) for name, flags in columns.items() if flags.notna().all()}
+
+
 def check_weights(run: Run, path: Path) -> None:
     """RecordError unless ``path`` is the file of weights that the run was recorded with."""
     name = f"{run.experiment} at scale {run.scale}, seed {run.seed}"
@@ -209,14 +220,3 @@ def check_weights(run: Run, path: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def accuracies(certificates: pd.DataFrame) -> dict[str, float]:
-    """The metrics of a run, derived again from its table of test images."""
-    correct = {
-        "clean_accuracy": certificates["predicted"] == certificates["label"],
-        "pgd_accuracy": certificates["survived_pgd"],
-        "certified_accuracy": certificates["certified_interval"],
-        "certified_accuracy_margin": certificates["certified_margin"],
-    }
-    return {name: float(flags.mean()) for name, flags in correct.items() if flags.notna().all()}

@@ -1,0 +1,71 @@
+"""The paper's experiments: one module a table, found by its name."""
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from types import MappingProxyType, ModuleType
+
+from linfdist._suggest import unknown
+from linfdist.experiments.base import SCALES as SCALES
+from linfdist.experiments.base import Experiment as Experiment
+from linfdist.experiments.base import PaperNumbers as PaperNumbers
+from linfdist.experiments.base import QuotedRow as QuotedRow
+from linfdist.experiments.base import Scale as Scale
+
+
+class UnknownName(ValueError):
+    """No experiment, scale or table has this name."""
+
+
+# Every module of this package that is called table<n>, by its n.
+TABLES: Mapping[int, ModuleType] = MappingProxyType(
+    {
+        int(module.name.removeprefix("table")): import_module(f"{__name__}.{module.name}")
+        for module in iter_modules(__path__)
+        if module.name.startswith("table")
+    }
+)
+EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
+    {
+        experiment.name: experiment
+        for _, table in sorted(TABLES.items())
+        for experiment in table.EXPERIMENTS
+    }
+)
+
+
+def get(name: str) -> Experiment:
+    """The experiment called ``name``; UnknownName with suggestions if there is none."""
+    if name not in EXPERIMENTS:
+        raise UnknownName(unknown("experiment", name, EXPERIMENTS))
+    return EXPERIMENTS[name]
+
+
+def get_scale(name: str, scale: str) -> Scale:
+    """The setting of an experiment at a scale."""
+    experiment = get(name)
+    check_scale(scale)
+    return experiment.scales[scale]
+
+
+def check_scale(scale: str) -> None:
+    """UnknownName with suggestions unless ``scale`` is one of ``SCALES``."""
+    if scale not in SCALES:
+        raise UnknownName(unknown("scale", scale, SCALES))
+
+
+def parse_rows(rows: str | Iterable[str], table: int = 1) -> list[str]:
+    """Full names of a table's rows: "mnist_net,mnist_net_mlp" -> ["table1/mnist_net", ...].
+
+    "all" and the empty string stand for every row of the table.
+    """
+    known = {
+        name.partition("/")[2]: name for name in EXPERIMENTS if name.startswith(f"table{table}/")
+    }
+    if isinstance(rows, str):
+        rows = [] if rows.strip() == "all" else rows.split(",")
+    wanted = [row.strip().removeprefix(f"table{table}/") for row in rows if row.strip()]
+    for row in wanted:
+        if row not in known:
+            raise UnknownName(unknown(f"row of Table {table}", row, known))
+    return [known[row] for row in wanted or known]

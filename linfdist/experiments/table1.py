@@ -1,0 +1,181 @@
+"""Table 1: comparison with existing methods  [Zhang2021, Tables 1, 5 and 6]."""
+
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+from linfdist.data import DATASETS, Augmentation
+from linfdist.experiments.base import Experiment, PaperNumbers, QuotedRow, Scale
+from linfdist.nn import NetConfig
+from linfdist.training import HingeLoss, IBPLoss, TrainConfig
+
+NET = "ℓ∞-dist Net"
+NET_MLP = "ℓ∞-dist Net+MLP"
+TITLE = "Table 1. Comparison with existing methods"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduction:
+    """What the reduced scale changes in the paper's setting."""
+
+    net: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    test_images: int | None = None
+
+
+_SMALL = {"hidden": (512,) * 3}
+_SMALL_CIFAR10 = {"hidden": (512,) * 4}
+_SHORT = {"epochs": (5, 25, 5)}
+
+REDUCED = {
+    "mnist_net": Reduction(net=_SMALL, train=_SHORT),
+    "mnist_net_mlp": Reduction(net=_SMALL, train=_SHORT),
+    "fashion_mnist_net": Reduction(net=_SMALL, train=_SHORT),
+    "fashion_mnist_net_mlp": Reduction(net=_SMALL, train=_SHORT),
+    "cifar10_net": Reduction(net=_SMALL_CIFAR10, train=_SHORT),
+    "cifar10_net_mlp": Reduction(net=_SMALL_CIFAR10, train=_SHORT),
+}
+
+
+def smoke(kind: str) -> Scale:
+    """Digits in a few seconds, with the loss that goes with the kind of network."""
+    eps = DATASETS["digits"].eps
+    loss = (
+        HingeLoss(threshold=3 * eps)
+        if kind == "net"
+        else IBPLoss(eps_train=Fraction(11, 10) * eps, kappa=0.5)
+    )
+    return Scale(
+        dataset="digits",
+        eps=eps,
+        net=NetConfig(kind=kind, hidden=(48, 48), mlp_hidden=None if kind == "net" else 32),
+        train=TrainConfig(
+            epochs=(4, 8, 2), batch_size=64, loss=loss, augmentation=Augmentation(padding=1)
+        ),
+    )
+
+
+def _experiment(
+    row: str,
+    title: str,
+    dataset: str,
+    paper: PaperNumbers,
+    *,
+    hidden: tuple[int, ...],
+    epochs: tuple[int, int, int],
+    augmentation: Augmentation,
+    loss: HingeLoss | IBPLoss,
+) -> Experiment:
+    kind = "net" if title == NET else "net_mlp"
+    net = NetConfig(kind=kind, hidden=hidden, mlp_hidden=None if kind == "net" else 512)
+    train = TrainConfig(epochs=epochs, loss=loss, augmentation=augmentation)
+    full = Scale(dataset=dataset, eps=DATASETS[dataset].eps, net=net, train=train)
+    change = REDUCED[row]
+    reduced = replace(
+        full,
+        net=replace(net, **change.net),
+        train=replace(train, **change.train),
+        test_images=change.test_images,
+    )
+    return Experiment(
+        name=f"table1/{row}",
+        title=title,
+        paper=paper,
+        scales={"smoke": smoke(kind), "reduced": reduced, "paper": full},
+    )
+
+
+# What the rows of one data set share: Table 5's hidden layers, Table 6's epochs e1, e2, e3, and
+# the augmentation of Sec. 7.1.
+_MNIST = {
+    "hidden": (5120,) * 4,
+    "epochs": (50, 300, 50),
+    "augmentation": Augmentation(padding=1),
+}
+_CIFAR10 = {
+    "hidden": (5120,) * 5,
+    "epochs": (100, 650, 50),
+    "augmentation": Augmentation(padding=4, flip=True),
+}
+
+EXPERIMENTS = (
+    _experiment(
+        "mnist_net",
+        NET,
+        "mnist",
+        PaperNumbers.percent("82.7M", 98.54, 94.71, 92.64),
+        loss=HingeLoss(threshold=Fraction(9, 10)),
+        **_MNIST,
+    ),
+    _experiment(
+        "mnist_net_mlp",
+        NET_MLP,
+        "mnist",
+        PaperNumbers.percent("85.3M", 98.56, 95.28, 93.09),
+        loss=IBPLoss(eps_train=Fraction(35, 100), kappa=0.5),
+        **_MNIST,
+    ),
+    _experiment(
+        "fashion_mnist_net",
+        NET,
+        "fashion_mnist",
+        PaperNumbers.percent("82.7M", 87.91, 79.64, 77.48),
+        loss=HingeLoss(threshold=Fraction(45, 100)),
+        **_MNIST,
+    ),
+    _experiment(
+        "fashion_mnist_net_mlp",
+        NET_MLP,
+        "fashion_mnist",
+        PaperNumbers.percent("85.3M", 87.91, 80.89, 79.23),
+        loss=IBPLoss(eps_train=Fraction(11, 100), kappa=0.5),
+        **_MNIST,
+    ),
+    _experiment(
+        "cifar10_net",
+        NET,
+        "cifar10",
+        PaperNumbers.percent("121M", 56.80, 37.46, 33.30),
+        loss=HingeLoss(threshold=Fraction(80, 255)),
+        **_CIFAR10,
+    ),
+    _experiment(
+        "cifar10_net_mlp",
+        NET_MLP,
+        "cifar10",
+        PaperNumbers.percent("123M", 50.80, 37.06, 35.42),
+        loss=IBPLoss(eps_train=Fraction(88, 2550), kappa=0.0),
+        **_CIFAR10,
+    ),
+)
+
+
+def _quoted(
+    dataset: str, title: str, flops: str, test: float, robust: float | None, certified: float
+) -> QuotedRow:
+    paper = PaperNumbers.percent(flops, test, robust, certified)
+    return QuotedRow(title=title, dataset=dataset, paper=paper)
+
+
+QUOTED = (
+    _quoted("mnist", "Group Sort (Anil et al., 2019)", "2.9M", 97.0, 34.0, 2.0),
+    _quoted("mnist", "COLT (Balunovic & Vechev, 2020)", "4.9M", 97.3, None, 85.7),
+    _quoted("mnist", "IBP (Gowal et al., 2018)", "114M", 97.88, 93.22, 91.79),
+    _quoted("mnist", "CROWN-IBP (Zhang et al., 2020b)", "114M", 98.18, 93.95, 92.98),
+    _quoted("fashion_mnist", "CAP (Wong & Kolter, 2018)", "0.41M", 78.27, 68.37, 65.47),
+    _quoted("fashion_mnist", "IBP (Gowal et al., 2018)", "114M", 84.12, 80.58, 77.67),
+    _quoted("fashion_mnist", "CROWN-IBP (Zhang et al., 2020b)", "114M", 84.31, 80.22, 78.01),
+    _quoted(
+        "cifar10",
+        "PVT (Dvijotham et al., 2018a), certified at 0.03 < 8/255",
+        "2.4M",
+        48.64,
+        32.72,
+        26.67,
+    ),
+    _quoted("cifar10", "DiffAI (Mirman et al., 2019)", "96.3M", 40.2, None, 23.2),
+    _quoted("cifar10", "COLT (Balunovic & Vechev, 2020)", "6.9M", 51.7, None, 27.5),
+    _quoted("cifar10", "IBP (Gowal et al., 2018)", "151M", 50.99, 31.27, 29.19),
+    _quoted("cifar10", "CROWN-IBP (Zhang et al., 2020b)", "151M", 45.98, 34.58, 33.06),
+    _quoted("cifar10", "CROWN-IBP, loss fusion (Xu et al., 2020a)", "151M", 46.29, 35.69, 33.38),
+)

@@ -1,0 +1,227 @@
+"""Records: written once and whole, read back, and equal to what their certificates say."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from linfdist import environment, experiments, records
+from linfdist.config import from_dict
+from linfdist.experiments import Scale
+from linfdist.records import RecordError, RunExists
+
+NAME, SCALE = "table1/mnist_net", "smoke"
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("LINFDIST_WORK", str(tmp_path / "work"))
+    return tmp_path
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"weights")
+    return path
+
+
+def certificates(margin: bool = True) -> pd.DataFrame:
+    nothing = np.full(4, np.nan)
+    return pd.DataFrame(
+        {
+            "index": range(4),
+            "label": [0, 1, 2, 3],
+            "predicted": [0, 1, 2, 0],
+            "margin_radius": [0.123456789, 1 / 3, 0.01, 0.0] if margin else nothing,
+            "interval_radius": [0.2, 0.5, 0.02, 0.0],
+            "certified_margin": [True, True, False, False] if margin else nothing,
+            "certified_interval": [True, True, False, False],
+            "survived_pgd": [True, True, True, False],
+        }
+    )
+
+
+def write(weights, seed=0, margin=True, **changes):
+    table = certificates(margin)
+    arguments = {
+        "config": {"eps": "8/255"},
+        "metrics": records.accuracies(table),
+        "environment": {"device": "a test"},
+        "epochs": [{"epoch": 1, "p": 8.0, "train_loss": 1 / 3, "seconds": 0.25}],
+        "certificates": table,
+        "seconds": 12.345,
+        "weights": weights,
+    }
+    return records.write_run(NAME, SCALE, seed, **(arguments | changes))
+
+
+def test_a_run_is_read_back(weights, folders):
+    run = write(weights)
+    assert run.path == folders / "runs" / "table1" / "mnist_net" / "smoke" / "seed0"
+    assert (run.experiment, run.scale, run.seed, run.seconds) == (NAME, SCALE, 0, 12.3)
+    assert run.config == {"eps": "8/255"}
+    assert run.environment == {"device": "a test"}
+    assert run.epochs.to_dict("list") == {
+        "epoch": [1],
+        "p": [8],
+        "train_loss": [0.333333],
+        "seconds": [0.25],
+    }
+    assert run.certificates["margin_radius"].tolist() == [0.123457, 0.333333, 0.01, 0.0]
+    assert run.certificates["survived_pgd"].tolist() == [1, 1, 1, 0]
+    assert records.accuracies(run.certificates) == run.metrics
+    assert sorted(path.name for path in run.path.iterdir()) == sorted(records.FILES)
+    assert os.listdir(run.path.parent) == ["seed0"]
+
+
+def test_metrics_json_has_the_format_that_the_readme_gives(weights):
+    run = write(weights)
+    assert json.loads((run.path / "metrics.json").read_text()) == {
+        "experiment": NAME,
+        "scale": SCALE,
+        "seed": 0,
+        "seconds": 12.3,
+        "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "metrics": {
+            "clean_accuracy": 0.75,
+            "pgd_accuracy": 0.75,
+            "certified_accuracy": 0.5,
+            "certified_accuracy_margin": 0.5,
+        },
+    }
+
+
+def test_a_net_without_margins_has_no_margin_accuracy(weights):
+    run = write(weights, margin=False)
+    assert "certified_accuracy_margin" not in run.metrics
+    assert records.accuracies(run.certificates) == run.metrics
+
+
+def test_a_run_is_never_overwritten(weights):
+    first = write(weights)
+    before = (first.path / "metrics.json").read_bytes()
+    with pytest.raises(RunExists, match=r"seed0 exists: a run is recorded once\. Choose another"):
+        write(weights, seconds=1.0)
+    assert (first.path / "metrics.json").read_bytes() == before
+    assert write(weights, seed=1).seed == 1
+
+
+def test_a_write_that_fails_leaves_nothing(weights, folders):
+    with pytest.raises(ValueError, match="Out of range float values"):
+        write(weights, metrics={"clean_accuracy": float("nan")})
+    assert list((folders / "runs" / NAME / SCALE).iterdir()) == []
+    assert records.find_runs() == []
+
+
+def test_an_unfinished_folder_is_not_a_run(weights, folders):
+    run = write(weights)
+    run.path.rename(run.path.with_name(".seed0-abc"))
+    assert records.find_runs() == []
+    assert write(weights).seed == 0
+
+
+def test_find_runs(weights, folders):
+    assert records.find_runs() == []
+    for seed in (10, 2):
+        write(weights, seed=seed)
+    assert [run.seed for run in records.find_runs()] == [2, 10]
+    assert [run.seed for run in records.find_runs(NAME, SCALE, 2)] == [2]
+    assert records.find_runs(NAME, "paper") == []
+    assert records.find_runs("table1/cifar10_net") == []
+
+
+def test_a_damaged_run_is_named(weights):
+    run = write(weights)
+    (run.path / "epochs.csv").unlink()
+    with pytest.raises(RecordError, match=r"seed0 is not a whole run: it lacks epochs\.csv"):
+        records.find_runs()
+    (run.path / "epochs.csv").touch()
+    (run.path / "metrics.json").write_text("{")
+    with pytest.raises(RecordError, match=r"metrics\.json is not JSON"):
+        records.read_run(run.path)
+    (run.path / "metrics.json").write_text('{"experiment": "a/b"}')
+    with pytest.raises(RecordError, match=r"metrics\.json has other keys than a run's"):
+        records.read_run(run.path)
+
+
+def test_a_moved_run_is_named(weights):
+    run = write(weights)
+    moved = run.path.rename(run.path.with_name("seed7"))
+    with pytest.raises(RecordError, match=r"says that it is table1/mnist_net/smoke/seed0"):
+        records.read_run(moved)
+
+
+def test_weights_are_checked(weights):
+    run = write(weights)
+    records.check_weights(run, weights)
+    weights.write_bytes(b"others")
+    with pytest.raises(RecordError, match="these are not the weights of table1/mnist_net at scale"):
+        records.check_weights(run, weights)
+    weights.unlink()
+    with pytest.raises(RecordError, match="must hold the weights of table1/mnist_net at scale"):
+        records.check_weights(run, weights)
+
+
+def test_folders_follow_the_environment(monkeypatch, folders):
+    assert records.work_dir(NAME, SCALE, 3) == folders / "work" / NAME / SCALE / "seed3"
+    monkeypatch.delenv("LINFDIST_RUNS")
+    monkeypatch.delenv("LINFDIST_WORK")
+    assert records.runs_dir() == records.repository() / "runs"
+    assert records.work_dir(NAME, SCALE, 3).is_relative_to(records.repository() / "work")
+
+
+def test_environment_is_ready_for_json():
+    described = environment.describe("cpu")
+    assert set(described) == {
+        "commit",
+        "dirty",
+        "versions",
+        "platform",
+        "device",
+        "threads",
+        "backend",
+    }
+    assert json.loads(json.dumps(described)) == described
+    assert "cores" in described["device"]
+    assert environment.peak_memory_mb("cpu") > 10
+
+
+def test_environment_without_git(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "repository", lambda: tmp_path)
+    described = environment.describe("cpu")
+    assert described["commit"] is None
+    assert described["dirty"] is None
+
+
+# The folders fixture hides the repository's own records from the tests above, not from these.
+RECORDED = sorted((records.repository() / "runs").glob("*/*/*/seed*"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: "/".join(path.parts[-4:]))
+def test_recorded_accuracies_follow_from_the_certificates(path):
+    run = records.read_run(path)
+    table = run.certificates
+    assert records.accuracies(table) == pytest.approx(run.metrics, abs=1e-12)
+    assert table["index"].tolist() == list(range(len(table)))
+    certified = table["certified_interval"].astype(bool)
+    survived = table["survived_pgd"].astype(bool)
+    correct = table["label"] == table["predicted"]
+    assert not (certified & ~survived).any()
+    assert not (survived & ~correct).any()
+    if "certified_accuracy_margin" in run.metrics:
+        assert not (table["certified_margin"].astype(bool) & ~certified).any()
+    setting = from_dict(Scale, run.config["setting"])
+    assert len(run.epochs) == sum(setting.train.epochs)
+    assert len(table) == setting.test_images or setting.test_images is None
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: "/".join(path.parts[-4:]))
+def test_recorded_runs_have_the_setting_that_their_experiment_has_now(path):
+    run = records.read_run(path)
+    recorded = from_dict(Scale, run.config["setting"])
+    assert recorded == experiments.get_scale(run.experiment, run.scale), "run it again"
