@@ -3,8 +3,6 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,61 +13,16 @@ from tqdm import tqdm
 
 from linfdist import checkpoint as checkpoints
 from linfdist.config import to_dict
-from linfdist.data import Augmentation, ImageSet, augment, to_pixels
+from linfdist.data import ImageSet, augment, to_pixels
 from linfdist.evaluation import accuracy
-from linfdist.nn import LinfDistNet, LinfDistNetMLP
 from linfdist.optim import LpAdamW, eps_at, lr_at, p_at, param_groups, set_p
-from linfdist.optim.lp_adamw import DECAYS
-from linfdist.robust.checks import check_labels
-from linfdist.robust.losses import HingeLoss, IBPLoss, hinge_loss, ibp_loss
+from linfdist.robust import HingeLoss, IBPLoss, hinge_loss, ibp_loss
+from linfdist.train_config import Net, TrainConfig, check_fit
 
-Net = LinfDistNet | LinfDistNetMLP
+__all__ = ["HingeLoss", "IBPLoss", "TrainConfig", "fit"]
+
 CHECKPOINT_SECONDS = 60.0
 REPORT_STEPS = 20  # the bar and the check for a finite loss wait for the device this often
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The paper's training; defaults from [Zhang2021, Table 6].
-
-    ``epochs``: e1 at p_start, e2 with p rising, e3 at p = ∞. ``decay``: "lp", "l2" or "none" for
-    the dist layers. ``train_images``: only the first n training images; None for all.
-    """
-
-    epochs: tuple[int, int, int]
-    loss: HingeLoss | IBPLoss
-    batch_size: int = 512
-    lr: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.99)
-    adam_eps: float = 1e-10
-    weight_decay: float = 0.005
-    decay: str = "lp"
-    p_start: float = 8.0
-    p_end: float = 1000.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    train_images: int | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.epochs) != 3 or min(self.epochs) < 0 or sum(self.epochs) == 0:
-            raise ValueError(
-                "TrainConfig: epochs must be three numbers (e1, e2, e3) of at least 0, not all 0; "
-                f"got {self.epochs}."
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"TrainConfig: batch_size must be at least 1; got {self.batch_size}.")
-        if not self.p_start >= 1 or (self.p_start < math.inf and not self.p_end < math.inf):
-            raise ValueError(
-                "TrainConfig: p_start must be in [1, inf] and p_end finite unless p_start is inf; "
-                f"got {self.p_start} and {self.p_end}. The last phase is at p = inf anyway."
-            )
-        if self.p_start < math.inf and not self.p_end >= self.p_start:
-            raise ValueError(
-                f"TrainConfig: p_end must be at least p_start={self.p_start}; got {self.p_end}."
-            )
-        if self.decay not in DECAYS:
-            raise ValueError(
-                f"TrainConfig: decay must be one of {', '.join(DECAYS)}; got {self.decay!r}."
-            )
 
 
 def fit(
@@ -148,7 +101,7 @@ class _Run:
         device: torch.device | str,
         experiment: str,
     ) -> None:
-        _check(net, train, test, config)
+        check_fit(net, train, test, config)
         self.net = net.to(device)
         self.config = config
         self.seed = seed
@@ -307,37 +260,3 @@ class _Run:
 def _derive(*keys: int) -> int:
     """A seed for a generator, well mixed from the keys."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _check(net: Net, train: ImageSet, test: ImageSet | None, config: TrainConfig) -> None:
-    kind = LinfDistNet if isinstance(config.loss, HingeLoss) else LinfDistNetMLP
-    if not isinstance(net, kind):
-        raise TypeError(
-            f"fit: {type(config.loss).__name__} must train a {kind.__name__}; got "
-            f"{type(net).__name__}. HingeLoss is for LinfDistNet, IBPLoss for LinfDistNetMLP."
-        )
-    if config.train_images is not None and config.train_images > len(train):
-        raise ValueError(
-            f"fit: train_images must be at most {len(train)}, the images there are; got "
-            f"{config.train_images}."
-        )
-    for images, name in _shapes(train, test, config):
-        if images != net.input_shape:
-            raise ValueError(
-                f"fit: {name} images must have the network's input_shape={net.input_shape}; got "
-                f"{images}. Set Augmentation.crop or build the network for these images."
-            )
-    for images in (train, test):
-        if images is not None:
-            check_labels(images.labels, net.num_classes, "fit")
-
-
-def _shapes(
-    train: ImageSet, test: ImageSet | None, config: TrainConfig
-) -> Iterator[tuple[tuple[int, ...], str]]:
-    """The shapes that reach the network, and whose they are."""
-    crop = config.augmentation.crop
-    shape = tuple(train.images.shape[1:])
-    yield (shape if crop is None else (shape[0], crop, crop)), "training"
-    if test is not None:
-        yield tuple(test.images.shape[1:]), "test"

@@ -1,0 +1,94 @@
+"""What a training run is made of, and what must fit together before it starts."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from linfdist.data import Augmentation, ImageSet
+from linfdist.nn import LinfDistNet, LinfDistNetMLP
+from linfdist.optim.lp_adamw import DECAYS
+from linfdist.robust import HingeLoss, IBPLoss
+from linfdist.robust.checks import check_labels
+
+Net = LinfDistNet | LinfDistNetMLP
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The paper's training; defaults from [Zhang2021, Table 6].
+
+    ``epochs``: e1 at p_start, e2 with p rising, e3 at p = ∞. ``decay``: "lp", "l2" or "none" for
+    the dist layers. ``train_images``: only the first n training images; None for all.
+    """
+
+    epochs: tuple[int, int, int]
+    loss: HingeLoss | IBPLoss
+    batch_size: int = 512
+    lr: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.99)
+    adam_eps: float = 1e-10
+    weight_decay: float = 0.005
+    decay: str = "lp"
+    p_start: float = 8.0
+    p_end: float = 1000.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    train_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.epochs) != 3 or min(self.epochs) < 0 or sum(self.epochs) == 0:
+            raise ValueError(
+                "TrainConfig: epochs must be three numbers (e1, e2, e3) of at least 0, not all 0; "
+                f"got {self.epochs}."
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"TrainConfig: batch_size must be at least 1; got {self.batch_size}.")
+        if not self.p_start >= 1 or (self.p_start < math.inf and not self.p_end < math.inf):
+            raise ValueError(
+                "TrainConfig: p_start must be in [1, inf] and p_end finite unless p_start is inf; "
+                f"got {self.p_start} and {self.p_end}. The last phase is at p = inf anyway."
+            )
+        if self.p_start < math.inf and not self.p_end >= self.p_start:
+            raise ValueError(
+                f"TrainConfig: p_end must be at least p_start={self.p_start}; got {self.p_end}."
+            )
+        if self.decay not in DECAYS:
+            raise ValueError(
+                f"TrainConfig: decay must be one of {', '.join(DECAYS)}; got {self.decay!r}."
+            )
+
+
+def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: TrainConfig) -> None:
+    """Refuse a loss, images or labels that do not fit the network."""
+    kind = LinfDistNet if isinstance(config.loss, HingeLoss) else LinfDistNetMLP
+    if not isinstance(net, kind):
+        raise TypeError(
+            f"fit: {type(config.loss).__name__} must train a {kind.__name__}; got "
+            f"{type(net).__name__}. HingeLoss is for LinfDistNet, IBPLoss for LinfDistNetMLP."
+        )
+    if len(train) == 0:
+        raise ValueError("fit: train must hold at least one image; got none.")
+    if config.train_images is not None and config.train_images > len(train):
+        raise ValueError(
+            f"fit: train_images must be at most {len(train)}, the images there are; got "
+            f"{config.train_images}."
+        )
+    for images, name in _shapes(train, test, config):
+        if images != net.input_shape:
+            raise ValueError(
+                f"fit: {name} images must have the network's input_shape={net.input_shape}; got "
+                f"{images}. Set Augmentation.crop or build the network for these images."
+            )
+    for images in (train, test):
+        if images is not None:
+            check_labels(images.labels, net.num_classes, "fit")
+
+
+def _shapes(
+    train: ImageSet, test: ImageSet | None, config: TrainConfig
+) -> Iterator[tuple[tuple[int, ...], str]]:
+    """The shapes that reach the network, and whose they are."""
+    crop = config.augmentation.crop
+    shape = tuple(train.images.shape[1:])
+    yield (shape if crop is None else (shape[0], crop, crop)), "training"
+    if test is not None:
+        yield tuple(test.images.shape[1:]), "test"

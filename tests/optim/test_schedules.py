@@ -1,0 +1,43 @@
+"""The schedules at the points where the paper fixes them."""
+
+import math
+
+import pytest
+
+from linfdist.optim import eps_at, lr_at, p_at
+
+PAPER = (50, 300, 50)
+
+
+def test_p_rises_exponentially_between_its_ends():
+    assert p_at(0, PAPER) == p_at(50, PAPER) == 8
+    assert p_at(200, PAPER) == pytest.approx(math.sqrt(8 * 1000))
+    assert p_at(349.999, PAPER) == pytest.approx(1000, rel=1e-4)
+    assert p_at(349.999, PAPER) < 1000
+    assert p_at(350, PAPER) == p_at(400, PAPER) == math.inf
+
+
+def test_p_is_monotone_and_changes_with_each_mini_batch():
+    values = [p_at(step / 10, (2, 5, 1)) for step in range(80)]
+    assert values == sorted(values)
+    assert len(set(values)) == 1 + 49 + 1
+
+
+def test_p_without_smoothing_or_without_phases():
+    assert p_at(0, PAPER, math.inf, math.inf) == math.inf
+    assert p_at(0, (0, 5, 0)) == 8
+    assert p_at(0, (0, 0, 5)) == math.inf
+    assert p_at(4.9, (5, 0, 0)) == 8
+
+
+def test_learning_rate_is_constant_then_a_half_cosine_to_zero():
+    assert lr_at(0, PAPER) == lr_at(50, PAPER) == 0.02
+    assert lr_at(225, PAPER) == pytest.approx(0.01)
+    assert lr_at(400, PAPER) == pytest.approx(0, abs=1e-12)
+    assert lr_at(50 + 350 / 3, PAPER) == pytest.approx(0.015)
+    assert lr_at(3, (5, 0, 0), 0.04) == 0.04
+
+
+def test_eps_warms_up_linearly_over_the_first_phase():
+    assert [eps_at(t, PAPER, 0.4) for t in (0, 25, 50, 400)] == [0, 0.2, 0.4, 0.4]
+    assert eps_at(0, (0, 5, 5), 0.4) == 0.4
