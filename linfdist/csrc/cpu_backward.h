@@ -30,11 +30,10 @@ void scatter_slice(const T* slice, int64_t count, int64_t length, int64_t first,
     for (int64_t i = 0; i < inside; ++i) rows[row * length + first + i] = slice[row * kLanes<T> + i];
 }
 
-// term(d, b · out + j) is the factor of g in t. `samples` rows, kSamples at most, from `sample` on.
+// term(d, at, gx, gw) adds one neuron's terms for `samples` samples.
 template <class T, int samples, class Term>
-LINFDIST_INLINE void backward_tile(const T* x, const T* w, const T* grad, int64_t pair,
-                                   int64_t neurons, int64_t stride, T* grad_x, T* grad_w,
-                                   const Term& term) {
+LINFDIST_INLINE void backward_tile(const T* x, const T* w, int64_t pair, int64_t neurons, T* grad_x,
+                                   T* grad_w, const Term& term) {
   Vec<T> row[samples], gx[samples];
 #pragma GCC unroll 4
   for (int r = 0; r < samples; ++r) {
@@ -43,12 +42,10 @@ LINFDIST_INLINE void backward_tile(const T* x, const T* w, const T* grad, int64_
   }
   for (int64_t j = 0; j < neurons; ++j) {
     const Vec<T> weight = load<T>(w + j * kLanes<T>);
-    Vec<T> gw = load<T>(grad_w + j * kLanes<T>);
+    Vec<T> d[samples], gw = load<T>(grad_w + j * kLanes<T>);
 #pragma GCC unroll 4
-    for (int r = 0; r < samples; ++r) {
-      const int64_t at = pair + r * stride + j;
-      term(row[r] - weight, at, grad[at], gx[r], gw);
-    }
+    for (int r = 0; r < samples; ++r) d[r] = row[r] - weight;
+    term(d, pair + j, gx, gw);
     store<T>(grad_w + j * kLanes<T>, gw);
   }
 #pragma GCC unroll 4
@@ -56,7 +53,7 @@ LINFDIST_INLINE void backward_tile(const T* x, const T* w, const T* grad, int64_
 }
 
 template <class T, class Term>
-void backward_terms(const T* coefficient, const T* x, const T* weight, T scale, T* grad_x,
+void backward_terms(const T* x, const T* weight, T scale, T* grad_x,
                     T* grad_weight, Sizes n, const Term& term) {
   const int64_t slices = ceil_div(n.in_features, kLanes<T>);
 #pragma omp parallel
@@ -75,13 +72,12 @@ void backward_terms(const T* coefficient, const T* x, const T* weight, T scale, 
         std::memset(gw_slice.get(), 0, neurons * kLanes<T> * sizeof(T));
         int64_t b = 0;
         for (; b + kSamples <= n.batch; b += kSamples)
-          backward_tile<T, kSamples>(x_slice.get() + b * kLanes<T>, w_slice.get(), coefficient,
-                                     b * n.out_features + j, neurons, n.out_features,
+          backward_tile<T, kSamples>(x_slice.get() + b * kLanes<T>, w_slice.get(),
+                                     b * n.out_features + j, neurons,
                                      gx_slice.get() + b * kLanes<T>, gw_slice.get(), term);
         for (; b < n.batch; ++b)
-          backward_tile<T, 1>(x_slice.get() + b * kLanes<T>, w_slice.get(), coefficient,
-                              b * n.out_features + j, neurons, n.out_features,
-                              gx_slice.get() + b * kLanes<T>, gw_slice.get(), term);
+          backward_tile<T, 1>(x_slice.get() + b * kLanes<T>, w_slice.get(), b * n.out_features + j,
+                              neurons, gx_slice.get() + b * kLanes<T>, gw_slice.get(), term);
         for (int64_t i = 0; i < neurons * kLanes<T>; ++i) gw_slice[i] = -gw_slice[i];
         scatter_slice<T>(gw_slice.get(), neurons, n.in_features, first,
                          grad_weight + j * n.in_features);
@@ -103,15 +99,20 @@ bool backward_integer(const T* grad, const T* x, const T* weight, const T* dista
     if (distance[i] != 0 && !(power > smallest)) return false;
     coefficient[i] = distance[i] != 0 ? grad[i] / power : T(0);
   }
-  backward_terms<T>(coefficient.get(), x, weight, scale, grad_x, grad_weight, n,
-                    [](Vec<T> d, int64_t, T c, Vec<T>& gx, Vec<T>& gw) {
-                      Vec<T> t;
-                      if constexpr (P == 1)
-                        t = d != 0 ? with_sign_of<T>(d, broadcast<T>(T(1))) : Vec<T>{};
-                      else
-                        t = integer_power<P - 1>(d);
-                      gx += t * c;
-                      gw += t * c;
+  const T* c = coefficient.get();
+  const int64_t stride = n.out_features;
+  backward_terms<T>(x, weight, scale, grad_x, grad_weight, n,
+                    [=]<int N>(Vec<T>(&d)[N], int64_t at, Vec<T>(&gx)[N], Vec<T>& gw) {
+                      for (int r = 0; r < N; ++r) {
+                        Vec<T> t;
+                        if constexpr (P == 1)
+                          t = d[r] != 0 ? with_sign_of<T>(d[r], broadcast<T>(T(1))) : Vec<T>{};
+                        else
+                          t = integer_power<P - 1>(d[r]);
+                        t *= c[at + r * stride];
+                        gx[r] += t;
+                        gw += t;
+                      }
                     });
   return true;
 }
@@ -124,19 +125,27 @@ void backward_real(const T* grad, const T* x, const T* weight, const T* distance
   for (int64_t i = 0; i < pairs; ++i)
     inverse[i] = distance[i] >= std::numeric_limits<T>::min() * 4 ? T(1) / distance[i] : T(0);
   const T* scales = inverse.get();
-  const T power = T(p - 1);
+  const Vec<T> power = broadcast<T>(T(p - 1));
   const double ratio = ratio_cutoff(p - 1, kBackwardCutoff);
-  const T least = std::numeric_limits<T>::min();
-  const T cutoff = ratio > least ? T(ratio) : least;
-  backward_terms<T>(grad, x, weight, T(1), grad_x, grad_weight, n,
-                    [=](Vec<T> d, int64_t at, T g, Vec<T>& gx, Vec<T>& gw) {
-                      const Vec<T> ratio = abs<T>(d) * scales[at];
-                      const Bits<T> counts = ratio > cutoff;
-                      if (lane_mask<T>(counts) == 0) return;
-                      const Vec<T> t =
-                          counts ? with_sign_of<T>(d, exp2(power * log2(ratio))) : Vec<T>{};
-                      gx += t * g;
-                      gw += t * g;
+  const T normal = std::numeric_limits<T>::min();
+  const Vec<T> least = broadcast<T>(ratio > normal ? T(ratio) : normal);
+  const int64_t stride = n.out_features;
+  backward_terms<T>(x, weight, T(1), grad_x, grad_weight, n,
+                    [=]<int N>(Vec<T>(&d)[N], int64_t at, Vec<T>(&gx)[N], Vec<T>& gw) {
+                      Vec<T> ratio[N];
+                      Mask<T> counts[N], any{};
+                      for (int r = 0; r < N; ++r) {
+                        ratio[r] = abs<T>(d[r]) * scales[at + r * stride];
+                        counts[r] = greater<T>(ratio[r], least);
+                        any |= counts[r];
+                      }
+                      if (lane_bits<T>(any) == 0) return;
+                      raise(ratio, power);
+                      for (int r = 0; r < N; ++r) {
+                        const Vec<T> t = zero_unless<T>(counts[r], with_sign_of<T>(d[r], ratio[r]));
+                        gx[r] += t * grad[at + r * stride];
+                        gw += t * grad[at + r * stride];
+                      }
                     });
 }
 
@@ -145,24 +154,25 @@ void backward_maximum(const T* grad, const T* x, const T* weight, const int32_t*
                       T* grad_weight, Sizes n) {
   std::memset(grad_x, 0, n.batch * n.in_features * sizeof(T));
   std::memset(grad_weight, 0, n.out_features * n.in_features * sizeof(T));
-  const auto signed_grad = [&](int64_t b, int64_t j) {
-    const int64_t i = index[b * n.out_features + j];
-    const T d = x[b * n.in_features + i] - weight[j * n.in_features + i];
-    const T g = grad[b * n.out_features + j];
-    return d > 0 ? g : d < 0 ? -g : T(0);
-  };
+  Buffer<T> signed_grad(n.batch * n.out_features);
 #pragma omp parallel
   {
-#pragma omp for schedule(static) nowait
+#pragma omp for schedule(static)
     for (int64_t b = 0; b < n.batch; ++b)
-      for (int64_t j = 0; j < n.out_features; ++j)
-        grad_x[b * n.in_features + index[b * n.out_features + j]] += signed_grad(b, j);
+      for (int64_t j = 0; j < n.out_features; ++j) {
+        const int64_t at = b * n.out_features + j, i = index[at];
+        const T d = x[b * n.in_features + i] - weight[j * n.in_features + i];
+        signed_grad[at] = d > 0 ? grad[at] : d < 0 ? -grad[at] : T(0);
+        grad_x[b * n.in_features + i] += signed_grad[at];
+      }
     constexpr int64_t few = 16;  // neurons whose rows of the gradient stay in cache
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < n.out_features; first += few)
       for (int64_t b = 0; b < n.batch; ++b)
-        for (int64_t j = first; j < smaller(n.out_features, first + few); ++j)
-          grad_weight[j * n.in_features + index[b * n.out_features + j]] -= signed_grad(b, j);
+        for (int64_t j = first; j < smaller(n.out_features, first + few); ++j) {
+          const int64_t at = b * n.out_features + j;
+          grad_weight[j * n.in_features + index[at]] -= signed_grad[at];
+        }
   }
 }
 

@@ -17,6 +17,7 @@ constexpr int kRows = 6, kVectors = 4;  // 24 of 32 registers accumulate
 constexpr int kRows = 4, kVectors = 2;  // 8 of 16
 #endif
 constexpr int64_t kDepth = 128;  // a panel of kDepth × kVectors stays in the first-level cache
+constexpr int64_t kIndexDepth = 64;  // the same, where the index of the maximum is wanted
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -127,7 +128,8 @@ void for_each_block(Sizes n, int width, int threads, const Visit& visit) {
   }
 }
 
-// Runs `op` over one tile: accumulators [kRows][C · lanes] in memory, kept in registers for `depth`.
+// Runs `op(accumulators, differences, place)` for each row and feature of one tile: accumulators
+// [kRows][C · lanes] are in memory, kept in registers for `depth`.
 template <class T, int C, class Op>
 LINFDIST_INLINE void run_tile(const T* rows, const T* panel, int64_t depth, T* accumulators,
                               const Op& op) {
@@ -142,10 +144,12 @@ LINFDIST_INLINE void run_tile(const T* rows, const T* panel, int64_t depth, T* a
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) w[c] = load<T>(panel + k * width + c * kLanes<T>);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kRows; ++r) {
+      Vec<T> d[C];
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c)
-        op(a[r][c], rows[k * kRows + r] - w[c], r * width + c * kLanes<T>);
+      for (int c = 0; c < C; ++c) d[c] = rows[k * kRows + r] - w[c];
+      op(a[r], d, r * width);
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)

@@ -31,13 +31,20 @@ T careful_distance(const T* x, const T* w, int64_t length, double p) {
 // The first i in [first, length) with |x_i − w_i| = distance.
 template <class T>
 int32_t first_index(const T* x, const T* w, int64_t first, int64_t length, T distance) {
-  int64_t i = first;
   const Vec<T> wanted = broadcast<T>(distance);
-  for (; i + kLanes<T> <= length; i += kLanes<T>) {
-    const uint32_t mask = lane_mask<T>(abs<T>(load<T>(x + i) - load<T>(w + i)) == wanted);
-    if (mask) return int32_t(i + __builtin_ctz(mask));
+  constexpr int vectors = kIndexDepth / kLanes<T>;
+  if constexpr (vectors * kLanes<T> == 64) {  // a whole block at once: no branch to mispredict
+    if (length - first == kIndexDepth) {
+      uint64_t found = 0;
+      for (int v = 0; v < vectors; ++v) {
+        const int64_t i = first + v * kLanes<T>;
+        found |= uint64_t(lane_bits<T>(equal<T>(abs<T>(load<T>(x + i) - load<T>(w + i)), wanted)))
+                 << (v * kLanes<T>);
+      }
+      return int32_t(first + (found ? __builtin_ctzll(found) : 0));
+    }
   }
-  for (; i < length; ++i)
+  for (int64_t i = first; i < length; ++i)
     if (std::fabs(x[i] - w[i]) == distance) return int32_t(i);
   return 0;  // a distance that is not finite has no first index
 }
@@ -54,11 +61,12 @@ struct ForwardBlock {
 
   int64_t tiles() const { return stop_tile - first_tile; }
 
-  // Accumulates `op(tile)` over all features into [tile][kRows][width].
+  // Accumulates `make_op(tile)` over all features into [tile][kRows][width], `deep` at a time.
   template <class MakeOp, class AfterDepth>
-  void accumulate(T* accumulators, const MakeOp& make_op, const AfterDepth& after) const {
-    for (int64_t k = 0; k < n.in_features; k += kDepth) {
-      const int64_t depth = smaller(kDepth, n.in_features - k);
+  void accumulate(T* accumulators, int64_t deep, const MakeOp& make_op,
+                  const AfterDepth& after) const {
+    for (int64_t k = 0; k < n.in_features; k += deep) {
+      const int64_t depth = smaller(deep, n.in_features - k);
       pack_panel<T>(weight, n, column, width, k, depth, scale, panel);
       for (int64_t t = 0; t < tiles(); ++t) {
         const T* rows = packed + ((first_tile + t) * n.in_features + k) * kRows;
@@ -83,20 +91,24 @@ void maximum_block(const ForwardBlock<T, C>& block, T* top, T* distance, int32_t
   const int64_t size = block.tiles() * tile_size;
   std::memset(top, 0, size * sizeof(T));
   const auto op = [](int64_t) {
-    return [](Vec<T>& a, Vec<T> d, int) { a = max_abs<T>(a, d); };
+    return [](Vec<T>(&a)[C], Vec<T>(&d)[C], int) {
+      for (int c = 0; c < C; ++c) a[c] = max_abs<T>(a[c], d[c]);
+    };
   };
   if (!index) {
-    block.accumulate(top, op, [](int64_t, int64_t) {});
+    block.accumulate(top, kDepth, op, [](int64_t, int64_t) {});
   } else {
     // Remember the depth block in which the maximum last grew; the index lies in there.
     Buffer<T> best(size);
     Buffer<int32_t> depth_block(size);
     std::memset(best.get(), 0, size * sizeof(T));
     std::memset(depth_block.get(), 0, size * sizeof(int32_t));
-    block.accumulate(top, op, [&](int64_t t, int64_t k) {
-      for (int64_t i = t * tile_size; i < (t + 1) * tile_size; ++i) {
-        depth_block[i] = top[i] > best[i] ? int32_t(k) : depth_block[i];
-        best[i] = top[i];
+    block.accumulate(top, kIndexDepth, op, [&](int64_t t, int64_t k) {
+      T *const best_tile = best.get() + t * tile_size, *const top_tile = top + t * tile_size;
+      int32_t* const block_tile = depth_block.get() + t * tile_size;
+      for (int i = 0; i < tile_size; ++i) {
+        block_tile[i] = top_tile[i] > best_tile[i] ? int32_t(k) : block_tile[i];
+        best_tile[i] = top_tile[i];
       }
     });
     const Sizes n = block.n;
@@ -104,7 +116,7 @@ void maximum_block(const ForwardBlock<T, C>& block, T* top, T* distance, int32_t
       const int64_t k = depth_block[at];
       index[row * n.out_features + j] =
           first_index<T>(block.x + row * n.in_features, block.weight + j * n.in_features, k,
-                         smaller(n.in_features, k + kDepth), top[at]);
+                         smaller(n.in_features, k + kIndexDepth), top[at]);
     });
   }
   if (distance)
@@ -124,14 +136,16 @@ template <int P, class T, int C>
 void integer_power_block(const ForwardBlock<T, C>& block, T* sum, T* distance) {
   std::memset(sum, 0, block.tiles() * block.tile_size * sizeof(T));
   block.accumulate(
-      sum,
+      sum, kDepth,
       [](int64_t) {
-        return [](Vec<T>& a, Vec<T> d, int) {
-          if constexpr (P == 1) {
-            a += abs<T>(d);
-          } else {
-            const Vec<T> half = integer_power<P / 2>(d);
-            a += half * half;
+        return [](Vec<T>(&a)[C], Vec<T>(&d)[C], int) {
+          for (int c = 0; c < C; ++c) {
+            if constexpr (P == 1) {
+              a[c] += abs<T>(d[c]);
+            } else {
+              const Vec<T> half = integer_power<P / 2>(d[c]);
+              a[c] += half * half;
+            }
           }
         };
       },
@@ -154,24 +168,31 @@ void real_power_block(const ForwardBlock<T, C>& block, T* sum, T* distance, doub
   maximum_block<T, C>(block, top.get(), nullptr, nullptr);
   for (int64_t i = 0; i < size; ++i) inverse[i] = T(1) / top[i];
   std::memset(sum, 0, size * sizeof(T));
-  const T power = T(p), cutoff = T(ratio_cutoff(p, kForwardCutoff));
+  const Vec<T> power = broadcast<T>(T(p));
+  const Vec<T> least = broadcast<T>(T(ratio_cutoff(p, kForwardCutoff)));
   block.accumulate(
-      sum,
+      sum, kDepth,
       [&](int64_t t) {
         const T* scales = inverse.get() + t * tile_size;
-        return [=](Vec<T>& a, Vec<T> d, int at) {
-          const Vec<T> ratio = abs<T>(d) * load<T>(scales + at);
-          const Bits<T> counts = ratio > cutoff;
-          if (lane_mask<T>(counts) == 0) return;
-          a += counts ? exp2(power * log2(ratio)) : Vec<T>{};
+        return [=](Vec<T>(&a)[C], Vec<T>(&d)[C], int at) {
+          Mask<T> counts[C], any{};
+          for (int c = 0; c < C; ++c) {
+            d[c] = abs<T>(d[c]) * load<T>(scales + at + c * kLanes<T>);
+            counts[c] = greater<T>(d[c], least);
+            any |= counts[c];
+          }
+          if (lane_bits<T>(any) == 0) return;
+          raise(d, power);
+          for (int c = 0; c < C; ++c) a[c] += zero_unless<T>(counts[c], d[c]);
         };
       },
       [](int64_t, int64_t) {});
   const Sizes n = block.n;
   const Vec<T> root = broadcast<T>(T(1 / p));
   for (int64_t i = 0; i < size; i += kLanes<T>) {
-    const Vec<T> s = load<T>(sum + i);
-    store<T>(sum + i, load<T>(top.get() + i) * exp2(root * log2(max<T>(s, broadcast<T>(T(1))))));
+    Vec<T> s[1] = {T(1) / max<T>(load<T>(sum + i), broadcast<T>(T(1)))};  // raise() wants it below 1
+    raise(s, root);
+    store<T>(sum + i, load<T>(top.get() + i) / s[0]);
   }
   const T smallest = std::numeric_limits<T>::min() * 4;
   block.for_each_pair([&](int64_t row, int64_t j, int64_t at) {
