@@ -1,5 +1,6 @@
 """The paper's tables with the numbers recorded here beside the printed ones."""
 
+import math
 from fractions import Fraction
 
 import pandas as pd
@@ -156,9 +157,12 @@ def _integer(number: float) -> str:
 
 def format_flops(flops: float) -> str:
     """Three digits and a unit: 82708480 -> "82.7M"."""
-    unit, name = (1e9, "G") if flops >= 1e9 else (1e6, "M")
-    scaled = flops / unit
-    return f"{scaled:.{max(0, 2 - len(str(int(scaled))) + 1)}f}{name}"
+    scaled = float(f"{flops:.3g}")
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if scaled >= unit:
+            digits = 2 - int(math.log10(scaled / unit))
+            return f"{scaled / unit:.{digits}f}{name}"
+    return f"{scaled:.0f}"
 
 
 def layers(net: NetConfig, num_classes: int) -> list[str]:

@@ -1,0 +1,198 @@
+"""The tables: the paper's numbers beside the recorded ones, and never in their place."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import pandas as pd
+import pytest
+
+from linfdist import experiments, records, report
+from linfdist.experiments import UnknownName, printed
+
+NET = "table1/mnist_net"
+ACCURACIES = ("test", "robust", "certified")
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
+    return tmp_path
+
+
+def record(folder, seed, clean, *, scale="reduced"):
+    weights = folder / "weights.pt"
+    weights.write_bytes(b"weights")
+    table = pd.DataFrame({"index": [0]})
+    records.write_run(
+        NET,
+        scale,
+        seed,
+        config={"flops": 930816},
+        metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": 0.7},
+        environment={"device": "a test"},
+        epochs=[{"epoch": 1}, {"epoch": 2}],
+        certificates=table,
+        seconds=90.0 + 60 * seed,
+        weights=weights,
+    )
+
+
+def row(table, method="ℓ∞-dist Net", dataset="MNIST"):
+    (found,) = table[(table["method"] == method) & (table["data set"] == dataset)].to_dict(
+        "records"
+    )
+    return found
+
+
+def test_table1_has_the_papers_rows_in_its_order():
+    table = report.table(1)
+    assert table["data set"].tolist() == ["MNIST"] * 6 + ["Fashion-MNIST"] * 5 + ["CIFAR-10"] * 8
+    assert table["source"].value_counts().to_dict() == {"quoted": 13, "this code": 6}
+    assert table["eps"].unique().tolist() == ["0.3", "0.1", "8/255"]
+    assert (table["paper test"] >= table["paper certified"]).all()
+    paper = [row(table)[f"paper {name}"] for name in ACCURACIES]
+    assert paper == pytest.approx([0.9854, 0.9471, 0.9264])
+    assert row(table)["FLOPs"] == "82.7M"
+
+
+def test_a_row_without_a_record_says_how_to_make_one():
+    found = row(report.table(1))
+    assert all(pd.isna(found[name]) for name in ACCURACIES)
+    command = "python -m linfdist run table1/mnist_net --scale reduced --seed 0"
+    assert found["status"] == f"not yet run: {command}"
+    assert found["seeds"] == 0
+
+
+def test_recorded_numbers_stand_in_their_own_columns(folders):
+    record(folders, 0, 0.97)
+    found = row(report.table(1))
+    assert [found[name] for name in ACCURACIES] == [0.97, 0.8, 0.7]
+    assert found["paper test"] == pytest.approx(0.9854)
+    assert (found["scale"], found["seeds"], found["epochs"]) == ("reduced", 1, 2)
+    assert (found["minutes"], found["run FLOPs"]) == (1.5, 930816)
+    assert pd.isna(found["test sd"])
+    assert found["status"] == "run on a test"
+    assert row(report.table(1, "paper"))["seeds"] == 0  # another scale's record is not shown
+
+
+def test_seeds_are_averaged(folders):
+    record(folders, 0, 0.96)
+    record(folders, 1, 0.98)
+    found = row(report.table(1))
+    assert found["test"] == pytest.approx(0.97)
+    assert found["test sd"] == pytest.approx(0.02 / 2**0.5)
+    assert found["minutes"] == 2
+    text = report.text(1)
+    assert "97.00 ± 1.41" in text
+    assert "931k" in text
+
+
+def test_the_smoke_scale_names_its_own_data(folders):
+    assert row(report.table(1, "smoke"))["scale"] == "smoke (digits)"
+
+
+def test_quoted_rows_have_no_numbers_of_ours(folders):
+    record(folders, 0, 0.97)
+    quoted = report.table(1).query("source == 'quoted'")
+    assert quoted[[*ACCURACIES, "seeds", "epochs"]].isna().all(axis=None)
+    assert (quoted["status"] == "not rerun").all()
+
+
+def test_table1_as_text_and_as_a_notebook_shows_it(folders):
+    record(folders, 0, 0.97)
+    text = report.text(1)
+    assert text.startswith("Table 1. Comparison with existing methods (accuracies in percent)")
+    assert "98.54" in text
+    assert "97.00" in text
+    assert "nan" not in text.lower()
+    html = report.show(1).to_html()
+    assert "98.54" in html
+    assert "97.00" in html
+    assert "nan" not in html.lower()
+    assert html.count("font-weight: bold") > 0
+
+
+def test_table2_is_reported_too():
+    table = report.table(2, "paper")
+    assert len(table) == 5
+    assert table["eps"].unique().tolist() == ["1/255"]
+    assert "table2/tinyimagenet_net_mlp --scale paper" in table["status"].iloc[-1]
+
+
+def beside(table):
+    """The (paper, this code) pairs of a table of settings."""
+    for heading in table.columns.get_level_values(0).unique():
+        yield heading, table[heading]["paper"], table[heading]["this code"]
+
+
+def test_table5_equals_the_papers():
+    table = report.table(5)
+    assert len(table.columns) == 8
+    for heading, paper, ours in beside(table):
+        assert paper.drop("FLOPs").tolist() == ours.drop("FLOPs").tolist(), heading
+        assert ours["FLOPs"].startswith(f"{paper['FLOPs']} ="), heading
+    flops = {heading: ours["FLOPs"].partition("= ")[2] for heading, _, ours in beside(table)}
+    assert list(flops.values()) == ["82,708,480", "85,283,840", "120,637,440", "123,212,800"]
+
+
+def test_table6_equals_the_papers():
+    table = report.table(6)
+    assert len(table.columns) == 2 * len(experiments.EXPERIMENTS) == 2 * len(printed.TABLE6)
+    for heading, paper, ours in beside(table):
+        assert paper.tolist() == ours.tolist(), heading
+
+
+def test_settings_follow_the_code_and_not_the_print():
+    train = experiments.get_scale(NET, "paper").train
+    changed = report.hyper_parameters(replace(train, lr=0.5, epochs=(1, 2, 3)))
+    assert (changed["Learning rate"], changed["Total epochs"]) == ("0.5", "6")
+    net = experiments.get_scale("table1/cifar10_net_mlp", "reduced").net
+    assert report.layers(replace(net, hidden=(7, 8)), 10) == [
+        "ℓ∞-dist(7)+Norm",
+        "ℓ∞-dist(8)+Norm",
+        "FC(512)+Tanh",
+        "FC(10)",
+    ]
+
+
+@pytest.mark.parametrize("number", [5, 6])
+def test_tables_of_settings_are_shown(number):
+    assert report.text(number).startswith(f"Table {number}.")
+    assert "this code" in report.show(number).to_html()
+
+
+def test_unknown_tables_and_scales_are_refused():
+    with pytest.raises(UnknownName, match=r"Unknown table '7'\. Known: 1, 2, 5, 6"):
+        report.table(7)
+    with pytest.raises(UnknownName, match="Unknown scale 'small'"):
+        report.table(1, "small")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Fraction(8, 255), "8/255"),
+        (Fraction(88, 2550), "8.8/255"),
+        (Fraction(80, 255), "80/255"),
+        (Fraction(35, 100), "0.35"),
+        (Fraction(5, 1000), "0.005"),
+    ],
+)
+def test_format_pixels(value, text):
+    assert report.format_pixels(value) == text
+
+
+@pytest.mark.parametrize(
+    ("flops", "text"),
+    [
+        (82_708_480, "82.7M"),
+        (120_637_440, "121M"),
+        (5_220_000_000, "5.22G"),
+        (410_000, "410k"),
+        (999_999, "1.00M"),
+        (7232, "7.23k"),
+        (512, "512"),
+    ],
+)
+def test_format_flops(flops, text):
+    assert report.format_flops(flops) == text
