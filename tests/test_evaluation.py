@@ -1,0 +1,152 @@
+"""Evaluation: the table and the accuracies that follow from it."""
+
+import io
+import math
+import sys
+from fractions import Fraction
+
+import pandas as pd
+import pytest
+import torch
+
+from linfdist.data import DatasetInfo, ImageSet, to_pixels
+from linfdist.evaluation import COLUMNS, accuracy, evaluate, metrics
+from linfdist.nn import NetConfig, build_net, reestimate_mean_shift
+from linfdist.robust import interval_certified, margin_radius
+
+INFO = DatasetInfo(
+    name="noise",
+    title="Noise",
+    input_shape=(1, 4, 4),
+    num_classes=3,
+    mean=(0.5,),
+    std=0.3,
+    eps=Fraction(1, 20),
+)
+NET = NetConfig(kind="net", hidden=(16, 16))
+MLP = NetConfig(kind="net_mlp", hidden=(16, 16), mlp_hidden=8)
+BOTH = pytest.mark.parametrize("config", [NET, MLP], ids=lambda config: config.kind)
+EPS = Fraction(2, 100)
+
+
+def small(config):
+    torch.manual_seed(1)
+    net = build_net(config, input_shape=(1, 4, 4), num_classes=3, mean=(0.5,), std=0.3)
+    reestimate_mean_shift(net, [torch.rand(256, 1, 4, 4)])
+    return net
+
+
+def noise(net, n=100):
+    images = torch.randint(0, 256, (n, 1, 4, 4), generator=torch.Generator().manual_seed(2))
+    images = images.to(torch.uint8)
+    labels = net.eval()(to_pixels(images)).argmax(1)
+    labels[::8] = (labels[::8] + 1) % 3
+    return ImageSet(images, labels, INFO)
+
+
+@BOTH
+def test_table_and_metrics(config):
+    net = small(config)
+    test = noise(net)
+    found, table = evaluate(net, test, EPS, batch_size=32)
+    pixels = to_pixels(test.images)
+    assert tuple(table.columns) == COLUMNS and table["index"].tolist() == list(range(100))
+    assert table["label"].tolist() == test.labels.tolist()
+    assert table["predicted"].tolist() == net(pixels).argmax(1).tolist()
+    certified = interval_certified(net, pixels, test.labels, EPS)
+    assert table["certified_interval"].tolist() == certified.tolist()
+    assert found["clean_accuracy"] == 0.87
+    assert found["certified_accuracy"] == certified.double().mean().item()
+    if config is NET:
+        radius = margin_radius(net, pixels, test.labels)
+        assert table["margin_radius"].tolist() == radius.tolist()
+        assert table["certified_margin"].tolist() == (radius > float(EPS)).tolist()
+        assert found["certified_accuracy_margin"] <= found["certified_accuracy"]
+    else:
+        assert table["margin_radius"].isna().all() and table["certified_margin"].isna().all()
+        assert "certified_accuracy_margin" not in found
+
+
+@BOTH
+@pytest.mark.parametrize("eps", [Fraction(0), Fraction(1, 100), Fraction(1, 10), Fraction(9, 10)])
+def test_certified_at_most_pgd_at_most_clean(config, eps):
+    net = small(config)
+    found, table = evaluate(net, noise(net), eps)
+    assert found["certified_accuracy"] <= found["pgd_accuracy"] <= found["clean_accuracy"]
+    clean = table["predicted"] == table["label"]
+    assert (table["certified_interval"] <= table["survived_pgd"]).all()
+    assert (table["survived_pgd"] <= clean).all()
+
+
+@BOTH
+def test_radii_agree_with_the_verdicts(config):
+    net = small(config)
+    for eps in (EPS, Fraction(9, 10)):
+        _, table = evaluate(net, noise(net), eps)
+        certified = table["certified_interval"]
+        assert (certified == (table["interval_radius"] >= float(eps))).all() or eps == 0
+        assert (table["interval_radius"] <= float(max(min(1, 4 * eps), eps))).all()
+        assert (table["interval_radius"][table["predicted"] != table["label"]] == 0).all()
+
+
+@BOTH
+def test_metrics_follow_from_the_table_as_it_is_stored(config):
+    net = small(config)
+    found, table = evaluate(net, noise(net), EPS)
+    stored = pd.read_csv(io.StringIO(table.to_csv(index=False)))
+    assert metrics(stored) == found
+
+
+def test_the_batch_size_changes_only_the_attack_s_starts():
+    net = small(NET)
+    test = noise(net)
+    _, one = evaluate(net, test, EPS, batch_size=100)
+    _, other = evaluate(net, test, EPS, batch_size=7)
+    exact = [name for name in COLUMNS if name != "survived_pgd"]
+    pd.testing.assert_frame_equal(one[exact], other[exact])
+
+
+def test_the_same_seed_gives_the_same_table():
+    net = small(MLP)
+    test = noise(net)
+    pd.testing.assert_frame_equal(*(evaluate(net, test, EPS, seed=5)[1] for _ in range(2)))
+
+
+def test_accuracy_is_taken_at_its_p_and_batch_by_batch():
+    net = small(NET)
+    test = noise(net)
+    assert accuracy(net, test) == accuracy(net, test, batch_size=7) == 0.87
+    expected = (net(to_pixels(test.images), 2.0).argmax(1) == test.labels).double().mean()
+    assert accuracy(net, test, p=2.0) == expected.item() != 0.87
+
+
+def test_the_network_is_left_in_its_mode():
+    net = small(NET)
+    test = noise(net)
+    net.train()
+    evaluate(net, test, EPS)
+    assert net.training
+
+
+def test_the_bar_counts_images(monkeypatch, capsys):
+    net = small(NET)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    evaluate(net, noise(net), EPS, batch_size=50)
+    assert "100/100" in capsys.readouterr().err
+    evaluate(net, noise(net), EPS, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_bad_input_is_refused_by_name():
+    net = small(NET)
+    test = noise(net)
+    none = ImageSet(test.images[:0], test.labels[:0], INFO)
+    with pytest.raises(ValueError, match="evaluate: test must hold at least one image"):
+        evaluate(net, none, EPS)
+    with pytest.raises(ValueError, match="accuracy: images must hold at least one image"):
+        accuracy(net, none)
+    with pytest.raises(ValueError, match="eps must be at least 0"):
+        evaluate(net, test, Fraction(-1, 10))
+    net.features.layers[1].weight.data[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"evaluate: weights must be finite; features\.layers\.1"):
+        evaluate(net, test, EPS)
