@@ -15,6 +15,30 @@ import torch
 from linfdist import ops, records
 
 
+class DeviceError(RuntimeError):
+    """A device that torch does not know or cannot use here."""
+
+
+def usable_device(name: str | torch.device | None = None) -> torch.device:
+    """The named device; None is the GPU if there is one, else the CPU.
+
+    Raises:
+        DeviceError: torch does not know the device, or cannot allocate on it.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).partition("\n")[0]
+        raise DeviceError(
+            f"device {str(name)!r} cannot be used: {reason.rstrip('.')}. Use cpu, or cuda on a "
+            "machine with a GPU and a CUDA build of torch."
+        ) from error
+    return device
+
+
 def describe(device: torch.device | str) -> dict[str, Any]:
     """Commit, versions, device and the backend of the operations, ready for JSON.
 

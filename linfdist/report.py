@@ -61,9 +61,14 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
 
 
 def text(number: int, scale: str = "reduced") -> str:
-    """The table for a terminal."""
+    """The table for a terminal; what each row of this code ran on, or how to run it, is below."""
     title, shown = _printed(number, scale)
-    return f"{title}\n\n{shown.to_string(index=number in SETTING_TABLES)}"
+    if number in SETTING_TABLES:
+        return f"{title}\n\n{shown.to_string()}"
+    own = shown[shown["source"] == "this code"]
+    notes = [f"{row['method']}, {row['data set']}: {row['status']}" for _, row in own.iterrows()]
+    cells = shown.drop(columns="status").to_string(index=False)
+    return "\n".join([title, "", cells, "", *notes])
 
 
 def show(number: int, scale: str = "reduced") -> Styler:
@@ -100,7 +105,7 @@ def _result(row: Experiment | QuotedRow, scale: str) -> dict[str, object]:
         "source": "this code" if own else "quoted",
         "FLOPs": row.paper.flops,
         **{f"paper {name}": getattr(row.paper, key) for name, key in ACCURACIES.items()},
-        "status": "" if own else "not rerun",
+        "status": "",
     }
     return cells | _recorded(row, scale) if own else cells
 
@@ -131,12 +136,12 @@ def _printed(number: int, scale: str) -> tuple[str, pd.DataFrame]:
     if number == 5:
         return "Table 5. Details of network architectures", numbers
     if number == 6:
-        return "Table 6. Hyper-parameters of Tables 1 and 2", numbers
+        return "Table 6. Hyper-parameters of Tables 1 and 2", numbers.T
     shown = numbers.drop(columns=[f"{name} sd" for name in ACCURACIES])
     for name in ACCURACIES:
         shown[f"paper {name}"] = numbers[f"paper {name}"].map(_percent)
         shown[name] = [
-            _percent(mean) + ("" if pd.isna(sd) else f" ± {100 * sd:.2f}")
+            _measured(mean, sd)
             for mean, sd in zip(numbers[name], numbers[f"{name} sd"], strict=True)
         ]
     shown["seeds"] = numbers["seeds"].map(_integer)
@@ -149,6 +154,12 @@ def _printed(number: int, scale: str) -> tuple[str, pd.DataFrame]:
 
 def _percent(fraction: float | None) -> str:
     return "–" if pd.isna(fraction) else f"{100 * fraction:.2f}"
+
+
+def _measured(mean: float, sd: float) -> str:
+    if pd.isna(mean):
+        return ""
+    return _percent(mean) if pd.isna(sd) else f"{_percent(mean)} ± {100 * sd:.2f}"
 
 
 def _integer(number: float) -> str:

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from linfdist import environment, experiments, records
 from linfdist.config import from_dict
@@ -173,6 +174,21 @@ def test_folders_follow_the_environment(monkeypatch, folders):
     monkeypatch.delenv("LINFDIST_WORK")
     assert records.runs_dir() == records.repository() / "runs"
     assert records.work_dir(NAME, SCALE, 3).is_relative_to(records.repository() / "work")
+
+
+def test_records_and_work_are_kept_apart(monkeypatch, folders):
+    monkeypatch.setenv("LINFDIST_WORK", str(folders / "runs"))
+    with pytest.raises(RecordError, match="LINFDIST_WORK and LINFDIST_RUNS must be two folders"):
+        records.work_dir(NAME, SCALE, 0)
+
+
+def test_devices_are_tried_before_they_are_used():
+    assert environment.usable_device("cpu") == torch.device("cpu")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    assert environment.usable_device().type == default
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(environment.DeviceError, match=f"device '{name}' cannot be used"):
+            environment.usable_device(name)
 
 
 def test_environment_is_ready_for_json():

@@ -95,7 +95,7 @@ def test_quoted_rows_have_no_numbers_of_ours(folders):
     record(folders, 0, 0.97)
     quoted = report.table(1).query("source == 'quoted'")
     assert quoted[[*ACCURACIES, "seeds", "epochs"]].isna().all(axis=None)
-    assert (quoted["status"] == "not rerun").all()
+    assert (quoted["status"] == "").all()
 
 
 def test_table1_as_text_and_as_a_notebook_shows_it(folders):
@@ -104,6 +104,8 @@ def test_table1_as_text_and_as_a_notebook_shows_it(folders):
     assert text.startswith("Table 1. Comparison with existing methods (accuracies in percent)")
     assert "98.54" in text
     assert "97.00" in text
+    assert "\nℓ∞-dist Net, MNIST: run on a test\n" in text
+    assert "\nℓ∞-dist Net+MLP, MNIST: not yet run: python -m linfdist run" in text
     assert "nan" not in text.lower()
     html = report.show(1).to_html()
     assert "98.54" in html

@@ -36,14 +36,14 @@ def run(
     Raises:
         UnknownName: no such experiment or scale.
         RunExists: this run is recorded already; nothing was trained.
+        DeviceError: the device cannot be used.
         DataError: the data set is missing or damaged.
         CheckpointError: the checkpoint is of another run, or damaged.
     """
     setting = experiments.get_scale(name, scale)
     records.refuse_recorded(name, scale, seed)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    work = records.work_dir(name, scale, seed)
+    device = environment.usable_device(device)
     surroundings = environment.describe(device)
 
     train = data.load(setting.dataset, "train").to(device)
@@ -52,7 +52,6 @@ def run(
     if scale == "paper" and device.type == "cpu":
         print(_cpu_warning(name, net, setting, train), file=sys.stderr)
 
-    work = records.work_dir(name, scale, seed)
     work.mkdir(parents=True, exist_ok=True)
     epochs = fit(
         net,
@@ -137,7 +136,8 @@ def _save_weights(net: nn.Module, path: Path) -> Path:
 
 def _cpu_warning(name: str, net: nn.Module, setting: Scale, train: data.ImageSet) -> str:
     """What a run at the paper's scale will take here, from the time of one small step."""
-    images = data.to_pixels(data.center_crop(train.images[:16], net.input_shape[-1]))
+    used = train.take(setting.train.train_images)
+    images = data.to_pixels(data.center_crop(used.images[:16], net.input_shape[-1]))
     net.eval()  # so that the running means stay as they are
     started = time.perf_counter()
     net(images, p=setting.train.p_start).sum().backward()
@@ -145,9 +145,9 @@ def _cpu_warning(name: str, net: nn.Module, setting: Scale, train: data.ImageSet
     net.zero_grad()
     net.train()
     epochs = sum(setting.train.epochs)
-    days = per_image * len(train) * epochs / 86400
+    days = per_image * len(used) * epochs / 86400
     return (
-        f"{name} at the paper's scale trains for {epochs} epochs of {len(train)} images. On this "
-        f"CPU that takes about {days:.0f} days; use a GPU, or --scale reduced. A stopped run goes "
+        f"{name} at the paper's scale trains for {epochs} epochs of {len(used)} images. On this "
+        f"CPU that takes about {days:.1f} days; use a GPU, or --scale reduced. A stopped run goes "
         "on from its checkpoint."
     )

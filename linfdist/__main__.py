@@ -1,0 +1,148 @@
+"""The command line: python -m linfdist list | run | table | bench."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+DESCRIPTION = """\
+Rerun the tables of "Towards Certifying l-infinity Robustness using Neural Networks with
+l-inf-dist Neurons" (Zhang et al., ICML 2021).
+
+  python -m linfdist list                                what can be run, and what is recorded
+  python -m linfdist run table1/mnist_net --scale smoke  train, evaluate and record one row
+  python -m linfdist table 1                             the paper beside what is recorded
+  python -m linfdist bench                               speed of the operations on this machine
+"""
+EPILOG = """\
+LINFDIST_DATA   folder of the data sets (default: ~/.cache/linfdist, downloaded when missing)
+LINFDIST_RUNS   folder of the records (default: runs/ in the checkout)
+LINFDIST_WORK   folder of checkpoints and weights (default: work/ in the checkout)
+"""
+RUN_DESCRIPTION = """\
+Train one row of a table, evaluate it on the whole test set and record the result.
+
+A run is recorded once: to repeat it choose another seed, or delete its folder. A run that is
+stopped, by Ctrl-C or otherwise, goes on from its checkpoint when the same command is given again.
+
+  python -m linfdist run table1/cifar10_net_mlp --scale reduced --seed 1
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    from linfdist import bench
+    from linfdist.experiments import SCALES
+
+    top = argparse.ArgumentParser(
+        prog="python -m linfdist",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    scales = "; ".join(f"{name}: {text}" for name, text in SCALES.items())
+
+    listing = commands.add_parser("list", help="every experiment, its scales and what is recorded")
+    listing.set_defaults(action=list_experiments)
+
+    run = commands.add_parser(
+        "run",
+        help="train, evaluate and record one experiment",
+        description=RUN_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("name", help="an experiment, as `list` shows it: table1/mnist_net")
+    run.add_argument("--scale", default="reduced", help=f"default: reduced. {scales}")
+    run.add_argument("--seed", type=_seed, default=0, help="initialisation, order, augmentation")
+    run.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
+    run.add_argument("--restart", action="store_true", help="drop the checkpoint and start over")
+    run.add_argument("--quiet", action="store_true", help="no progress bar")
+    run.set_defaults(action=run_experiment)
+
+    table = commands.add_parser("table", help="a table of the paper beside the recorded numbers")
+    table.add_argument("number", type=int, help="1, 2 (results), 5 (networks) or 6 (settings)")
+    table.add_argument("--scale", default="reduced", help=f"default: reduced. {scales}")
+    table.set_defaults(action=print_table)
+
+    speed = commands.add_parser("bench", help="speed and memory of the operations on this machine")
+    bench.add_arguments(speed)
+    speed.set_defaults(action=bench.main)
+    return top
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0; got {text!r}")
+    return int(text)
+
+
+def list_experiments(args: argparse.Namespace) -> int:
+    """Print every experiment at every scale: whether it is recorded, and the command to run it."""
+    from linfdist import experiments, records
+
+    recorded: dict[tuple[str, str], list[int]] = {}
+    for run in records.find_runs():
+        recorded.setdefault((run.experiment, run.scale), []).append(run.seed)
+    for scale, meaning in experiments.SCALES.items():
+        print(f"{scale}: {meaning}")
+    for experiment in experiments.EXPERIMENTS.values():
+        print(f"\n{experiment.name}: {experiment.title} on {experiment.dataset}")
+        for scale in experiment.scales:
+            seeds = recorded.get((experiment.name, scale), [])
+            state = f"seeds {', '.join(map(str, seeds))}" if seeds else "not yet run"
+            unused = next(seed for seed in range(len(seeds) + 1) if seed not in seeds)
+            print(f"  {scale:<8} {state:<12} {experiment.command(scale, unused)}")
+    return 0
+
+
+def run_experiment(args: argparse.Namespace) -> int:
+    """Run one experiment and print its metrics."""
+    from linfdist.experiments.runner import run
+
+    try:
+        done = run(
+            args.name,
+            scale=args.scale,
+            seed=args.seed,
+            device=args.device,
+            restart=args.restart,
+            progress=not args.quiet,
+        )
+    except KeyboardInterrupt:
+        again = f"python -m linfdist run {args.name} --scale {args.scale} --seed {args.seed}"
+        if args.device:
+            again += f" --device {args.device}"
+        print(f"\nStopped. To go on from the last checkpoint: {again}", file=sys.stderr)
+        return 130
+    for name, value in done.metrics.items():
+        print(f"{name:<26} {100 * value:6.2f} %")
+    print(f"Recorded in {done.path} after {done.seconds / 60:.1f} minutes.")
+    return 0
+
+
+def print_table(args: argparse.Namespace) -> int:
+    """Print a table of the paper beside what is recorded."""
+    from linfdist import report
+
+    print(report.text(args.number, args.scale))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 2 for bad input, 130 when interrupted."""
+    args = parser().parse_args(arguments)
+    from linfdist.checkpoint import CheckpointError
+    from linfdist.data import DataError
+    from linfdist.environment import DeviceError
+    from linfdist.experiments import UnknownName
+    from linfdist.records import RecordError, RunExists
+
+    try:
+        return args.action(args)
+    except (UnknownName, RunExists, RecordError, DataError, CheckpointError, DeviceError) as error:
+        print(f"python -m linfdist: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The command line and the notebooks' parameters: what is accepted, what is refused, and how."""
+
+import re
+import sys
+
+import nbformat
+import papermill
+import pytest
+
+from linfdist import records
+from linfdist.__main__ import main
+from linfdist.notebook import UnknownParameter, check_parameters
+
+NET = "table1/mnist_net"
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("LINFDIST_WORK", str(tmp_path / "work"))
+    return tmp_path
+
+
+def test_a_run_is_listed_tabled_and_not_repeated(capsys):
+    run = ["run", NET, "--scale", "smoke", "--quiet"]
+    assert main(run) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"certified_accuracy +\d+\.\d\d %", out)
+    assert f"Recorded in {records.run_dir(NET, 'smoke', 0)}" in out
+
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(
+        rf"smoke +seeds 0 +python -m linfdist run {NET} --scale smoke --seed 1", listed
+    )
+    assert re.search(rf"paper +not yet run +python -m linfdist run {NET} --scale paper", listed)
+
+    assert main(["table", "1", "--scale", "smoke"]) == 0
+    assert "smoke (digits)" in capsys.readouterr().out
+
+    assert main(run) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "a run is recorded once" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "table1/mnist_nte"], "Did you mean 'table1/mnist_net'"),
+        (["run", NET, "--scale", "papre"], "Did you mean 'paper'"),
+        (["run", NET, "--device", "gpu"], "device 'gpu' cannot be used"),
+        (["run", NET, "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
+        (["table", "7"], "Unknown table '7'. Known: 1, 2, 5, 6"),
+        (["table", "1", "--scale", "small"], "Unknown scale 'small'"),
+    ],
+)
+def test_bad_input_is_one_line_on_stderr(arguments, message, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", NET, "--seed", "-1"], "must be a whole number of at least 0; got '-1'"),
+        (["table", "one"], "invalid int value: 'one'"),
+        (["walk"], "invalid choice: 'walk'"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_data_is_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("LINFDIST_DATA", str(tmp_path / "nowhere"))
+
+    def no_network(*args, **kwargs):
+        raise OSError("no network here")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    assert main(["run", NET]) == 2
+    error = capsys.readouterr().err
+    assert "MNIST is not in" in error
+    assert "set LINFDIST_DATA" in error
+
+
+def test_a_foreign_checkpoint_is_named(capsys):
+    checkpoint = records.work_dir(NET, "smoke", 0) / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"nothing")
+    assert main(["run", NET, "--scale", "smoke"]) == 2
+    assert str(checkpoint) in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("linfdist.experiments.runner.run", stopped)
+    assert main(["run", NET, "--seed", "3", "--device", "cpu", "--restart"]) == 130
+    error = capsys.readouterr().err
+    # Everything but --restart, which would drop the checkpoint.
+    assert error.endswith(f"run {NET} --scale reduced --seed 3 --device cpu\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["table", "--help"]])
+def test_help_teaches(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 0
+    assert "python -m linfdist" in capsys.readouterr().out
+
+
+PARAMETERS = 'scale = "smoke"\nrerun: bool = False\n'
+CHECK = "from linfdist.notebook import check_parameters\ncheck_parameters(In)"
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["", PARAMETERS, CHECK],
+        ["", PARAMETERS, '# Parameters\nscale = "paper"\n', CHECK],
+        ["", PARAMETERS, CHECK, "table = 1", CHECK],  # run again in a notebook that is open
+    ],
+)
+def test_known_parameters_pass(cells):
+    check_parameters(cells)
+
+
+def test_unknown_parameters_are_refused():
+    cells = ["", PARAMETERS, "# Parameters\nscale = 1\nrerum = True\n", CHECK]
+    with pytest.raises(UnknownParameter, match=r"'rerum'\. Did you mean 'rerun'\? Known: scale, r"):
+        check_parameters(cells)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kernels are slow to start there")
+def test_papermill_is_stopped_by_a_misspelt_parameter(tmp_path):
+    cells = [
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(CHECK),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    path = tmp_path / "notebook.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    papermill.execute_notebook(path, None, {"scale": "paper"}, progress_bar=False)
+    with pytest.raises(papermill.PapermillExecutionError, match="Did you mean 'scale'"):
+        papermill.execute_notebook(path, None, {"scael": "paper"}, progress_bar=False)

@@ -1,0 +1,251 @@
+"""The settings equal the paper's; a run is recorded, resumed, refused and read back."""
+
+import re
+import signal
+from dataclasses import replace
+from fractions import Fraction
+
+import pandas as pd
+import pytest
+import torch
+
+from linfdist import checkpoint, data, experiments, records
+from linfdist.data import Augmentation
+from linfdist.experiments import UnknownName, runner, table1, table2
+from linfdist.records import RecordError, RunExists
+from linfdist.robust import HingeLoss, IBPLoss
+
+ROWS = (
+    "mnist_net",
+    "mnist_net_mlp",
+    "fashion_mnist_net",
+    "fashion_mnist_net_mlp",
+    "cifar10_net",
+    "cifar10_net_mlp",
+)
+NET, MLP = "table1/mnist_net", "table1/mnist_net_mlp"
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("LINFDIST_WORK", str(tmp_path / "work"))
+    return tmp_path
+
+
+def test_every_row_of_our_own_is_there():
+    names = {f"table1/{row}" for row in ROWS} | {"table2/tinyimagenet_net_mlp"}
+    assert set(experiments.EXPERIMENTS) == names
+    assert all(set(e.scales) == set(experiments.SCALES) for e in experiments.EXPERIMENTS.values())
+
+
+# Table 6 and Sec. 7.1, typed from the paper a second time: the loss, the epochs, the augmentation.
+PAPER = {
+    "table1/mnist_net": (HingeLoss(threshold=Fraction("0.9")), (50, 300, 50), (1, False, None)),
+    "table1/mnist_net_mlp": (
+        IBPLoss(eps_train=Fraction("0.35"), kappa=0.5),
+        (50, 300, 50),
+        (1, False, None),
+    ),
+    "table1/fashion_mnist_net": (
+        HingeLoss(threshold=Fraction("0.45")),
+        (50, 300, 50),
+        (1, False, None),
+    ),
+    "table1/fashion_mnist_net_mlp": (
+        IBPLoss(eps_train=Fraction("0.11"), kappa=0.5),
+        (50, 300, 50),
+        (1, False, None),
+    ),
+    "table1/cifar10_net": (
+        HingeLoss(threshold=Fraction(80, 255)),
+        (100, 650, 50),
+        (4, True, None),
+    ),
+    "table1/cifar10_net_mlp": (
+        IBPLoss(eps_train=Fraction("8.8") / 255, kappa=0),
+        (100, 650, 50),
+        (4, True, None),
+    ),
+    "table2/tinyimagenet_net_mlp": (
+        IBPLoss(eps_train=Fraction("0.005"), kappa=0),
+        (100, 350, 50),
+        (0, True, 56),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_paper_scale_is_the_papers(name):
+    loss, epochs, augmentation = PAPER[name]
+    setting = experiments.get_scale(name, "paper")
+    train = setting.train
+    assert train.loss == loss
+    assert train.epochs == epochs
+    assert train.augmentation == Augmentation(*augmentation)
+    assert train.lr == (0.04 if "tinyimagenet" in name else 0.02)
+    assert (train.batch_size, train.betas, train.adam_eps) == (512, (0.9, 0.99), 1e-10)
+    assert (train.weight_decay, train.decay) == (0.005, "lp")
+    assert (train.p_start, train.p_end) == (8, 1000)
+    assert train.train_images is None
+    assert setting.test_images is None
+    deep = 4 if "mnist" in name else 5
+    assert setting.net.hidden == (5120,) * deep
+    assert setting.net.mlp_hidden == (512 if name.endswith("mlp") else None)
+    assert setting.net.identity_value == -10
+    assert setting.eps == data.DATASETS[setting.dataset].eps
+
+
+def test_the_radii_are_the_papers():
+    radii = {name: experiments.get(name).eps for name in experiments.EXPERIMENTS}
+    assert radii == {
+        **dict.fromkeys(("table1/mnist_net", "table1/mnist_net_mlp"), Fraction("0.3")),
+        **dict.fromkeys(
+            ("table1/fashion_mnist_net", "table1/fashion_mnist_net_mlp"), Fraction("0.1")
+        ),
+        **dict.fromkeys(("table1/cifar10_net", "table1/cifar10_net_mlp"), Fraction(8, 255)),
+        "table2/tinyimagenet_net_mlp": Fraction(1, 255),
+    }
+
+
+@pytest.mark.parametrize("module", [table1, table2])
+def test_papers_numbers_are_in_order(module):
+    for row in (*module.EXPERIMENTS, *module.QUOTED):
+        paper = row.paper
+        between = paper.certified_accuracy if paper.pgd_accuracy is None else paper.pgd_accuracy
+        assert 0 < paper.certified_accuracy <= between <= paper.clean_accuracy < 1
+
+
+def test_every_other_method_of_the_paper_is_quoted():
+    counts = pd.Series([row.dataset for row in table1.QUOTED]).value_counts()
+    assert counts.to_dict() == {"mnist": 4, "fashion_mnist": 3, "cifar10": 6}
+    assert len(table2.QUOTED) == 4
+    assert all(row.eps == data.DATASETS[row.dataset].eps for row in table1.QUOTED)
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_the_reduced_scale_differs_in_size_alone(name):
+    paper, reduced = (experiments.get_scale(name, scale) for scale in ("paper", "reduced"))
+    assert (reduced.dataset, reduced.eps) == (paper.dataset, paper.eps)
+    assert reduced.net.kind == paper.net.kind
+    assert max(reduced.net.hidden) < 5120
+    assert sum(reduced.train.epochs) < sum(paper.train.epochs)
+
+
+def test_unknown_names_are_refused_with_a_suggestion():
+    with pytest.raises(UnknownName, match=r"experiment 'table1/mnist'.* Did you mean 'table1/mn"):
+        experiments.get("table1/mnist")
+    with pytest.raises(UnknownName, match=r"scale 'papre'\. Did you mean 'paper'\? Known: smoke"):
+        experiments.get_scale(NET, "papre")
+    with pytest.raises(UnknownName, match=r"row of Table 1 'mnist_nte'\. Did you mean 'mnist_net'"):
+        experiments.parse_rows("mnist_net,mnist_nte")
+
+
+def test_parse_rows():
+    assert experiments.parse_rows("mnist_net, table1/cifar10_net,") == [NET, "table1/cifar10_net"]
+    assert experiments.parse_rows(["cifar10_net"]) == ["table1/cifar10_net"]
+    every = [f"table1/{row}" for row in ROWS]
+    assert experiments.parse_rows("all") == every == experiments.parse_rows("")
+    assert experiments.parse_rows("all", table=2) == ["table2/tinyimagenet_net_mlp"]
+
+
+@pytest.mark.parametrize("name", [NET, MLP])
+def test_a_smoke_run_learns_and_is_recorded(name):
+    run = runner.run(name, scale="smoke", progress=False)
+    assert run.metrics["clean_accuracy"] > 0.85
+    assert run.metrics["certified_accuracy"] > 0.6
+    assert ("certified_accuracy_margin" in run.metrics) == (name == NET)
+    assert records.accuracies(run.certificates) == run.metrics
+    assert [found.path for found in records.find_runs(name, "smoke")] == [run.path]
+    assert run.environment["training_seconds"] > 0
+    assert run.environment["peak_memory_mb"] > 0
+    assert run.config["flops"] == run.config["parameters"]
+
+    net = runner.load_trained(run)
+    test = data.load("digits", "test")
+    with torch.no_grad():
+        predicted = net(data.to_pixels(test.images)).argmax(1)
+    assert predicted.tolist() == run.certificates["predicted"].tolist()
+
+    with pytest.raises(RunExists, match="a run is recorded once"):
+        runner.run(name, scale="smoke")
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Every scale of every experiment becomes a fraction of a second."""
+    smoke = experiments.get_scale(NET, "smoke")
+    train = replace(smoke.train, epochs=(1, 1, 1), train_images=256)
+    setting = replace(smoke, net=replace(smoke.net, hidden=(8,)), train=train, test_images=50)
+    monkeypatch.setattr(experiments, "get_scale", lambda name, scale: setting)
+    return setting
+
+
+def test_a_recorded_run_is_refused_before_anything_is_done(monkeypatch):
+    records.run_dir(NET, "paper", 0).mkdir(parents=True)
+    monkeypatch.setattr(data, "load", lambda *args, **kwargs: pytest.fail("read the data"))
+    with pytest.raises(RunExists, match="Choose another seed"):
+        runner.run(NET, scale="paper")
+
+
+def test_weights_of_another_run_are_refused(tiny):
+    run = runner.run(NET, scale="smoke", progress=False)
+    other = runner.run(NET, scale="smoke", seed=1, progress=False)
+    assert run.weights_sha256 != other.weights_sha256
+    path = records.work_dir(NET, "smoke", 1) / "weights.pt"
+    with pytest.raises(RecordError, match="these are not the weights"):
+        runner.load_trained(run, path)
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3])
+def test_an_interrupted_run_goes_on_to_the_same_weights(saves, tiny, folders, monkeypatch):
+    save, left = checkpoint.save, [saves]
+
+    def save_then_ctrl_c(*args):
+        save(*args)
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(checkpoint, "save", save_then_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(NET, scale="smoke", progress=False)
+    assert records.find_runs() == []
+    resumed = runner.run(NET, scale="smoke", progress=False)
+
+    monkeypatch.setenv("LINFDIST_RUNS", str(folders / "other runs"))
+    monkeypatch.setenv("LINFDIST_WORK", str(folders / "other work"))
+    whole = runner.run(NET, scale="smoke", progress=False)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert resumed.metrics == whole.metrics
+    assert resumed.epochs.drop(columns="seconds").equals(whole.epochs.drop(columns="seconds"))
+    assert len(whole.certificates) == 50
+
+
+def test_a_damaged_checkpoint_is_named_and_restart_drops_it(tiny):
+    path = records.work_dir(NET, "smoke", 0) / "checkpoint.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"nothing")
+    with pytest.raises(checkpoint.CheckpointError, match=re.escape(str(path))):
+        runner.run(NET, scale="smoke", progress=False)
+    runner.run(NET, scale="smoke", restart=True, progress=False)
+
+
+def test_the_paper_scale_on_a_cpu_warns_and_changes_nothing(tiny, capsys):
+    plain = runner.run(NET, scale="reduced", device="cpu", progress=False)
+    assert capsys.readouterr().err == ""
+    warned = runner.run(NET, scale="paper", device="cpu", progress=False)
+    message = f"{NET} at the paper's scale trains for 3 epochs of 256 images. On this CPU that"
+    assert message in capsys.readouterr().err
+    assert warned.weights_sha256 == plain.weights_sha256
+
+
+def test_the_initialisation_depends_on_the_seed_alone():
+    setting = experiments.get_scale(NET, "smoke")
+    info = data.DATASETS["digits"]
+    state = torch.random.get_rng_state()
+    first, again, other = (runner.build(setting, info, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    weights = [next(net.parameters()) for net in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
