@@ -1,0 +1,123 @@
+"""README.md: its table, its code, its commands, and the files that repeat what pyproject.toml says.
+
+``python tests/test_readme.py`` renders the table of results from runs/ into README.md.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from linfdist import report
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
+SCALES = ("reduced", "paper")
+
+
+def results() -> str:
+    """Table 1's own rows as Markdown: the paper's numbers, and a column for each recorded scale."""
+    tables = {scale: report.table(1, scale) for scale in SCALES}
+    own = tables["reduced"]["source"] == "this code"
+    shown = [scale for scale in SCALES if tables[scale]["seeds"].sum() or scale == "reduced"]
+    heading = ["data set (eps)", "method", "paper"]
+    for scale in shown:
+        heading += [f"`{scale}`", "seeds", "minutes a run"]
+    lines = [heading, ["---"] * len(heading)]
+    for index, row in tables["reduced"][own].iterrows():
+        cells = [f"{row['data set']} ({row['eps']})", row["method"], _accuracies(row, "paper ")]
+        for scale in shown:
+            here = tables[scale].loc[index]
+            minutes = f"{here['minutes']:.0f}" if here["seeds"] else "–"
+            cells += [_accuracies(here), f"{here['seeds']:.0f}", minutes]
+        lines.append(cells)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _accuracies(row, prefix: str = "") -> str:
+    values = [row[f"{prefix}{name}"] for name in report.ACCURACIES]
+    return "–" if values[0] != values[0] else " / ".join(f"{100 * value:.2f}" for value in values)
+
+
+def _commands() -> list[str]:
+    return [line for line in README.read_text().splitlines() if line.startswith("pip install")]
+
+
+def _requirements() -> dict[str, Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["book"], *extras["test"]]
+    return {Requirement(line).name: Requirement(line) for line in lines}
+
+
+def test_results_are_those_of_runs():
+    assert RESULTS.search(README.read_text()).group() == results(), (
+        "README.md's table differs from runs/: render it again with `python tests/test_readme.py`."
+    )
+
+
+def test_quick_use_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, str(README), "exec"), names)
+    radius, test = names["radius"], names["test"]
+    assert radius.shape == (len(test),)
+    assert (radius > float(test.info.eps)).float().mean() > 0.5
+
+
+def test_the_two_commands():
+    assert _commands() == [
+        'pip install -e ".[book]" && jupyter-book build book/',
+        'pip install -e ".[test]" && pytest',
+    ]
+
+
+@pytest.mark.parametrize("start", ['pip install -e ".[book]"', 'pip install -e ".[test]"'])
+def test_ci_runs_the_readmes_commands(start):
+    assert f"readme_command '{start}'" in (ROOT / ".ci" / "run").read_text()
+    assert [command.startswith(start) for command in _commands()].count(True) == 1
+
+
+def test_paths_and_links_exist():
+    text = README.read_text()
+    for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / path).exists(), f"README.md links to {path}, which does not exist"
+
+
+def test_conda_environment_has_pyprojects_ranges():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, nested = environment["dependencies"]
+    *lines, itself = nested["pip"]
+    assert {Requirement(line).name: Requirement(line) for line in lines} == _requirements()
+    assert itself == "-e ."
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"python{project['requires-python']}" in conda
+
+
+def test_constraints_are_one_tested_version_of_each_requirement():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {}
+    for line in filter(lambda line: line and not line.startswith("#"), lines):
+        requirement = Requirement(line)
+        (pin,) = requirement.specifier
+        assert pin.operator == "=="
+        pinned[requirement.name.lower().replace("_", "-")] = pin.version
+    for name, requirement in _requirements().items():
+        assert name in pinned, f"constraints.txt lacks {name}"
+        assert requirement.specifier.contains(pinned[name]), f"{requirement}: {pinned[name]}"
+
+
+def test_citation_names_the_paper_and_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert "arXiv:2102.05363" in str(citation["preferred-citation"])
+
+
+if __name__ == "__main__":
+    README.write_text(RESULTS.sub(lambda _: results(), README.read_text()))
