@@ -1,0 +1,175 @@
+"""A run can be killed anywhere and ends as if it never had been, bit for bit."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from dots import CONFIG, KINDS, NET, TEST, TRAIN, fresh, same, timeless
+
+from linfdist import checkpoint as checkpoints
+from linfdist import training
+from linfdist.checkpoint import CheckpointError
+from linfdist.nn import NetConfig
+from linfdist.training import fit
+
+
+def optimizer_state(path):
+    return torch.load(path, weights_only=True)["state"]["optimizer"]["state"]
+
+
+@KINDS
+@pytest.mark.parametrize("after", [1, 4, 7, 19])
+def test_stopped_anywhere_and_resumed_is_bit_equal(tmp_path, net_config, config, after):
+    whole, parts = fresh(net_config), fresh(net_config)
+    settings = {"seed": 3, "test": TEST, "experiment": "x"}
+    expected = fit(whole, TRAIN, config, checkpoint=tmp_path / "whole", **settings)
+    path = tmp_path / "parts"
+    first = fit(parts, TRAIN, config, checkpoint=path, stop_after_steps=after, **settings)
+    assert len(first) == after // 4
+    again = fresh(net_config)
+    rows = fit(again, TRAIN, config, checkpoint=path, **settings)
+    assert same(whole, again) and timeless(rows) == timeless(expected)
+    states = optimizer_state(tmp_path / "whole"), optimizer_state(path)
+    assert states[0].keys() == states[1].keys()
+    for key in states[0]:
+        for name in ("step", "exp_avg", "exp_avg_sq"):
+            assert torch.equal(states[0][key][name], states[1][key][name])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("where", ["backward", "optimizer", "save", "evaluation"])
+def test_killed_inside_a_step_and_resumed_is_bit_equal(tmp_path, monkeypatch, where):
+    """Dies half-way through something, many times, with whatever was saved before."""
+    whole = fresh()
+    expected = fit(whole, TRAIN, CONFIG, seed=0, test=TEST)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every step
+    owner, name = {
+        "backward": (torch.Tensor, "backward"),
+        "optimizer": (training.LpAdamW, "step"),
+        "save": (checkpoints.os, "fsync"),
+        "evaluation": (training, "accuracy"),
+    }[where]
+    real = getattr(owner, name)
+    calls = {"left": 0}
+
+    def dying(*args, **kwargs):
+        calls["left"] -= 1
+        result = real(*args, **kwargs)  # the deed is done, but nobody learns of it
+        if calls["left"] == 0:
+            raise Killed
+        return result
+
+    deaths = 0
+    monkeypatch.setattr(owner, name, dying)
+    while True:
+        calls["left"] = 3 if where != "evaluation" else 2
+        net = fresh()
+        try:
+            rows = fit(net, TRAIN, CONFIG, seed=0, test=TEST, checkpoint=tmp_path / "c")
+        except Killed:
+            deaths += 1
+            continue
+        break
+    assert deaths >= 2
+    assert same(net, whole) and timeless(rows) == timeless(expected)
+
+
+LONG = replace(CONFIG, epochs=(20, 40, 10))
+
+
+def run_and_wait_for_the_end(path):
+    """What the process that is killed runs."""
+    training.CHECKPOINT_SECONDS = 0.0
+    torch.set_num_threads(1)
+    fit(fresh(), TRAIN, LONG, seed=0, checkpoint=Path(path))
+
+
+def test_a_process_that_is_really_killed_is_resumed_bit_equal(tmp_path):
+    path = tmp_path / "checkpoint"
+    program = f"import test_resume; test_resume.run_and_wait_for_the_end({str(path)!r})"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parent)
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < torch.load(path, weights_only=True)["state"]["step"] < 280
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole, resumed = fresh(), fresh()
+        expected = fit(whole, TRAIN, LONG, seed=0)
+        rows = fit(resumed, TRAIN, LONG, seed=0, checkpoint=path)
+    finally:
+        torch.set_num_threads(threads)
+    assert same(whole, resumed) and timeless(rows) == timeless(expected)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
+    net = fresh()
+    expected = fit(net, TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c")
+    monkeypatch.setattr(training._Run, "train_step", None)
+    again = fresh()
+    assert fit(again, TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c") == expected
+    assert same(net, again)
+
+
+def test_checkpoints_come_with_each_epoch_and_with_time(tmp_path, monkeypatch):
+    steps = []
+    real = checkpoints.save
+
+    def save(path, fingerprint, state):
+        steps.append(state["step"])
+        real(path, fingerprint, state)
+
+    monkeypatch.setattr(checkpoints, "save", save)
+    fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "a")
+    assert steps == [4, 8, 12, 16, 20]
+    steps.clear()
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "b")
+    assert steps == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed: 0 there, 1 here"),
+        ({"experiment": "y"}, "experiment: 'x' there, 'y' here"),
+        ({"config": replace(CONFIG, lr=0.03)}, "train.lr: 0.02 there, 0.03 here"),
+        ({"train": TRAIN.take(40)}, "data.images: 56 there, 40 here"),
+        ({"net": NetConfig(kind="net", hidden=(12, 13))}, "net.hidden"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, change, message):
+    base = {"net": NET, "train": TRAIN, "config": CONFIG, "seed": 0, "experiment": "x"}
+
+    def start(net, train, config, **rest):
+        return fit(fresh(net), train, config, checkpoint=tmp_path / "c", stop_after_steps=1, **rest)
+
+    start(**base)
+    before = (tmp_path / "c").read_bytes()
+    with pytest.raises(CheckpointError, match=message):
+        start(**{**base, **change})
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_corrupt_checkpoint_is_named_and_restart_throws_it_away(tmp_path):
+    path = tmp_path / "c"
+    path.write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match="must be a whole checkpoint"):
+        fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=path)
+    net, expected = fresh(), fresh()
+    fit(net, TRAIN, CONFIG, seed=0, checkpoint=path, restart=True)
+    fit(expected, TRAIN, CONFIG, seed=0)
+    assert same(net, expected)
