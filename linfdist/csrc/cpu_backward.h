@@ -56,7 +56,7 @@ template <class T, class Term>
 void backward_terms(const T* x, const T* weight, T scale, T* grad_x,
                     T* grad_weight, Sizes n, const Term& term) {
   const int64_t slices = ceil_div(n.in_features, kLanes<T>);
-#pragma omp parallel
+#pragma omp parallel num_threads(threads_for(n))
   {
     Buffer<T> x_slice(n.batch * kLanes<T>), gx_slice(n.batch * kLanes<T>);
     Buffer<T> w_slice(kNeurons * kLanes<T>), gw_slice(kNeurons * kLanes<T>);
@@ -126,7 +126,7 @@ void backward_real(const T* grad, const T* x, const T* weight, const T* distance
     inverse[i] = distance[i] >= std::numeric_limits<T>::min() * 4 ? T(1) / distance[i] : T(0);
   const T* scales = inverse.get();
   const Vec<T> power = broadcast<T>(T(p - 1));
-  const double ratio = ratio_cutoff(p - 1, kBackwardCutoff);
+  const double ratio = ratio_cutoff(p - 1, kBackwardCutoff<T>);
   const T normal = std::numeric_limits<T>::min();
   const Vec<T> least = broadcast<T>(ratio > normal ? T(ratio) : normal);
   const int64_t stride = n.out_features;
@@ -155,7 +155,8 @@ void backward_maximum(const T* grad, const T* x, const T* weight, const int32_t*
   std::memset(grad_x, 0, n.batch * n.in_features * sizeof(T));
   std::memset(grad_weight, 0, n.out_features * n.in_features * sizeof(T));
   Buffer<T> signed_grad(n.batch * n.out_features);
-#pragma omp parallel
+  // Work here is a pair, not a pair times its features.
+#pragma omp parallel num_threads(threads_for({n.batch, n.out_features, 16}))
   {
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < n.batch; ++b)

@@ -3,6 +3,8 @@
 // vector and every pair of sample and neuron sums in the same order on any number of threads.
 #pragma once
 
+#include <omp.h>
+
 #include <cstdlib>
 #include <limits>
 
@@ -21,6 +23,13 @@ constexpr int64_t kIndexDepth = 64;  // the same, where the index of the maximum
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Threads for a call over so many pairs. A small one runs alone: starting a team and waiting for it
+// costs more than 2^21 subtractions, and far more where other programs hold the cores.
+inline int threads_for(Sizes n) {
+  const bool small = double(n.batch) * n.out_features * n.in_features < (1 << 21);
+  return small ? 1 : omp_get_max_threads();
+}
 
 // Uninitialised, cache-line aligned.
 template <class T>
@@ -84,9 +93,9 @@ struct RowScan {
 // rows [count, length] times `scale`, interleaved by kRows: packed[tile][i][row in tile]; rows past
 // the end are zero.
 template <class T>
-void pack_rows(const T* rows, int64_t count, int64_t length, T scale, T* packed) {
+void pack_rows(const T* rows, int64_t count, int64_t length, T scale, int threads, T* packed) {
   const int64_t tiles = ceil_div(count, kRows);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t tile = 0; tile < tiles; ++tile)
     for (int64_t i0 = 0; i0 < length; i0 += 16)
       for (int r = 0; r < kRows; ++r) {
@@ -116,12 +125,13 @@ void pack_panel(const T* weight, Sizes n, int64_t column, int width, int64_t fir
 // Calls visit(column, first_tile, stop_tile) in parallel over blocks of `width` neurons and ranges of
 // row tiles: whole columns where there are enough of them, because packing a panel costs.
 template <class Visit>
-void for_each_block(Sizes n, int width, int threads, const Visit& visit) {
+void for_each_block(Sizes n, int width, const Visit& visit) {
+  const int threads = threads_for(n);
   const int64_t columns = ceil_div(n.out_features, width), tiles = ceil_div(n.batch, kRows);
   const int64_t wanted = columns >= 2 * threads ? 1 : ceil_div(4 * threads, columns);
   const int64_t chunk = ceil_div(tiles, smaller(wanted, tiles));
   const int64_t chunks = ceil_div(tiles, chunk);
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t task = 0; task < columns * chunks; ++task) {
     const int64_t first = task % chunks * chunk;
     visit(task / chunks * width, first, smaller(tiles, first + chunk));

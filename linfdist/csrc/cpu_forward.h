@@ -6,8 +6,6 @@
 // two, and the rare pair whose sum underflows is computed again by itself.
 #pragma once
 
-#include <omp.h>
-
 #include "cpu_blocks.h"
 #include "powers.h"
 
@@ -169,7 +167,7 @@ void real_power_block(const ForwardBlock<T, C>& block, T* sum, T* distance, doub
   for (int64_t i = 0; i < size; ++i) inverse[i] = T(1) / top[i];
   std::memset(sum, 0, size * sizeof(T));
   const Vec<T> power = broadcast<T>(T(p));
-  const Vec<T> least = broadcast<T>(T(ratio_cutoff(p, kForwardCutoff)));
+  const Vec<T> least = broadcast<T>(T(ratio_cutoff(p, kForwardCutoff<T>)));
   block.accumulate(
       sum, kDepth,
       [&](int64_t t) {
@@ -207,7 +205,7 @@ template <class T, int C>
 void forward_blocks(const T* x, const T* weight, const T* packed, T scale, T* distance,
                     int32_t* index, Sizes n, double p) {
   using Block = ForwardBlock<T, C>;
-  for_each_block(n, Block::width, omp_get_max_threads(),
+  for_each_block(n, Block::width,
                  [&](int64_t column, int64_t first_tile, int64_t stop_tile) {
                    Buffer<T> panel(kDepth * Block::width);
                    Buffer<T> tiles((stop_tile - first_tile) * Block::tile_size);
@@ -245,7 +243,7 @@ void forward(const T* x, const T* weight, T* distance, int32_t* index, Sizes n, 
   const RowScan<T> scan_x(x, n.batch, n.in_features), scan_w(weight, n.out_features, n.in_features);
   const T scale = integer_scale<T>(scan_x.largest, scan_w.largest, p);
   Buffer<T> packed(ceil_div(n.batch, kRows) * kRows * n.in_features);
-  pack_rows<T>(x, n.batch, n.in_features, scale, packed.get());
+  pack_rows<T>(x, n.batch, n.in_features, scale, threads_for(n), packed.get());
   if (n.out_features <= kLanes<T>)
     forward_blocks<T, 1>(x, weight, packed.get(), scale, distance, index, n, p);
   else

@@ -59,10 +59,10 @@ void interval(const T* lower, const T* upper, const T* weight, T* distance_lower
               T* distance_upper, Sizes n) {
   const int64_t size = ceil_div(n.batch, kRows) * kRows * n.in_features;
   Buffer<T> packed_lower(size), packed_upper(size);
-  pack_rows<T>(lower, n.batch, n.in_features, T(1), packed_lower.get());
-  pack_rows<T>(upper, n.batch, n.in_features, T(1), packed_upper.get());
+  pack_rows<T>(lower, n.batch, n.in_features, T(1), threads_for(n), packed_lower.get());
+  pack_rows<T>(upper, n.batch, n.in_features, T(1), threads_for(n), packed_upper.get());
   const auto run = [&]<int C>() {
-    for_each_block(n, C * kLanes<T>, omp_get_max_threads(),
+    for_each_block(n, C * kLanes<T>,
                    [&](int64_t column, int64_t first_tile, int64_t stop_tile) {
                      interval_block<T, C>(packed_lower.get(), packed_upper.get(), weight,
                                           distance_lower, distance_upper, n, column, first_tile,

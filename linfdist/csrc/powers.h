@@ -28,12 +28,14 @@ LINFDIST_HOST_DEVICE V integer_power(V v) {
   }
 }
 
-// A term of the sum Σ (|d_i| / max)^p below 2^-40 cannot change a float32 sum that is at least 1
-// (nor can a million of them by more than 1e-6): it is skipped.
-constexpr double kForwardCutoff = -40.0;
+// A term of the sum Σ (|d_i| / max)^p below 2^cutoff is skipped: it cannot change a sum that is at
+// least 1, nor can a million of them by more than 1e-6 in float.
+template <class T>
+constexpr double kForwardCutoff = sizeof(T) == 4 ? -40.0 : -80.0;
 
-// A gradient entry below 2^-64 of its pair's largest possible one is returned as 0.
-constexpr double kBackwardCutoff = -64.0;
+// A gradient entry below 2^cutoff of its pair's largest possible one is returned as 0.
+template <class T>
+constexpr double kBackwardCutoff = sizeof(T) == 4 ? -64.0 : -512.0;
 
 // The ratio r below which r^q < 2^cutoff.
 inline double ratio_cutoff(double q, double cutoff) { return q > 0 ? std::exp2(cutoff / q) : 0.0; }

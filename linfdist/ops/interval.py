@@ -5,7 +5,7 @@ from torch import Tensor
 
 from linfdist.ops import native, reference
 from linfdist.ops.checks import check_pair
-from linfdist.ops.lp_distance import _rows, _uses_native
+from linfdist.ops.lp_distance import as_rows, plain, uses_native
 
 
 def linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,21 +27,18 @@ def linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor,
             "linf_interval: lower and upper must have one shape; got "
             f"{tuple(lower.shape)} and {tuple(upper.shape)}. Broadcast one with expand_as."
         )
-    width = weight.shape[1]
-    low, high = torch.ops.linfdist.linf_interval(
-        lower.reshape(-1, width), upper.reshape(-1, width), weight
-    )
+    low, high = torch.ops.linfdist.linf_interval(as_rows(lower), as_rows(upper), weight)
     shape = (*lower.shape[:-1], weight.shape[0])
     return low.reshape(shape), high.reshape(shape)
 
 
 @torch.library.custom_op("linfdist::linf_interval", mutates_args=())
 def _linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    if not _uses_native(lower, weight):
+    if not uses_native(lower, weight):
         return reference.linf_interval(lower, upper, weight)
     low = lower.new_empty(lower.shape[0], weight.shape[0])
     high = torch.empty_like(low)
-    native.module().interval(_rows(lower), _rows(upper), _rows(weight), low, high)
+    native.module().interval(plain(lower), plain(upper), plain(weight), low, high)
     return low, high
 
 

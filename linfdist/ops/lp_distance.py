@@ -32,7 +32,7 @@ def lp_dist(x: Tensor, weight: Tensor, p: float = math.inf) -> Tensor:
     """
     p = check_p("lp_dist", p)
     check_pair("lp_dist", x, weight)
-    rows = x.reshape(-1, x.shape[-1])
+    rows = as_rows(x)
     if not math.isinf(p):
         distance = torch.ops.linfdist.lp_dist(rows, weight, p)
     elif torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
@@ -42,7 +42,12 @@ def lp_dist(x: Tensor, weight: Tensor, p: float = math.inf) -> Tensor:
     return distance.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _uses_native(x: Tensor, weight: Tensor) -> bool:
+def as_rows(x: Tensor) -> Tensor:
+    """All leading axes as one; −1 would be ambiguous for a last axis of length 0."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def uses_native(x: Tensor, weight: Tensor) -> bool:
     """Native kernels take CPU tensors with elements; the reference takes everything."""
     if x.device.type != "cpu":
         native.warn_reference(x.device.type)
@@ -50,16 +55,17 @@ def _uses_native(x: Tensor, weight: Tensor) -> bool:
     return native.module() is not None and x.numel() > 0 and weight.numel() > 0
 
 
-def _rows(tensor: Tensor) -> Tensor:
+def plain(tensor: Tensor) -> Tensor:
+    """As the native module takes it: contiguous, and DLPack exports nothing that needs a grad."""
     return tensor.detach().contiguous()
 
 
 @torch.library.custom_op("linfdist::lp_dist", mutates_args=())
 def _lp_dist(x: Tensor, weight: Tensor, p: float) -> Tensor:
-    if not _uses_native(x, weight):
+    if not uses_native(x, weight):
         return reference.lp_dist(x, weight, p)
     distance = x.new_empty(x.shape[0], weight.shape[0])
-    native.module().forward(_rows(x), _rows(weight), distance, p)
+    native.module().forward(plain(x), plain(weight), distance, p)
     return distance
 
 
@@ -72,11 +78,11 @@ def _(x: Tensor, weight: Tensor, p: float) -> Tensor:
 def _lp_dist_backward(
     grad: Tensor, x: Tensor, weight: Tensor, distance: Tensor, p: float
 ) -> tuple[Tensor, Tensor]:
-    if not _uses_native(x, weight):
+    if not uses_native(x, weight):
         return reference.lp_dist_backward(grad, x, weight, distance, p)
-    grad_x, grad_weight = torch.empty_like(_rows(x)), torch.empty_like(_rows(weight))
+    grad_x, grad_weight = torch.empty_like(plain(x)), torch.empty_like(plain(weight))
     native.module().backward(
-        _rows(grad), _rows(x), _rows(weight), _rows(distance), grad_x, grad_weight, p
+        plain(grad), plain(x), plain(weight), plain(distance), grad_x, grad_weight, p
     )
     return grad_x, grad_weight
 
@@ -88,11 +94,11 @@ def _(grad: Tensor, x: Tensor, weight: Tensor, distance: Tensor, p: float):
 
 @torch.library.custom_op("linfdist::linf_dist", mutates_args=())
 def _linf_dist(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    if not _uses_native(x, weight):
+    if not uses_native(x, weight):
         return reference.lp_dist(x, weight, math.inf), reference.first_index(x, weight)
     distance = x.new_empty(x.shape[0], weight.shape[0])
     index = torch.empty_like(distance, dtype=torch.int32)
-    native.module().forward_with_index(_rows(x), _rows(weight), distance, index)
+    native.module().forward_with_index(plain(x), plain(weight), distance, index)
     return distance, index
 
 
@@ -106,11 +112,11 @@ def _(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 def _linf_dist_backward(
     grad: Tensor, x: Tensor, weight: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    if not _uses_native(x, weight):
+    if not uses_native(x, weight):
         return reference.linf_dist_backward(grad, x, weight, index)
-    grad_x, grad_weight = torch.empty_like(_rows(x)), torch.empty_like(_rows(weight))
+    grad_x, grad_weight = torch.empty_like(plain(x)), torch.empty_like(plain(weight))
     native.module().backward_with_index(
-        _rows(grad), _rows(x), _rows(weight), index.contiguous(), grad_x, grad_weight
+        plain(grad), plain(x), plain(weight), index.contiguous(), grad_x, grad_weight
     )
     return grad_x, grad_weight
 

@@ -1,0 +1,87 @@
+"""Bad input: each kind has its own error, which names the value and the fix."""
+
+import math
+import warnings
+
+import pytest
+import torch
+
+from linfdist.ops import linf_interval, lp_dist, native
+
+X, W = torch.zeros(3, 5), torch.zeros(4, 5)
+
+
+@pytest.mark.parametrize("p", [0.5, 0, -1, -math.inf, math.nan])
+def test_p_below_one(p):
+    with pytest.raises(ValueError, match=r"p must be in \[1, inf\].*Use math.inf"):
+        lp_dist(X, W, p)
+
+
+def test_p_as_a_tensor():
+    with pytest.raises(TypeError, match=r"p must be a Python number.*p.item\(\)"):
+        lp_dist(X, W, torch.tensor(8.0))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 1, 28, 28), torch.zeros(5, 3), torch.tensor(1.0)])
+def test_features_that_do_not_match(x):
+    with pytest.raises(ValueError, match=r"x must have in_features=5 in its last axis; got .*Flat"):
+        lp_dist(x, W)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.uint8])
+def test_dtypes_that_are_not_supported(dtype):
+    with pytest.raises(TypeError, match=r"x must be float32 or float64; got .*x.float\(\)"):
+        lp_dist(X.to(dtype), W)
+    with pytest.raises(TypeError, match="weight must be float32 or float64"):
+        lp_dist(X, W.to(dtype))
+
+
+def test_dtypes_that_differ():
+    with pytest.raises(TypeError, match="must share one dtype; got torch.float64 and torch.float3"):
+        lp_dist(X.double(), W)
+
+
+def test_devices_that_differ():
+    with pytest.raises(ValueError, match="must be on one device; got cpu and meta"):
+        lp_dist(X, W.to("meta"))
+
+
+def test_weight_that_is_no_matrix():
+    with pytest.raises(ValueError, match=r"weight must have shape \(out_features, in_features\)"):
+        lp_dist(X, torch.zeros(2, 4, 5))
+
+
+def test_arrays_that_are_no_tensors():
+    with pytest.raises(TypeError, match=r"x must be a torch.Tensor; got ndarray.*as_tensor"):
+        lp_dist(X.numpy(), W)
+
+
+def test_interval_bounds_that_differ_in_shape():
+    with pytest.raises(ValueError, match="lower and upper must have one shape"):
+        linf_interval(X, X[:2], W)
+    with pytest.raises(ValueError, match="upper must have in_features=5"):
+        linf_interval(X, X[:, :2], W)
+
+
+def test_a_device_without_native_kernels_is_named_once():
+    native.warn_reference.cache_clear()
+    with pytest.warns(RuntimeWarning, match="no native kernels for 'xpu' tensors.*slow"):
+        native.warn_reference("xpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        native.warn_reference("xpu")
+    assert native.backend("cuda") == "reference"
+
+
+def test_an_instruction_set_that_does_not_exist(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-c", "from linfdist.ops import backend; backend()"],
+        env={**os.environ, "LINFDIST_ISA": "sse9"},
+        capture_output=True,
+        text=True,
+    )
+    assert "LINFDIST_ISA=sse9 is not an instruction set of this build and machine" in done.stderr
