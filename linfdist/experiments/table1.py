@@ -23,17 +23,21 @@ class Reduction:
     test_images: int | None = None
 
 
-_SMALL = {"hidden": (512,) * 3}
-_SMALL_CIFAR10 = {"hidden": (512,) * 4}
-_SHORT = {"epochs": (5, 25, 5)}
+# Two hours of CPU for all six rows. A twentieth of the paper's steps at the paper's rate of 0.02
+# leaves the weights near where they started (Net on MNIST: 45 % certified after 240 steps, 77 % at
+# 0.1), so the learning rate grows as the schedule shrinks.
+_NET = Reduction(
+    net={"hidden": (512,) * 3},
+    train={"epochs": (4, 16, 4), "lr": 0.1},
+)
 
 REDUCED = {
-    "mnist_net": Reduction(net=_SMALL, train=_SHORT),
-    "mnist_net_mlp": Reduction(net=_SMALL, train=_SHORT),
-    "fashion_mnist_net": Reduction(net=_SMALL, train=_SHORT),
-    "fashion_mnist_net_mlp": Reduction(net=_SMALL, train=_SHORT),
-    "cifar10_net": Reduction(net=_SMALL_CIFAR10, train=_SHORT),
-    "cifar10_net_mlp": Reduction(net=_SMALL_CIFAR10, train=_SHORT),
+    "mnist_net": _NET,
+    "mnist_net_mlp": _NET,
+    "fashion_mnist_net": _NET,
+    "fashion_mnist_net_mlp": _NET,
+    "cifar10_net": _NET,
+    "cifar10_net_mlp": _NET,
 }
 
 

@@ -1,0 +1,242 @@
+"""Speed and memory of the ops, ours beside the best that other libraries offer, in one run.
+
+Peers: ``torch.cdist``, ``torch.compile`` of the broadcast formula, numba (a parallel loop) and
+scipy's ``cdist``, each where it is installed and can do the job. Every peer's result is checked
+against ours before it is timed. Machines are noisy, so the ratio to the best peer is the claim;
+rounds alternate between the candidates and the fastest round of each counts.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from linfdist import environment
+from linfdist.ops import lp_dist, reference
+
+SHAPES = ((512, 784, 1024), (512, 5120, 5120))  # batch, in_features, out_features
+P_VALUES = (math.inf, 8.0, 8.7)
+Call = Callable[[], object]
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def _broadcast(x: Tensor, weight: Tensor, p: float) -> Tensor:
+    """The formula as one would write it; the compiler fuses it, so nothing is stored."""
+    difference = (x.unsqueeze(1) - weight).abs()
+    if math.isinf(p):
+        return difference.amax(-1)
+    top = difference.amax(-1, keepdim=True)
+    return (difference / top).pow(p).sum(-1).pow(1 / p) * top.squeeze(-1)
+
+
+def _compiled(p: float) -> Distance:
+    compiled = torch.compile(_broadcast, fullgraph=True, dynamic=False)
+    return lambda x, weight: compiled(x, weight, p)
+
+
+def _numba(p: float) -> Distance:
+    import numba
+    import numpy as np
+
+    infinite = math.isinf(p)
+
+    @numba.njit(parallel=True, fastmath={"contract", "nsz", "reassoc", "arcp"})
+    def distances(x, weight, out):
+        for b in numba.prange(x.shape[0]):
+            for j in range(weight.shape[0]):
+                total = np.float32(0)
+                for i in range(x.shape[1]):
+                    d = abs(x[b, i] - weight[j, i])
+                    total = max(total, d) if infinite else total + d ** np.float32(p)
+                out[b, j] = total if infinite else total ** np.float32(1 / p)
+
+    numba.set_num_threads(torch.get_num_threads())
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        out = torch.empty(len(x), len(weight))
+        distances(x.numpy(), weight.numpy(), out.numpy())
+        return out
+
+    return run
+
+
+def _scipy(p: float) -> Distance:
+    from scipy.spatial.distance import cdist
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        metric = {"metric": "chebyshev"} if math.isinf(p) else {"metric": "minkowski", "p": p}
+        return torch.from_numpy(cdist(x.numpy(), weight.numpy(), **metric)).float()
+
+    return run
+
+
+def candidates(p: float, backward: bool, device: torch.device) -> dict[str, Distance]:
+    """What is timed, ours first. numba and scipy have no gradient and no GPU."""
+    found: dict[str, Distance] = {
+        "linfdist": lambda x, weight: lp_dist(x, weight, p),
+        "torch.cdist": lambda x, weight: torch.cdist(x, weight, p=p),
+        "torch.compile": _compiled(p),
+    }
+    if not backward and device.type == "cpu":
+        for name, make in (("numba", _numba), ("scipy", _scipy)):
+            if find_spec(name):
+                found[name] = make(p)
+    return found
+
+
+def _call(distance: Distance, x: Tensor, weight: Tensor, grad: Tensor | None) -> Call:
+    if grad is None:
+        return lambda: distance(x, weight)
+    return lambda: torch.autograd.grad(distance(x, weight), (x, weight), grad)
+
+
+def _seconds(call: Call, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _checked(call: Call, expected: object) -> bool:
+    """Whether a peer computes what we do, within single precision."""
+    for ours, theirs in zip(_tensors(expected), _tensors(call()), strict=True):
+        scale = ours.abs().max().clamp_min(1e-30)
+        if not bool(((ours - theirs).abs().max() / scale) < 1e-2):
+            return False
+    return True
+
+
+def _tensors(result: object) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def measure(
+    shape: tuple[int, int, int],
+    p: float,
+    backward: bool,
+    *,
+    device: torch.device,
+    rounds: int,
+    patience: float,
+) -> list[dict[str, object]]:
+    """One row a candidate: seconds, pairs a second and ours against it.
+
+    A candidate whose first call takes more than ``patience`` seconds is timed by that call alone;
+    one that cannot run, or is wrong, is left out with the reason.
+    """
+    batch, in_features, out_features = shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, in_features, generator=generator).to(device)
+    weight = torch.randn(out_features, in_features, generator=generator).to(device)
+    grad = None
+    if backward:
+        x.requires_grad_()
+        weight.requires_grad_()
+        grad = torch.randn(batch, out_features, generator=generator).to(device)
+    calls: dict[str, Call] = {}
+    notes: dict[str, str] = {}
+    times: dict[str, list[float]] = {}
+    expected: object = None
+    for name, distance in candidates(p, backward, device).items():
+        call = _call(distance, x, weight, grad)
+        try:
+            if expected is None:
+                expected = call()
+            elif not _checked(call, expected):
+                notes[name] = "differs by more than 1 %"
+            calls[name] = call
+            times[name] = [_seconds(call, device)]
+        except (RuntimeError, ValueError, MemoryError) as error:
+            notes[name] = str(error).splitlines()[0]
+            calls.pop(name, None)
+    for _ in range(rounds - 1):
+        for name, call in calls.items():
+            if times[name][0] <= patience:
+                times[name].append(_seconds(call, device))
+    pairs = batch * in_features * out_features
+    ours = min(times["linfdist"])
+    rows = []
+    for name in calls:
+        best = min(times[name])
+        rows.append(
+            {
+                "shape": f"{batch}x{in_features}->{out_features}",
+                "p": "inf" if math.isinf(p) else p,
+                "pass": "forward+backward" if backward else "forward",
+                "candidate": name,
+                "seconds": best,
+                "median_seconds": statistics.median(times[name]),
+                "rounds": len(times[name]),
+                "giga_pairs_per_second": pairs / best / 1e9,
+                "ours_is_faster_by": best / ours,
+                "note": notes.get(name, ""),
+            }
+        )
+    rows += [
+        {"shape": rows[0]["shape"], "p": rows[0]["p"], "pass": rows[0]["pass"], "candidate": name}
+        | {"note": note}
+        for name, note in notes.items()
+        if name not in calls
+    ]
+    return rows
+
+
+def small_check() -> None:
+    """Our ops agree with their reference before anything is timed."""
+    x, weight = torch.randn(37, 65), torch.randn(29, 65)
+    for p in P_VALUES:
+        torch.testing.assert_close(
+            lp_dist(x, weight, p), reference.lp_dist(x, weight, p), rtol=1e-5, atol=1e-6
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu or cuda; default: the GPU if there is one")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default %(default)s)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="a candidate slower than this is timed once (default %(default)s)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="the small shape only: half a minute, not several"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table here as well")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the table, and write it as JSON where asked."""
+    device = environment.usable_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    small_check()
+    shapes = SHAPES[:1] if args.quick else SHAPES
+    jobs = [(s, p, back) for s in shapes for p in P_VALUES for back in (False, True)]
+    rows = []
+    for shape, p, backward in tqdm(jobs, unit="case"):
+        rows += measure(
+            shape, p, backward, device=device, rounds=args.rounds, patience=args.patience
+        )
+    surroundings = environment.describe(device)
+    table = pd.DataFrame(rows)
+    print(f"{surroundings['device']}, {torch.get_num_threads()} threads, float32")
+    print(table.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"environment": surroundings, "rows": rows}, indent=1))
+    return 0
