@@ -200,7 +200,9 @@ def built(tmp_path_factory) -> Path:
     for file in ("_config.yml", "references.bib"):
         shutil.copy(BOOK / file, copy)
     (copy / "_toc.yml").write_text("format: jb-book\nroot: page\n")
-    (copy / "page.md").write_text("# Page\n\n$$x$$\n\n{cite:p}`Zhang2021`\n\n```{bibliography}\n```\n")
+    (copy / "page.md").write_text(
+        "# Page\n\n$$x$$\n\n{cite:p}`Zhang2021`\n\n```{bibliography}\n```\n"
+    )
     call = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", call, "build", copy, "-W", "-n"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
