@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--scale", default="reduced", help=f"default: reduced. {scales}")
     table.set_defaults(action=print_table)
 
-    speed = commands.add_parser("bench", help="speed and memory of the operations on this machine")
+    speed = commands.add_parser("bench", help="speed of the operations beside other libraries")
     bench.add_arguments(speed)
     speed.set_defaults(action=bench.main)
     return top

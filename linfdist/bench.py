@@ -1,4 +1,4 @@
-"""Speed and memory of the ops, ours beside the best that other libraries offer, in one run.
+"""Speed of the ops, ours beside the best that other libraries offer, in one run.
 
 Peers: ``torch.cdist``, ``torch.compile`` of the broadcast formula, numba (a parallel loop) and
 scipy's ``cdist``, each where it is installed and can do the job. Every peer's result is checked
@@ -214,7 +214,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a candidate slower than this is timed once (default %(default)s)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="the small shape only: half a minute, not several"
+        "--quick", action="store_true", help="the small shape only"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table here as well")
 

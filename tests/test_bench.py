@@ -1,0 +1,64 @@
+"""The bench times what it has checked, and says so."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from linfdist import bench
+from linfdist.__main__ import main
+
+CPU = torch.device("cpu")
+SHAPE = (6, 20, 10)
+
+
+def measure(p, backward):
+    return bench.measure(SHAPE, p, backward, device=CPU, rounds=2, patience=60.0)
+
+
+@pytest.fixture
+def _eager(monkeypatch):
+    """No C++ compiler run a case: eager mode stands in for the compiled formula."""
+    monkeypatch.setattr(bench, "_compiled", lambda p: lambda x, w: bench._broadcast(x, w, p))
+
+
+@pytest.mark.usefixtures("_eager")
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("p", [math.inf, 8.0, 8.7])
+def test_a_row_for_each_candidate_none_of_them_wrong(p, backward):
+    rows = measure(p, backward)
+    names = [row["candidate"] for row in rows]
+    assert names[:3] == ["linfdist", "torch.cdist", "torch.compile"]
+    assert rows[0]["ours_is_faster_by"] == 1
+    for row in rows:
+        assert row["note"] == ""
+        assert row["seconds"] <= row["median_seconds"]
+        assert row["giga_pairs_per_second"] == pytest.approx(1200 / row["seconds"] / 1e9)
+
+
+@pytest.mark.usefixtures("_eager")
+def test_a_wrong_peer_is_marked_and_a_failing_one_left_out(monkeypatch):
+    peers = {
+        "linfdist": lambda x, w: bench.lp_dist(x, w, 8.0),
+        "wrong": lambda x, w: 1.1 * bench.lp_dist(x, w, 8.0),
+        "failing": lambda x, w: (_ for _ in ()).throw(RuntimeError("no such thing\nat all")),
+    }
+    monkeypatch.setattr(bench, "candidates", lambda p, backward, device: peers)
+    ours, wrong, failing = measure(8.0, False)
+    assert ours["note"] == ""
+    assert wrong["note"] == "differs by more than 1 %"
+    assert failing == {**failing, "note": "no such thing", "candidate": "failing"}
+    assert "seconds" not in failing
+
+
+@pytest.mark.usefixtures("_eager")
+def test_command_prints_the_table_and_writes_json(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "SHAPES", (SHAPE,))
+    out = tmp_path / "deep" / "bench.json"
+    assert main(["bench", "--device", "cpu", "--rounds", "1", "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "torch.cdist" in printed and "6x20->10" in printed
+    written = json.loads(out.read_text())
+    assert {row["p"] for row in written["rows"]} == {"inf", 8.0, 8.7}
+    assert written["environment"]["backend"].startswith(("native", "reference"))
