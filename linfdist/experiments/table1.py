@@ -28,7 +28,7 @@ class Reduction:
 # 0.1), so the learning rate grows as the schedule shrinks.
 _NET = Reduction(
     net={"hidden": (512,) * 3},
-    train={"epochs": (4, 16, 4), "lr": 0.1},
+    train={"epochs": (8, 8, 4), "lr": 0.1},
 )
 
 REDUCED = {
