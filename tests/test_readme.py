@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 
@@ -60,7 +61,16 @@ def test_results_are_those_of_runs():
     )
 
 
-def test_quick_use_runs():
+@pytest.fixture
+def one_thread():
+    """The net is tiny: on a busy machine two threads would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_quick_use_runs(one_thread):
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict = {}
     exec(compile(code, str(README), "exec"), names)
