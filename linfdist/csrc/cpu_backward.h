@@ -125,24 +125,15 @@ void backward_real(const T* grad, const T* x, const T* weight, const T* distance
   for (int64_t i = 0; i < pairs; ++i)
     inverse[i] = distance[i] >= std::numeric_limits<T>::min() * 4 ? T(1) / distance[i] : T(0);
   const T* scales = inverse.get();
-  const Vec<T> power = broadcast<T>(T(p - 1));
-  const double ratio = ratio_cutoff(p - 1, kBackwardCutoff<T>);
-  const T normal = std::numeric_limits<T>::min();
-  const Vec<T> least = broadcast<T>(ratio > normal ? T(ratio) : normal);
+  const Power<T> power(p - 1, kBackwardCutoff<T>);
   const int64_t stride = n.out_features;
   backward_terms<T>(x, weight, T(1), grad_x, grad_weight, n,
                     [=]<int N>(Vec<T>(&d)[N], int64_t at, Vec<T>(&gx)[N], Vec<T>& gw) {
                       Vec<T> ratio[N];
-                      Mask<T> counts[N], any{};
+                      for (int r = 0; r < N; ++r) ratio[r] = d[r] * scales[at + r * stride];
+                      if (!raise(power, ratio)) return;
                       for (int r = 0; r < N; ++r) {
-                        ratio[r] = abs<T>(d[r]) * scales[at + r * stride];
-                        counts[r] = greater<T>(ratio[r], least);
-                        any |= counts[r];
-                      }
-                      if (lane_bits<T>(any) == 0) return;
-                      raise(ratio, power);
-                      for (int r = 0; r < N; ++r) {
-                        const Vec<T> t = zero_unless<T>(counts[r], with_sign_of<T>(d[r], ratio[r]));
+                        const Vec<T> t = with_sign_of<T>(d[r], ratio[r]);
                         gx[r] += t * grad[at + r * stride];
                         gw += t * grad[at + r * stride];
                       }

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "cpu_blocks.h"
-#include "powers.h"
+#include "simd_power.h"
 
 namespace linfdist::LINFDIST_ISA {
 
@@ -166,30 +166,22 @@ void real_power_block(const ForwardBlock<T, C>& block, T* sum, T* distance, doub
   maximum_block<T, C>(block, top.get(), nullptr, nullptr);
   for (int64_t i = 0; i < size; ++i) inverse[i] = T(1) / top[i];
   std::memset(sum, 0, size * sizeof(T));
-  const Vec<T> power = broadcast<T>(T(p));
-  const Vec<T> least = broadcast<T>(T(ratio_cutoff(p, kForwardCutoff<T>)));
+  const Power<T> power(p, kForwardCutoff<T>), root(1 / p, kLeastCutoff<T>);
   block.accumulate(
       sum, kDepth,
       [&](int64_t t) {
         const T* scales = inverse.get() + t * tile_size;
         return [=](Vec<T>(&a)[C], Vec<T>(&d)[C], int at) {
-          Mask<T> counts[C], any{};
-          for (int c = 0; c < C; ++c) {
-            d[c] = abs<T>(d[c]) * load<T>(scales + at + c * kLanes<T>);
-            counts[c] = greater<T>(d[c], least);
-            any |= counts[c];
-          }
-          if (lane_bits<T>(any) == 0) return;
-          raise(d, power);
-          for (int c = 0; c < C; ++c) a[c] += zero_unless<T>(counts[c], d[c]);
+          for (int c = 0; c < C; ++c) d[c] *= load<T>(scales + at + c * kLanes<T>);
+          if (!raise(power, d)) return;
+          for (int c = 0; c < C; ++c) a[c] += d[c];
         };
       },
       [](int64_t, int64_t) {});
   const Sizes n = block.n;
-  const Vec<T> root = broadcast<T>(T(1 / p));
   for (int64_t i = 0; i < size; i += kLanes<T>) {
     Vec<T> s[1] = {T(1) / max<T>(load<T>(sum + i), broadcast<T>(T(1)))};  // raise() wants it below 1
-    raise(s, root);
+    raise(root, s);
     store<T>(sum + i, load<T>(top.get() + i) / s[0]);
   }
   const T smallest = std::numeric_limits<T>::min() * 4;

@@ -37,6 +37,10 @@ constexpr double kForwardCutoff = sizeof(T) == 4 ? -40.0 : -80.0;
 template <class T>
 constexpr double kBackwardCutoff = sizeof(T) == 4 ? -64.0 : -512.0;
 
+// Where every term is wanted.
+template <class T>
+constexpr double kLeastCutoff = sizeof(T) == 4 ? -125.0 : -1000.0;
+
 // The ratio r below which r^q < 2^cutoff.
 inline double ratio_cutoff(double q, double cutoff) { return q > 0 ? std::exp2(cutoff / q) : 0.0; }
 
