@@ -8,6 +8,9 @@
 #include <limits>
 
 #include "cpu_kernels.h"
+#if defined(LINFDIST_CUDA)
+#include "cuda_kernels.h"
+#endif
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -71,19 +74,85 @@ void interval(Matrix<const T> lower, Matrix<const T> upper, Matrix<const T> weig
                         distance_upper.data(), n);
 }
 
+#if defined(LINFDIST_CUDA)
+
+using linfdist::CudaKernels;
+
+template <class T>
+using CudaMatrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cuda>;
+
+// `stream` is torch's current stream as an integer; the Python side has set the device.
+template <class T>
+void cuda_forward(CudaMatrix<const T> x, CudaMatrix<const T> weight, CudaMatrix<T> distance,
+                  double p, uintptr_t stream) {
+  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  CudaKernels<T>::forward(x.data(), weight.data(), distance.data(), nullptr, n, p,
+                          reinterpret_cast<void*>(stream));
+}
+
+template <class T>
+void cuda_forward_with_index(CudaMatrix<const T> x, CudaMatrix<const T> weight,
+                             CudaMatrix<T> distance, CudaMatrix<int32_t> index, uintptr_t stream) {
+  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  CudaKernels<T>::forward(x.data(), weight.data(), distance.data(), index.data(), n,
+                          std::numeric_limits<double>::infinity(), reinterpret_cast<void*>(stream));
+}
+
+template <class T>
+void cuda_backward(CudaMatrix<const T> grad, CudaMatrix<const T> x, CudaMatrix<const T> weight,
+                   CudaMatrix<const T> distance, CudaMatrix<T> grad_x, CudaMatrix<T> grad_weight,
+                   double p, uintptr_t stream) {
+  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  CudaKernels<T>::backward(grad.data(), x.data(), weight.data(), distance.data(), nullptr,
+                           grad_x.data(), grad_weight.data(), n, p,
+                           reinterpret_cast<void*>(stream));
+}
+
+template <class T>
+void cuda_backward_with_index(CudaMatrix<const T> grad, CudaMatrix<const T> x,
+                              CudaMatrix<const T> weight, CudaMatrix<const int32_t> index,
+                              CudaMatrix<T> grad_x, CudaMatrix<T> grad_weight, uintptr_t stream) {
+  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  CudaKernels<T>::backward(grad.data(), x.data(), weight.data(), nullptr, index.data(),
+                           grad_x.data(), grad_weight.data(), n,
+                           std::numeric_limits<double>::infinity(),
+                           reinterpret_cast<void*>(stream));
+}
+
+template <class T>
+void cuda_interval(CudaMatrix<const T> lower, CudaMatrix<const T> upper, CudaMatrix<const T> weight,
+                   CudaMatrix<T> distance_lower, CudaMatrix<T> distance_upper, uintptr_t stream) {
+  const Sizes n{int64_t(lower.shape(0)), int64_t(weight.shape(0)), int64_t(lower.shape(1))};
+  CudaKernels<T>::interval(lower.data(), upper.data(), weight.data(), distance_lower.data(),
+                           distance_upper.data(), n, reinterpret_cast<void*>(stream));
+}
+
+#endif
+
+// Overloads of one name: nanobind picks by dtype and device.
 template <class T>
 void define(nb::module_& m) {
-  m.def("forward", forward<T>, "x"_a.noconvert(), "weight"_a.noconvert(), "distance"_a.noconvert(),
-        "p"_a);
-  m.def("forward_with_index", forward_with_index<T>, "x"_a.noconvert(), "weight"_a.noconvert(),
-        "distance"_a.noconvert(), "index"_a.noconvert());
-  m.def("backward", backward<T>, "grad"_a.noconvert(), "x"_a.noconvert(), "weight"_a.noconvert(),
-        "distance"_a.noconvert(), "grad_x"_a.noconvert(), "grad_weight"_a.noconvert(), "p"_a);
-  m.def("backward_with_index", backward_with_index<T>, "grad"_a.noconvert(), "x"_a.noconvert(),
-        "weight"_a.noconvert(), "index"_a.noconvert(), "grad_x"_a.noconvert(),
-        "grad_weight"_a.noconvert());
-  m.def("interval", interval<T>, "lower"_a.noconvert(), "upper"_a.noconvert(),
-        "weight"_a.noconvert(), "distance_lower"_a.noconvert(), "distance_upper"_a.noconvert());
+  const auto x = "x"_a.noconvert(), weight = "weight"_a.noconvert(), grad = "grad"_a.noconvert(),
+             distance = "distance"_a.noconvert(), index = "index"_a.noconvert(),
+             grad_x = "grad_x"_a.noconvert(), grad_weight = "grad_weight"_a.noconvert(),
+             lower = "lower"_a.noconvert(), upper = "upper"_a.noconvert(),
+             distance_lower = "distance_lower"_a.noconvert(),
+             distance_upper = "distance_upper"_a.noconvert();
+  m.def("forward", forward<T>, x, weight, distance, "p"_a);
+  m.def("forward_with_index", forward_with_index<T>, x, weight, distance, index);
+  m.def("backward", backward<T>, grad, x, weight, distance, grad_x, grad_weight, "p"_a);
+  m.def("backward_with_index", backward_with_index<T>, grad, x, weight, index, grad_x, grad_weight);
+  m.def("interval", interval<T>, lower, upper, weight, distance_lower, distance_upper);
+#if defined(LINFDIST_CUDA)
+  m.def("forward", cuda_forward<T>, x, weight, distance, "p"_a, "stream"_a);
+  m.def("forward_with_index", cuda_forward_with_index<T>, x, weight, distance, index, "stream"_a);
+  m.def("backward", cuda_backward<T>, grad, x, weight, distance, grad_x, grad_weight, "p"_a,
+        "stream"_a);
+  m.def("backward_with_index", cuda_backward_with_index<T>, grad, x, weight, index, grad_x,
+        grad_weight, "stream"_a);
+  m.def("interval", cuda_interval<T>, lower, upper, weight, distance_lower, distance_upper,
+        "stream"_a);
+#endif
 }
 
 }  // namespace
@@ -92,5 +161,10 @@ NB_MODULE(_native, m) {
   m.doc() = "Native kernels of linfdist; call them through linfdist.ops.";
   define<float>(m);
   define<double>(m);
+#if defined(LINFDIST_CUDA)
+  m.attr("cuda_architectures") = LINFDIST_CUDA;
+#else
+  m.attr("cuda_architectures") = "";
+#endif
   m.def("cpu_isa", [] { return linfdist::cpu_isa().name; }, "The instruction set in use.");
 }

@@ -38,7 +38,7 @@ def _linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor
         return reference.linf_interval(lower, upper, weight)
     low = lower.new_empty(lower.shape[0], weight.shape[0])
     high = torch.empty_like(low)
-    native.module().interval(plain(lower), plain(upper), plain(weight), low, high)
+    native.call("interval", plain(lower), plain(upper), plain(weight), low, high)
     return low, high
 
 

@@ -48,11 +48,11 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 def uses_native(x: Tensor, weight: Tensor) -> bool:
-    """Native kernels take CPU tensors with elements; the reference takes everything."""
-    if x.device.type != "cpu":
+    """Whether native kernels take these tensors; the reference takes everything, empty ones too."""
+    if not native.runs_on(x.device):
         native.warn_reference(x.device.type)
         return False
-    return native.module() is not None and x.numel() > 0 and weight.numel() > 0
+    return x.numel() > 0 and weight.numel() > 0
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def _lp_dist(x: Tensor, weight: Tensor, p: float) -> Tensor:
     if not uses_native(x, weight):
         return reference.lp_dist(x, weight, p)
     distance = x.new_empty(x.shape[0], weight.shape[0])
-    native.module().forward(plain(x), plain(weight), distance, p)
+    native.call("forward", plain(x), plain(weight), distance, p)
     return distance
 
 
@@ -81,8 +81,8 @@ def _lp_dist_backward(
     if not uses_native(x, weight):
         return reference.lp_dist_backward(grad, x, weight, distance, p)
     grad_x, grad_weight = torch.empty_like(plain(x)), torch.empty_like(plain(weight))
-    native.module().backward(
-        plain(grad), plain(x), plain(weight), plain(distance), grad_x, grad_weight, p
+    native.call(
+        "backward", plain(grad), plain(x), plain(weight), plain(distance), grad_x, grad_weight, p
     )
     return grad_x, grad_weight
 
@@ -98,7 +98,7 @@ def _linf_dist(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         return reference.lp_dist(x, weight, math.inf), reference.first_index(x, weight)
     distance = x.new_empty(x.shape[0], weight.shape[0])
     index = torch.empty_like(distance, dtype=torch.int32)
-    native.module().forward_with_index(plain(x), plain(weight), distance, index)
+    native.call("forward_with_index", plain(x), plain(weight), distance, index)
     return distance, index
 
 
@@ -115,8 +115,14 @@ def _linf_dist_backward(
     if not uses_native(x, weight):
         return reference.linf_dist_backward(grad, x, weight, index)
     grad_x, grad_weight = torch.empty_like(plain(x)), torch.empty_like(plain(weight))
-    native.module().backward_with_index(
-        plain(grad), plain(x), plain(weight), index.contiguous(), grad_x, grad_weight
+    native.call(
+        "backward_with_index",
+        plain(grad),
+        plain(x),
+        plain(weight),
+        index.contiguous(),
+        grad_x,
+        grad_weight,
     )
     return grad_x, grad_weight
 

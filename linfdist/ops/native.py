@@ -11,6 +11,7 @@ import warnings
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 
 @functools.cache
@@ -29,20 +30,47 @@ def module() -> ModuleType | None:
         return None
 
 
+def runs_on(device: torch.device) -> bool:
+    """Whether the native kernels of this build take tensors of ``device``."""
+    if device.type == "cpu":
+        return module() is not None
+    if device.type == "cuda" and (native := module()) is not None:
+        return native.cuda_architectures != ""
+    return False
+
+
+def call(name: str, *tensors_then_p: Tensor | float) -> None:
+    """Run a native function on its tensors, the first of which says the device.
+
+    On a GPU the kernels are queued on torch's current stream of that device.
+    """
+    function, device = getattr(module(), name), tensors_then_p[0].device
+    if device.type == "cpu":
+        function(*tensors_then_p)
+        return
+    with torch.cuda.device(device):
+        function(*tensors_then_p, torch.cuda.current_stream(device).cuda_stream)
+
+
 @functools.cache
 def warn_reference(device_type: str) -> None:
     """Say once that a device has no native kernels."""
     warnings.warn(
         f"linfdist: this build has no native kernels for {device_type!r} tensors; the pure-torch "
-        "reference runs instead, correct but slow.",
+        "reference runs instead, correct but slow. For CUDA, reinstall with \"pip install -e .\" "
+        "where nvcc is on PATH.",
         RuntimeWarning,
         stacklevel=3,
     )
 
 
 def backend(device: torch.device | str = "cpu") -> str:
-    """What runs on ``device``: ``"native (avx512)"``, ``"native (avx2)"`` … or ``"reference"``."""
+    """What runs on ``device``.
+
+    ``"native (avx512)"``, ``"native (avx2)"``, ``"native (baseline)"``, ``"native (cuda)"`` or
+    ``"reference"``, the pure-torch fallback.
+    """
     device = torch.device(device)
-    if device.type == "cpu" and (native := module()) is not None:
-        return f"native ({native.cpu_isa()})"
-    return "reference"
+    if not runs_on(device):
+        return "reference"
+    return f"native ({module().cpu_isa() if device.type == 'cpu' else 'cuda'})"

@@ -1,6 +1,9 @@
 """Bad input: each kind has its own error, which names the value and the fix."""
 
 import math
+import os
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -70,14 +73,10 @@ def test_a_device_without_native_kernels_is_named_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         native.warn_reference("xpu")
-    assert native.backend("cuda") == "reference"
+    assert native.backend("xpu") == "reference"
 
 
-def test_an_instruction_set_that_does_not_exist(tmp_path):
-    import os
-    import subprocess
-    import sys
-
+def test_an_instruction_set_that_does_not_exist():
     done = subprocess.run(
         [sys.executable, "-c", "from linfdist.ops import backend; backend()"],
         env={**os.environ, "LINFDIST_ISA": "sse9"},
