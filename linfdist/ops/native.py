@@ -57,7 +57,7 @@ def warn_reference(device_type: str) -> None:
     """Say once that a device has no native kernels."""
     warnings.warn(
         f"linfdist: this build has no native kernels for {device_type!r} tensors; the pure-torch "
-        "reference runs instead, correct but slow. For CUDA, reinstall with \"pip install -e .\" "
+        'reference runs instead, correct but slow. For CUDA, reinstall with "pip install -e ." '
         "where nvcc is on PATH.",
         RuntimeWarning,
         stacklevel=3,

@@ -39,9 +39,7 @@ def test_distance_and_gradients_equal_the_oracle(shape, p, dtype):
     distance = lp_dist(x, w, p)
     distance.backward(grad)
     expected = oracles.lp_dist(x.detach().numpy(), w.detach().numpy(), p)
-    to_x, to_w = oracles.lp_dist_gradients(
-        grad.numpy(), x.detach().numpy(), w.detach().numpy(), p
-    )
+    to_x, to_w = oracles.lp_dist_gradients(grad.numpy(), x.detach().numpy(), w.detach().numpy(), p)
     step = torch.finfo(dtype).eps
     np.testing.assert_allclose(distance.detach().numpy(), expected, rtol=16 * step)
     # (|d|/norm)^(p−1) multiplies the rounding of d by p − 1.
