@@ -41,6 +41,8 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train ``net`` in place and return one row an epoch.
 
+    With ``progress`` a terminal shows a bar, and a log gets a line an epoch, on standard error.
+
     A row holds epoch, p, lr, eps_train, train_loss, train_accuracy, test_accuracy and seconds: p,
     lr and eps_train (None for the hinge loss) are those of the epoch's last step, and
     ``test_accuracy`` (None without ``test``) is taken at that p with the running means.
@@ -67,8 +69,8 @@ def fit(
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
     last_saved = time.monotonic()
-    quiet = not progress or not sys.stderr.isatty()
-    with tqdm(total=run.num_steps, initial=run.step, disable=quiet, unit="step") as bar:
+    with_bar = progress and sys.stderr.isatty()
+    with tqdm(total=run.num_steps, initial=run.step, disable=not with_bar, unit="step") as bar:
         for step_of_call in range(1, run.num_steps - run.step + 1):
             run.train_step()
             bar.update()
@@ -77,6 +79,8 @@ def fit(
                 run.end_epoch()
             if epoch_ended or run.step % REPORT_STEPS == 0:
                 bar.set_postfix_str(run.report(), refresh=False)
+            if epoch_ended and progress and not with_bar:
+                print(run.report(), file=sys.stderr, flush=True)
             stopping = step_of_call == stop_after_steps
             late = time.monotonic() - last_saved > CHECKPOINT_SECONDS
             if checkpoint is not None and (epoch_ended or stopping or late):

@@ -1,6 +1,7 @@
 """Training: what a run does, what its rows say, and what it refuses."""
 
 import math
+import re
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -189,3 +190,12 @@ def test_defaults_are_table_6():
     assert (config.p_start, config.p_end, config.decay) == (8, 1000, "lp")
     assert config.loss.mix == 1.0
     assert isinstance(fresh().last, LpDist)
+
+
+def test_a_log_gets_a_line_an_epoch(capsys):
+    fit(fresh(), TRAIN, CONFIG, seed=0)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == sum(CONFIG.epochs)
+    assert re.fullmatch(r"epoch 1/\d+, loss [\d.]+, p [\d.]+, accuracy [\d.]+", lines[0])
+    fit(fresh(), TRAIN, CONFIG, seed=0, progress=False)
+    assert capsys.readouterr().err == ""

@@ -40,7 +40,7 @@ def test_dtypes_that_are_not_supported(dtype):
 
 
 def test_dtypes_that_differ():
-    with pytest.raises(TypeError, match="must share one dtype; got torch.float64 and torch.float3"):
+    with pytest.raises(TypeError, match="must share one dtype; got"):
         lp_dist(X.double(), W)
 
 

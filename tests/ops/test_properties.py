@@ -1,4 +1,4 @@
-"""What the ops promise beyond values: Lipschitz constants, determinism, memory, torch's machinery."""
+"""What the ops promise beyond values: Lipschitz constants, determinism, memory, torch's tools."""
 
 import math
 import os
