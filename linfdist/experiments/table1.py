@@ -24,8 +24,8 @@ class Reduction:
 
 
 # A tenth to a fortieth of the paper's steps at the paper's rate of 0.02 leaves the weights near
-# where they started (Net on MNIST: 45 % certified after 240 steps, 77 % at a rate of 0.1). How far a
-# rate may grow is a matter of eps in the network's unit, eps / std: 0.97 on MNIST, 0.28 on
+# where they started (Net on MNIST: 45 % certified after 240 steps, 77 % at a rate of 0.1). How far
+# a rate may grow is a matter of eps in the network's unit, eps / std: 0.97 on MNIST, 0.28 on
 # Fashion-MNIST, 0.16 on CIFAR-10, where 0.1 lost as p rose what was learnt at p = 8, and smaller
 # batches give the steps instead. An epoch at p = 8 costs a sixth of one with p rising.
 _MNIST_NET = Reduction(

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
+from pairs import P_VALUES, SHAPES, sample
 
 from linfdist.ops import backend, linf_interval, lp_dist, native
-from tests.ops.test_lp_dist import P_VALUES, SHAPES, sample
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or backend("cuda") == "reference",

@@ -1,12 +1,12 @@
 """linf_interval against the oracle, sampled points and its own gradient."""
 
 import numpy as np
+import oracles
 import pytest
 import torch
+from pairs import SHAPES, sample
 
 from linfdist.ops import linf_interval, lp_dist
-from tests import oracles
-from tests.ops.test_lp_dist import SHAPES, sample
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -5,14 +5,16 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
+import oracles
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairs import sample
 
 from linfdist.ops import backend, linf_interval, lp_dist
-from tests.ops.test_lp_dist import sample
 
 
 @settings(deadline=None, max_examples=60)
@@ -63,9 +65,8 @@ def test_results_do_not_depend_on_threads_or_on_the_batch(p):
 
 
 SCRIPT = """
-import math, sys, numpy as np, torch
+import math, sys, numpy as np, oracles, torch
 from linfdist.ops import backend, linf_interval, lp_dist
-from tests import oracles
 assert backend() == f"native ({sys.argv[1]})", backend()
 torch.manual_seed(0)
 for shape in ((13, 70, 129), (5, 7, 3)):
@@ -95,7 +96,7 @@ def test_every_instruction_set(isa):
         pytest.skip("the native kernels are not built")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, isa],
-        env={**os.environ, "LINFDIST_ISA": isa},
+        env={**os.environ, "LINFDIST_ISA": isa, "PYTHONPATH": str(Path(oracles.__file__).parent)},
         capture_output=True,
         text=True,
     )
