@@ -208,8 +208,13 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(saves, tiny, folders, mo
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(checkpoint, "save", save_then_ctrl_c)
-    with pytest.raises(KeyboardInterrupt):
-        runner.run(NET, scale="smoke", progress=False)
+    # A shell's background job starts with SIGINT ignored, and Python then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(NET, scale="smoke", progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert records.find_runs() == []
     resumed = runner.run(NET, scale="smoke", progress=False)
 
