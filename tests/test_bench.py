@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -50,6 +51,17 @@ def test_a_wrong_peer_is_marked_and_a_failing_one_left_out(monkeypatch):
     assert wrong["note"] == "differs by more than 1 %"
     assert failing == {**failing, "note": "no such thing", "candidate": "failing"}
     assert "seconds" not in failing
+
+
+@pytest.mark.skipif(find_spec("scipy") is None, reason="needs scipy")
+@pytest.mark.usefixtures("_eager")
+def test_what_would_take_too_long_is_left_out_with_an_estimate():
+    rows = bench.measure(
+        SHAPE, 8.0, False, device=CPU, rounds=1, patience=60.0, limit=1.0, speeds={"scipy": 1e-8}
+    )
+    (scipy,) = [row for row in rows if row["candidate"] == "scipy"]
+    assert scipy["note"] == "left out: about 120 s by its speed at the smaller shape"
+    assert "seconds" not in scipy
 
 
 @pytest.mark.usefixtures("_eager")
