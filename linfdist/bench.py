@@ -225,6 +225,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="a candidate slower than this is timed once (default %(default)s)",
     )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="leave out what would take longer at its speed so far (default %(default)s)",
+    )
     parser.add_argument("--quick", action="store_true", help="the small shape only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table here as well")
 
