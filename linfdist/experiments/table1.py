@@ -36,10 +36,14 @@ _FASHION_NET = Reduction(
     net={"hidden": (512,) * 3},
     train={"epochs": (8, 8, 4), "lr": 0.05, "batch_size": 256},
 )
+_CIFAR10 = {"epochs": (6, 6, 2), "batch_size": 128}
+# The hinge of the mean over classes: with that of the largest, the same net, epochs and seed ended
+# at the loss of a constant output, 32 % clean and 13 % certified.
 _CIFAR10_NET = Reduction(
     net={"hidden": (512,) * 2},
-    train={"epochs": (6, 6, 2), "batch_size": 128},
+    train={**_CIFAR10, "loss": HingeLoss(threshold=Fraction(80, 255), mix=0.0)},
 )
+_CIFAR10_NET_MLP = Reduction(net={"hidden": (512,) * 2}, train=_CIFAR10)
 
 # Net+MLP collapses if eps warms up over fewer than some 800 steps.
 _MNIST_NET_MLP = Reduction(
@@ -53,7 +57,7 @@ REDUCED = {
     "fashion_mnist_net": _FASHION_NET,
     "fashion_mnist_net_mlp": _FASHION_NET,
     "cifar10_net": _CIFAR10_NET,
-    "cifar10_net_mlp": _CIFAR10_NET,
+    "cifar10_net_mlp": _CIFAR10_NET_MLP,
 }
 
 
