@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 FILES = ("config.json", "metrics.json", "environment.json", "epochs.csv", "certificates.csv")
@@ -138,9 +139,17 @@ def _json(value: dict[str, Any]) -> str:
 
 
 def _csv(table: pd.DataFrame) -> str:
-    """Numbers to six digits, truth values as 0 and 1."""
+    """Numbers to six digits, but radii to six decimals and downward; truth values as 0 and 1."""
     flags = {name: "Int8" for name in table if pd.api.types.is_bool_dtype(table[name])}
-    return table.astype(flags).to_csv(index=False, float_format="%.6g")
+    radii = {name: _radii(table[name]) for name in table if str(name).endswith("_radius")}
+    return table.astype(flags).assign(**radii).to_csv(index=False, float_format="%.6g")
+
+
+def _radii(radii: pd.Series) -> pd.Series:
+    """Six decimals, never above the radius that was certified; missing ones stay missing."""
+    millionths = np.round(radii * 1e6)
+    millionths -= millionths / 1e6 > radii
+    return (millionths / 1e6).map("{:.12g}".format, na_action="ignore")
 
 
 def _write(path: Path, text: str) -> None:

@@ -73,7 +73,7 @@ def test_a_run_is_read_back(weights, folders):
         "train_loss": [0.333333],
         "seconds": [0.25],
     }
-    assert run.certificates["margin_radius"].tolist() == [0.123457, 0.333333, 0.01, 0.0]
+    assert run.certificates["margin_radius"].tolist() == [0.123456, 0.333333, 0.01, 0.0]
     assert run.certificates["survived_pgd"].tolist() == [1, 1, 1, 0]
     assert records.accuracies(run.certificates) == run.metrics
     assert sorted(path.name for path in run.path.iterdir()) == sorted(records.FILES)
@@ -95,6 +95,17 @@ def test_metrics_json_has_the_format_that_the_readme_gives(weights):
             "certified_accuracy_margin": 0.5,
         },
     }
+
+
+def test_radii_are_rounded_down(weights):
+    drawn = np.random.default_rng(0).uniform(0, 2, 1000)
+    radii = np.concatenate([drawn, [0.0, 0.3, 0.29, 1.2345678, 9.9e-7, np.nextafter(0.3, 0)]])
+    table = pd.DataFrame({"margin_radius": radii, "interval_radius": radii[::-1]})
+    stored = write(weights, certificates=table, metrics={}).certificates
+    for name in table:
+        below = table[name] - stored[name]
+        assert (below >= 0).all() and (below < 1.000001e-6).all()
+    assert stored["margin_radius"].tolist()[-6:] == [0, 0.3, 0.29, 1.234567, 0, 0.299999]
 
 
 def test_a_net_without_margins_has_no_margin_accuracy(weights):
