@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from linfdist.ops import linf_interval, lp_dist
 
 
-def _init_weight(weight: Tensor, identity_value: float | None) -> None:
-    """N(0, 1), then the identity map on weight[i, i mod in] (centre tap) where in <= out."""
+def _init_weight(weight: Tensor, identity_value: float | None, groups: int = 1) -> None:
+    """N(0, 1), then in each group the identity map on row i, i mod in (centre tap) if in <= out."""
     nn.init.normal_(weight)
-    out_features, in_features = weight.shape[:2]
+    in_features, out_features = weight.shape[1], weight.shape[0] // groups
     if identity_value is None or in_features > out_features:
         return
-    rows = torch.arange(out_features, device=weight.device)
+    rows = torch.arange(len(weight), device=weight.device)
     centre = tuple(size // 2 for size in weight.shape[2:])
     with torch.no_grad():
-        weight[(rows, rows % in_features, *centre)] = identity_value
+        weight[(rows, rows % out_features % in_features, *centre)] = identity_value
 
 
 class LpDist(nn.Module):
@@ -93,8 +93,8 @@ class LpDistConv2d(nn.Module):
     x of shape (batch, in_channels, height, width) becomes (batch, out_channels, height', width'),
     with stride, padding, dilation and groups as in ``nn.Conv2d``. Padded pixels are zeros that take
     part in the distance. 1-Lipschitz with respect to l_inf at p = ∞. ``weight``, of shape
-    (out_channels, in_channels / groups, *kernel_size), starts as in ``LpDist``, the identity value
-    on the centre tap of each kernel.
+    (out_channels, in_channels / groups, *kernel_size), starts as in ``LpDist``, group by group, the
+    identity value on the centre tap of each kernel.
 
     Cost: the patches are written out, so memory is that of x times the size of the kernel.
     """
@@ -128,7 +128,7 @@ class LpDistConv2d(nn.Module):
         self.groups = groups
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        _init_weight(self.weight, identity_value)
+        _init_weight(self.weight, identity_value, groups)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output for an image of this height and width."""

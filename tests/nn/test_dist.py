@@ -34,7 +34,14 @@ def test_identity_map_wraps_around_the_inputs(in_features, out_features):
     assert torch.equal(layer.weight == -10, expected)
 
 
-@pytest.mark.parametrize("layer", [LpDist(10, 4), LpDist(4, 10, identity_value=None)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LpDist(10, 4),
+        LpDist(4, 10, identity_value=None),
+        LpDistConv2d(8, 4, 3, groups=2),  # four inputs and two outputs a group
+    ],
+)
 def test_no_identity_map_where_it_cannot_copy_or_is_not_wanted(layer):
     assert not (layer.weight == -10).any()
     assert 0.5 < layer.weight.std() < 1.5
@@ -46,15 +53,16 @@ def test_identity_map_copies_the_input_up_to_a_constant():
     torch.testing.assert_close(layer(x), x + 10)
 
 
-def test_identity_map_sits_on_the_centre_tap_in_each_group():
-    layer = LpDistConv2d(4, 8, 3, groups=2)
-    expected = torch.zeros(8, 2, 3, 3, dtype=torch.bool)
-    for row in range(8):
-        expected[row, row % 2, 1, 1] = True
+@pytest.mark.parametrize("out", [2, 3, 4])
+def test_identity_map_sits_on_the_centre_tap_in_each_group(out):
+    layer = LpDistConv2d(4, 2 * out, 3, groups=2)
+    expected = torch.zeros(2 * out, 2, 3, 3, dtype=torch.bool)
+    for row in range(2 * out):
+        expected[row, row % out % 2, 1, 1] = True
     assert torch.equal(layer.weight == -10, expected)
     # Output i of a group copies channel i mod 2 of that group's input.
     x = torch.rand(2, 4, 5, 5)
-    copied = torch.stack([x[:, 2 * (row // 4) + row % 2] for row in range(8)], 1)
+    copied = torch.stack([x[:, 2 * (row // out) + row % out % 2] for row in range(2 * out)], 1)
     torch.testing.assert_close(layer(x), copied[:, :, 1:-1, 1:-1] + 10)
 
 
