@@ -28,7 +28,13 @@ def lp_decay_(weight: Tensor, p: float, rate: float) -> None:
     if weight.ndim < 2:
         weight.mul_(1 - rate)
         return
-    rows = weight.flatten(1)
+    rows = weight.flatten(1)  # a copy where the strides allow no view, as in channels_last
+    _decay_rows_(rows, p, rate)
+    if rows.data_ptr() != weight.data_ptr():
+        weight.copy_(rows.view_as(weight))
+
+
+def _decay_rows_(rows: Tensor, p: float, rate: float) -> None:
     magnitude = rows.abs()
     if math.isinf(p):
         largest = magnitude.argmax(1, keepdim=True)

@@ -79,6 +79,32 @@ def test_a_convolution_s_row_is_its_whole_kernel(p):
 
 
 @pytest.mark.parametrize("p", [3.0, math.inf])
+def test_a_weight_decays_equally_whatever_its_strides(p):
+    weight = torch.randn(4, 3, 2, 2)
+    channels_last = weight.to(memory_format=torch.channels_last)
+    assert torch.equal(decayed(channels_last, p), decayed(weight, p))
+    assert decayed(channels_last, p).is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(decayed(channels_last, p), weight)
+    matrix = weight.flatten(1)
+    assert torch.equal(decayed(matrix.t().contiguous().t(), p), decayed(matrix, p))
+
+
+def test_a_channels_last_convolution_is_trained_alike():
+    weight = torch.randn(4, 3, 2, 2)
+    params = [
+        torch.nn.Parameter(weight.clone(memory_format=layout))
+        for layout in (torch.contiguous_format, torch.channels_last)
+    ]
+    for param in params:
+        optimizer = LpAdamW([param], weight_decay=0.5, p=3.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (param**2).sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(*params)
+
+
+@pytest.mark.parametrize("p", [3.0, math.inf])
 def test_a_bias_is_rows_of_one_entry(p):
     bias = torch.tensor([1.0, -2.0, 0.0])
     assert torch.equal(decayed(bias, p), 0.75 * bias)
