@@ -17,6 +17,18 @@ class HingeLoss:
     threshold: Fraction
     mix: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not self.threshold > 0:
+            raise ValueError(
+                f"HingeLoss: threshold must be above 0; got {self.threshold}. It is in pixels of "
+                "[0, 1]; the paper's is three times eps on MNIST."
+            )
+        if not 0 <= self.mix <= 1:
+            raise ValueError(
+                f"HingeLoss: mix must be in [0, 1]; got {self.mix}. It weighs the largest "
+                "violation: 1 is the paper's loss, 0 the mean over classes."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class IBPLoss:
@@ -24,6 +36,18 @@ class IBPLoss:
 
     eps_train: Fraction
     kappa: float
+
+    def __post_init__(self) -> None:
+        if not self.eps_train >= 0:
+            raise ValueError(
+                f"IBPLoss: eps_train must be at least 0; got {self.eps_train}. It is a radius in "
+                "pixels of [0, 1], such as Fraction(8, 255)."
+            )
+        if not 0 <= self.kappa <= 1:
+            raise ValueError(
+                f"IBPLoss: kappa must be in [0, 1]; got {self.kappa}. It weighs the clean loss: 1 "
+                "trains on it alone, 0 on the worst case alone."
+            )
 
 
 def hinge_loss(logits: Tensor, labels: Tensor, threshold: float, mix: float = 1.0) -> Tensor:

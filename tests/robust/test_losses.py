@@ -1,9 +1,12 @@
 """The losses against their formulas, written out."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 
-from linfdist.robust import hinge_loss, ibp_loss
+from linfdist.robust import HingeLoss, IBPLoss, hinge_loss, ibp_loss
 
 LOGITS = torch.tensor([[1.0, 0.5, -1.0], [0.0, 0.25, 2.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1])
@@ -45,3 +48,25 @@ def test_ibp_weighs_the_clean_loss_with_kappa():
         expected = kappa * clean + (1 - kappa) * worst
         torch.testing.assert_close(ibp_loss(LOGITS, margins, LABELS, kappa), expected)
     assert clean != worst
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.7, math.nan])
+def test_weights_outside_0_to_1_are_refused(value):
+    with pytest.raises(ValueError, match=rf"kappa must be in \[0, 1\]; got {value}.*clean loss"):
+        IBPLoss(eps_train=Fraction(1, 10), kappa=value)
+    with pytest.raises(ValueError, match=rf"mix must be in \[0, 1\]; got {value}.*largest viola"):
+        HingeLoss(threshold=Fraction(1, 10), mix=value)
+
+
+def test_radii_that_are_none_are_refused():
+    with pytest.raises(ValueError, match=r"eps_train must be at least 0; got -1.*a radius"):
+        IBPLoss(eps_train=Fraction(-1), kappa=0.5)
+    for value in (Fraction(-1), Fraction(0)):
+        with pytest.raises(ValueError, match=f"threshold must be above 0; got {value}.*in pixels"):
+            HingeLoss(threshold=value)
+
+
+def test_the_ends_of_the_ranges_are_allowed():
+    for weight in (0.0, 1.0):
+        assert IBPLoss(eps_train=Fraction(0), kappa=weight).kappa == weight
+        assert HingeLoss(threshold=Fraction(1, 255), mix=weight).mix == weight
