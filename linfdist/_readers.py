@@ -63,7 +63,10 @@ def check_original(folder: Path, name: str) -> Path:
     """The path of folder/name, once its size and MD5 are those of the original."""
     path, (size, md5) = folder / name, ORIGINALS[name]
     if not path.is_file():
-        raise DataError(f"{path} is missing, although other files of its data set are there.")
+        raise DataError(
+            f"{path} is missing, although other files of its data set are there. Restore it, or "
+            f"delete {path.parent} and load the data set again with download=True."
+        )
     found = path.stat().st_size
     if found != size:
         raise DataError(
@@ -101,14 +104,14 @@ def _idx(title: str, class_name: str) -> Callable[[Path, str, bool], Arrays]:
     def read(folder: Path, split: str, download: bool) -> Arrays:
         names = [name for name in ORIGINALS if name.startswith(f"{class_name}/")]
         dataset = getattr(_torchvision.datasets(), class_name)
-        if not any((folder / name).is_file() for name in names):
-            wanted = f"{class_name}/raw/*-ubyte"
-            if not download:
-                raise missing(title, folder, wanted)
+        absent = [name for name in names if not (folder / name).is_file()]
+        if absent and download:
             try:
                 dataset(folder, download=True)
             except (OSError, RuntimeError) as error:
-                raise not_downloaded(title, folder, wanted, error) from error
+                raise not_downloaded(title, folder, ", ".join(absent), error) from error
+        elif len(absent) == len(names):
+            raise missing(title, folder, f"{class_name}/raw/*-ubyte")
         for name in names:
             check_original(folder, name)
         read_set = dataset(folder, train=split == "train")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from linfdist import _readers, data
+from linfdist import _readers, _torchvision, data
 from linfdist.data import Augmentation, DataError, ImageSet, augment
 
 
@@ -86,7 +86,37 @@ def test_a_changed_file_is_named(idx_set):
 def test_a_missing_file_of_a_data_set_is_named(idx_set):
     name, folder_name, folder, _ = idx_set
     (folder / folder_name / "raw" / "t10k-images-idx3-ubyte").unlink()
-    with pytest.raises(DataError, match="t10k-images-idx3-ubyte is missing, although"):
+    message = r"t10k-images-idx3-ubyte is missing, although .* Restore it, or delete .*raw and load"
+    with pytest.raises(DataError, match=message):
+        data.load(name, "train", root=folder, download=False)
+
+
+def test_an_interrupted_download_goes_on(idx_set, monkeypatch):
+    name, folder_name, folder, written = idx_set
+    raw = folder / folder_name / "raw"
+    whole = {path.name: path.read_bytes() for path in raw.iterdir()}
+    (raw / "t10k-images-idx3-ubyte").unlink()
+
+    def fetch(url, download_root, filename, md5):
+        unpacked = Path(filename).stem
+        (Path(download_root) / unpacked).write_bytes(whole[unpacked])
+
+    mnist = sys.modules[_torchvision.datasets().MNIST.__module__]
+    monkeypatch.setattr(mnist, "download_and_extract_archive", fetch)
+    read = data.load(name, "test", root=folder)
+    assert np.array_equal(read.images[:, 0].numpy(), written["test"][0])
+
+
+def test_a_download_that_cannot_go_on_names_what_is_missing(idx_set, monkeypatch):
+    name, folder_name, folder, _ = idx_set
+    (folder / folder_name / "raw" / "t10k-images-idx3-ubyte").unlink()
+
+    def no_network(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    message = r"\(\w+/raw/t10k-images-idx3-ubyte\) and could not be downloaded: .*no route to host"
+    with pytest.raises(DataError, match=message):
         data.load(name, "train", root=folder)
 
 
@@ -107,6 +137,14 @@ def test_cifar10_binaries_are_read_in_order(tmp_path, monkeypatch):
     test = data.load("cifar10", "test", root=tmp_path, download=False)
     assert np.array_equal(torch.cat([train.images, test.images]).numpy(), images)
     assert np.array_equal(torch.cat([train.labels, test.labels]).numpy(), labels)
+
+
+def test_a_missing_cifar10_binary_is_named(tmp_path, monkeypatch):
+    cifar10_binaries(monkeypatch, tmp_path, np.arange(12) % 10)
+    (tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin").unlink()
+    message = r"data_batch_2\.bin is missing, .* Restore it, or delete .*cifar-10-batches-bin and"
+    with pytest.raises(DataError, match=message):
+        data.load("cifar10", "train", root=tmp_path)
 
 
 def test_a_label_out_of_range_is_named(tmp_path, monkeypatch):
