@@ -1,6 +1,7 @@
 """The paper's tables with the numbers recorded here beside the printed ones."""
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 import pandas as pd
@@ -43,8 +44,9 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
     Tables 1 and 2 have a row for each method; accuracies are fractions. "paper test", "paper
     robust" and "paper certified" are the printed numbers; "test", "robust" and "certified" are the
     mean over the recorded seeds, " sd" the standard deviation from two seeds on. A row of this code
-    without a record has no numbers, and "status" says how to make them. Tables 5 and 6 compare the
-    settings of the paper's scale in this code with the printed ones.
+    without a record has no numbers, and "status" says how to make them. "scale" also names the data
+    set, where it is not the paper's, and the number of classes, where a run had not all of them.
+    Tables 5 and 6 compare the settings of the paper's scale in this code with the printed ones.
 
     Raises:
         UnknownName: no such table or scale.
@@ -112,9 +114,12 @@ def _result(row: Experiment | QuotedRow, scale: str) -> dict[str, object]:
 
 def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
     setting = experiment.scales[scale]
-    same_data = setting.dataset == experiment.dataset
-    cells: dict[str, object] = {"scale": scale if same_data else f"{scale} ({setting.dataset})"}
     runs = records.find_runs(experiment.name, scale)
+    notes = [] if setting.dataset == experiment.dataset else [setting.dataset]
+    all_classes = data.DATASETS[setting.dataset].num_classes
+    for found in sorted({run.config["num_classes"] for run in runs} - {all_classes}):
+        notes.append(f"{found} of {all_classes} classes")
+    cells: dict[str, object] = {"scale": f"{scale} ({', '.join(notes)})" if notes else scale}
     if not runs:
         return cells | {"seeds": 0, "status": f"not yet run: {experiment.command(scale)}"}
     metrics = pd.DataFrame([run.metrics for run in runs])
@@ -176,12 +181,28 @@ def format_flops(flops: float) -> str:
     return f"{scaled:.0f}"
 
 
-def layers(net: NetConfig, num_classes: int) -> list[str]:
-    """A network's layers in Table 5's words."""
-    hidden = [f"ℓ∞-dist({width})+Norm" for width in net.hidden]
+def layers(net: NetConfig, num_classes: int, *, in_channels: int | None = None) -> list[str]:
+    """A network's layers in the words of Tables 5 and 8.
+
+    Raises:
+        ValueError: a convolutional network without the images' ``in_channels``.
+    """
+    hidden = [*_convolutions(net, in_channels), *(f"ℓ∞-dist({n})+Norm" for n in net.hidden)]
     if net.kind == "net":
         return [*hidden, f"ℓ∞-dist({num_classes})"]
     return [*hidden, f"FC({net.mlp_hidden})+Tanh", f"FC({num_classes})"]
+
+
+def _convolutions(net: NetConfig, in_channels: int | None) -> Iterator[str]:
+    if net.channels and in_channels is None:
+        raise ValueError(
+            "layers: in_channels must be the images' number of channels for 'conv_net_mlp', whose "
+            "layers Table 8 prints with it; got None. Pass info.input_shape[0]."
+        )
+    for out_channels, stride in net.channels:
+        strided = "" if stride == 1 else f", stride={stride}"
+        yield f"ℓ∞-dist-conv({in_channels}, {out_channels}, kernel=3{strided})+Norm"
+        in_channels = out_channels
 
 
 def _architectures() -> pd.DataFrame:
@@ -201,7 +222,8 @@ def _architectures() -> pd.DataFrame:
         flops = flop_count(net, info.input_shape)
         heading = f"{experiment.title} ({info.title})"
         columns[heading, "paper"] = _numbered(wanted) | {"FLOPs": experiment.paper.flops}
-        columns[heading, "this code"] = _numbered(layers(config, info.num_classes)) | {
+        ours = layers(config, info.num_classes, in_channels=info.input_shape[0])
+        columns[heading, "this code"] = _numbered(ours) | {
             "FLOPs": f"{format_flops(flops)} = {flops:,}"
         }
     rows = [*_numbered([""] * 7), "FLOPs"]

@@ -8,6 +8,7 @@ import pytest
 
 from linfdist import experiments, records, report
 from linfdist.experiments import UnknownName, printed
+from linfdist.nn import NetConfig
 
 NET = "table1/mnist_net"
 ACCURACIES = ("test", "robust", "certified")
@@ -19,15 +20,15 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
-def record(folder, seed, clean, *, scale="reduced"):
+def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10):
     weights = folder / "weights.pt"
     weights.write_bytes(b"weights")
     table = pd.DataFrame({"index": [0]})
     records.write_run(
-        NET,
+        name,
         scale,
         seed,
-        config={"flops": 930816},
+        config={"flops": 930816, "num_classes": num_classes},
         metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": 0.7},
         environment={"device": "a test"},
         epochs=[{"epoch": 1}, {"epoch": 2}],
@@ -89,6 +90,18 @@ def test_seeds_are_averaged(folders):
 
 def test_the_smoke_scale_names_its_own_data(folders):
     assert row(report.table(1, "smoke"))["scale"] == "smoke (digits)"
+
+
+def test_a_run_on_fewer_classes_says_so(folders):
+    name = "table2/tinyimagenet_net_mlp"
+    record(folders, 0, 0.5, name=name, num_classes=40)
+    assert report.table(2)["scale"].iloc[-1] == "reduced (40 of 200 classes)"
+    assert "reduced (40 of 200 classes)" in report.text(2)
+    assert "reduced (40 of 200 classes)" in report.show(2).to_html()
+    record(folders, 0, 0.5, name=name, scale="paper", num_classes=200)
+    assert report.table(2, "paper")["scale"].iloc[-1] == "paper"
+    record(folders, 0, 0.5, name=name, scale="smoke", num_classes=3)
+    assert report.table(2, "smoke")["scale"].iloc[-1] == "smoke (digits, 3 of 10 classes)"
 
 
 def test_quoted_rows_have_no_numbers_of_ours(folders):
@@ -155,6 +168,25 @@ def test_settings_follow_the_code_and_not_the_print():
         "FC(512)+Tanh",
         "FC(10)",
     ]
+
+
+def test_convolutions_are_listed_in_table8s_words():
+    channels = ((128, 1), (128, 1), (256, 2), (256, 1), (256, 1))
+    net = NetConfig(kind="conv_net_mlp", hidden=(512,), mlp_hidden=512, channels=channels)
+    assert report.layers(net, 10, in_channels=3) == [
+        "ℓ∞-dist-conv(3, 128, kernel=3)+Norm",
+        "ℓ∞-dist-conv(128, 128, kernel=3)+Norm",
+        "ℓ∞-dist-conv(128, 256, kernel=3, stride=2)+Norm",
+        "ℓ∞-dist-conv(256, 256, kernel=3)+Norm",
+        "ℓ∞-dist-conv(256, 256, kernel=3)+Norm",
+        "ℓ∞-dist(512)+Norm",
+        "FC(512)+Tanh",
+        "FC(10)",
+    ]
+    with pytest.raises(
+        ValueError, match=r"in_channels must be .* got None\. Pass info\.input_shape"
+    ):
+        report.layers(net, 10)
 
 
 @pytest.mark.parametrize("number", [5, 6])
