@@ -9,7 +9,7 @@ from torch import nn
 
 from linfdist.nn import MeanShift, NetConfig, build_net, reestimate_mean_shift
 from linfdist.robust import interval_certified, interval_radius, margin_radius
-from linfdist.robust.certificates import pixel_box
+from linfdist.robust.certificates import ROUNDING, pixel_box
 
 NET = NetConfig(kind="net", hidden=(16, 16))
 MLP = NetConfig(kind="net_mlp", hidden=(16, 16), mlp_hidden=8)
@@ -102,6 +102,20 @@ def test_interval_radius_is_verified_and_close_to_the_largest(config):
     beyond = radius + 0.5 / 2**13
     assert not interval_certified(net, x, labels, beyond)[radius < 0.5].any()
     assert (radius[::4] == 0).all()
+
+
+@pytest.mark.parametrize("num_steps", [0, 4, 12])
+@pytest.mark.parametrize("eps", [None, Fraction(8, 255)])
+def test_interval_radius_is_at_least_the_margins(num_steps, eps):
+    net = small(NET)
+    x, labels = images_and_labels(net)
+    by_margin = (margin_radius(net, x, labels) - ROUNDING).clamp(0, 0.2)
+    holds = interval_certified(net, x, labels, by_margin)
+    assert holds.sum() == 48 and (by_margin[holds] < 0.2).any()
+    by_interval = interval_radius(net, x, labels, 0.2, num_steps, eps=eps)
+    assert (by_interval >= by_margin)[holds].all()
+    certified = interval_certified(net, x, labels, by_interval)
+    assert torch.equal(certified, holds)
 
 
 def test_interval_radius_stops_at_the_largest_that_was_asked_for():
