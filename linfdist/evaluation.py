@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from linfdist import records
 from linfdist.data import ImageSet, to_pixels
 from linfdist.nn import LinfDistNet, LinfDistNetMLP, frozen
 from linfdist.robust import interval_certified, interval_radius, margin_radius, pgd
@@ -62,7 +63,7 @@ def evaluate(
     margin / 2 > eps. The table has a row an image: index, label, predicted, margin_radius (missing
     for Net+MLP), interval_radius, certified_margin, certified_interval, survived_pgd. Radii are in
     pixels; interval_radius, up to min(1, 4 eps) by bisection, is at least eps if and only if the
-    image is certified at eps.
+    image is certified at eps, and for LinfDistNet not below the margin's but for rounding.
     """
     if len(test) == 0:
         raise ValueError("evaluate: test must hold at least one image; got none.")
@@ -79,19 +80,7 @@ def evaluate(
             bar.update(len(labels))
     certificates = pd.concat(parts, ignore_index=True)
     certificates.insert(0, "index", range(len(certificates)))
-    return metrics(certificates), certificates[list(COLUMNS)]
-
-
-def metrics(certificates: pd.DataFrame) -> dict[str, float]:
-    """The accuracies that follow from ``evaluate``'s table."""
-    found = {
-        "clean_accuracy": (certificates["predicted"] == certificates["label"]).mean(),
-        "pgd_accuracy": certificates["survived_pgd"].mean(),
-        "certified_accuracy": certificates["certified_interval"].mean(),
-    }
-    if certificates["margin_radius"].notna().all():
-        found["certified_accuracy_margin"] = certificates["certified_margin"].mean()
-    return {name: float(value) for name, value in found.items()}
+    return records.accuracies(certificates), certificates[list(COLUMNS)]
 
 
 def _evaluate_batch(

@@ -207,7 +207,7 @@ def find_runs(
 
 
 def accuracies(certificates: pd.DataFrame) -> dict[str, float]:
-    """The metrics of a run, derived again from its table of test images."""
+    """The metrics of a run, means over its table of test images; none of an empty column."""
     columns = {
         "clean_accuracy": certificates["predicted"] == certificates["label"],
         "pgd_accuracy": certificates["survived_pgd"],

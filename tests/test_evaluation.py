@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from linfdist import records
 from linfdist.data import DatasetInfo, ImageSet, to_pixels
-from linfdist.evaluation import COLUMNS, accuracy, evaluate, metrics
+from linfdist.evaluation import COLUMNS, accuracy, evaluate
 from linfdist.nn import NetConfig, build_net, reestimate_mean_shift
 from linfdist.robust import interval_certified, margin_radius
+from linfdist.robust.certificates import ROUNDING
 
 INFO = DatasetInfo(
     name="noise",
@@ -89,12 +91,19 @@ def test_radii_agree_with_the_verdicts(config):
         assert (table["interval_radius"][table["predicted"] != table["label"]] == 0).all()
 
 
+def test_the_intervals_radius_is_at_least_the_margins():
+    net = small(NET)
+    _, table = evaluate(net, noise(net), EPS)
+    by_margin = (table["margin_radius"] - ROUNDING).clip(0, float(4 * EPS))
+    assert (table["interval_radius"] >= by_margin).all()
+
+
 @BOTH
 def test_metrics_follow_from_the_table_as_it_is_stored(config):
     net = small(config)
     found, table = evaluate(net, noise(net), EPS)
     stored = pd.read_csv(io.StringIO(table.to_csv(index=False)))
-    assert metrics(stored) == found
+    assert records.accuracies(stored) == found
 
 
 def test_the_batch_size_changes_only_the_attack_s_starts():

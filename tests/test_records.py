@@ -1,5 +1,6 @@
 """Records: written once and whole, read back, and equal to what their certificates say."""
 
+import csv
 import hashlib
 import json
 import os
@@ -225,6 +226,26 @@ def test_environment_without_git(monkeypatch, tmp_path):
     assert described["dirty"] is None
 
 
+def counted(path):
+    """The metrics once more, by counting the lines of the file."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    hits = {
+        "clean_accuracy": [row["label"] == row["predicted"] for row in rows],
+        "pgd_accuracy": [row["survived_pgd"] == "1" for row in rows],
+        "certified_accuracy": [row["certified_interval"] == "1" for row in rows],
+    }
+    if rows[0]["certified_margin"]:
+        hits["certified_accuracy_margin"] = [row["certified_margin"] == "1" for row in rows]
+    return {name: sum(flags) / len(rows) for name, flags in hits.items()}
+
+
+@pytest.mark.parametrize("margin", [True, False])
+def test_metrics_are_what_counting_gives(weights, margin):
+    run = write(weights, margin=margin)
+    assert counted(run.path / "certificates.csv") == run.metrics
+
+
 # The folders fixture hides the repository's own records from the tests above, not from these.
 RECORDED = sorted((records.repository() / "runs").glob("*/*/*/seed*"))
 
@@ -233,6 +254,7 @@ RECORDED = sorted((records.repository() / "runs").glob("*/*/*/seed*"))
 def test_recorded_accuracies_follow_from_the_certificates(path):
     run = records.read_run(path)
     table = run.certificates
+    assert counted(path / "certificates.csv") == pytest.approx(run.metrics, abs=1e-12)
     assert records.accuracies(table) == pytest.approx(run.metrics, abs=1e-12)
     assert table["index"].tolist() == list(range(len(table)))
     certified = table["certified_interval"].astype(bool)
