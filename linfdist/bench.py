@@ -41,6 +41,7 @@ def _broadcast(x: Tensor, weight: Tensor, p: float) -> Tensor:
 
 
 def _compiled(p: float) -> Distance:
+    torch.compiler.reset()  # dynamo keeps few variants of one function; each case is one
     compiled = torch.compile(_broadcast, fullgraph=True, dynamic=False)
     return lambda x, weight: compiled(x, weight, p)
 
@@ -81,17 +82,16 @@ def _scipy(p: float) -> Distance:
     return run
 
 
-def candidates(p: float, backward: bool, device: torch.device) -> dict[str, Distance]:
-    """What is timed, ours first. numba and scipy have no gradient and no GPU."""
-    found: dict[str, Distance] = {
+def candidates(p: float, backward: bool, device: torch.device) -> dict[str, Distance | None]:
+    """What is timed, ours first; None is not installed. numba and scipy: no gradient, no GPU."""
+    found: dict[str, Distance | None] = {
         "linfdist": lambda x, weight: lp_dist(x, weight, p),
         "torch.cdist": lambda x, weight: torch.cdist(x, weight, p=p),
         "torch.compile": _compiled(p),
     }
     if not backward and device.type == "cpu":
         for name, make in (("numba", _numba), ("scipy", _scipy)):
-            if find_spec(name):
-                found[name] = make(p)
+            found[name] = make(p) if find_spec(name) else None
     return found
 
 
@@ -157,15 +157,20 @@ def measure(
     expected: object = None
     pairs = batch * in_features * out_features
     for name, distance in candidates(p, backward, device).items():
+        if distance is None:
+            notes[name] = 'not installed: pip install -e ".[bench]"'
+            continue
         estimate = pairs / 1e9 / speeds[name] if name in speeds else 0.0
-        if estimate > limit:
+        if name != "linfdist" and estimate > limit:
             notes[name] = f"left out: about {estimate:.0f} s by its speed at the smaller shape"
             continue
         call = _call(distance, x, weight, grad)
         try:
             seconds, result = _timed(call, device)  # compiles, if anything has to be
-        except (RuntimeError, ValueError, MemoryError) as error:
-            notes[name] = str(error).splitlines()[0]
+        except Exception as error:  # whatever a peer raises is its row's note
+            if name == "linfdist":
+                raise
+            notes[name] = (str(error) or type(error).__name__).splitlines()[0]
             continue
         if expected is None:
             expected = result
@@ -242,6 +247,7 @@ def main(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     small_check()
+    surroundings = environment.describe(device)
     shapes = SHAPES[:1] if args.quick else SHAPES
     jobs = [(s, p, back) for s in shapes for p in P_VALUES for back in (False, True)]
     rows: list[dict[str, object]] = []
@@ -257,15 +263,16 @@ def main(args: argparse.Namespace) -> int:
             limit=args.limit,
             speeds=speeds.get((p, backward), {}),
         )
+        if args.json:  # after each case, so that a stopped run leaves what it measured
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(
+                json.dumps({"environment": surroundings, "rows": rows + found}, indent=1)
+            )
         speeds[p, backward] = {
             row["candidate"]: row["giga_pairs_per_second"] for row in found if "seconds" in row
         }
         rows += found
-    surroundings = environment.describe(device)
     table = pd.DataFrame(rows)
     print(f"{surroundings['device']}, {torch.get_num_threads()} threads, float32")
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"environment": surroundings, "rows": rows}, indent=1))
     return 0

@@ -33,6 +33,9 @@ def test_a_row_for_each_candidate_none_of_them_wrong(p, backward):
     assert names[:3] == ["linfdist", "torch.cdist", "torch.compile"]
     assert rows[0]["ours_is_faster_by"] == 1
     for row in rows:
+        if row["note"].startswith("not installed"):
+            assert "seconds" not in row
+            continue
         assert row["note"] == ""
         assert row["seconds"] <= row["median_seconds"]
         assert row["giga_pairs_per_second"] == pytest.approx(1200 / row["seconds"] / 1e9)
@@ -51,6 +54,28 @@ def test_a_wrong_peer_is_marked_and_a_failing_one_left_out(monkeypatch):
     assert wrong["note"] == "differs by more than 1 %"
     assert failing == {**failing, "note": "no such thing", "candidate": "failing"}
     assert "seconds" not in failing
+
+
+@pytest.mark.usefixtures("_eager")
+def test_ours_is_never_left_out_and_its_errors_are_not_swallowed(monkeypatch):
+    rows = bench.measure(
+        SHAPE, 8.0, True, device=CPU, rounds=1, patience=60.0, limit=0.0, speeds={"linfdist": 1e-9}
+    )
+    assert rows[0]["candidate"] == "linfdist" and rows[0]["seconds"] > 0
+
+    def broken(x, weight):
+        raise RuntimeError("ours is broken")
+
+    monkeypatch.setattr(bench, "candidates", lambda *_: {"linfdist": broken})
+    with pytest.raises(RuntimeError, match="ours is broken"):
+        measure(8.0, False)
+
+
+@pytest.mark.usefixtures("_eager")
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    notes = {row["candidate"]: row["note"] for row in measure(8.0, False)}
+    assert notes["numba"] == notes["scipy"] == 'not installed: pip install -e ".[bench]"'
 
 
 @pytest.mark.skipif(find_spec("scipy") is None, reason="needs scipy")

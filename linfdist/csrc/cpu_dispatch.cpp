@@ -31,7 +31,8 @@ const CpuIsa& choose() {
   };
 #if defined(LINFDIST_X86)
   __builtin_cpu_init();
-  offer(avx512::isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"));
+  offer(avx512::isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"));
   offer(avx2::isa, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
 #endif
   offer(baseline::isa, true);

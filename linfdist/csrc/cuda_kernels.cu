@@ -218,7 +218,9 @@ void launch(const Op& op, int64_t M, int64_t N, int64_t K, void* stream) {
   const cudaError_t status = cudaGetLastError();
   if (status != cudaSuccess)
     throw std::runtime_error(std::string("linfdist: a CUDA kernel could not be launched: ") +
-                             cudaGetErrorString(status));
+                             cudaGetErrorString(status) +
+                             ". For a GPU that the build does not cover, reinstall with pip's -C "
+                             "cmake.define.CMAKE_CUDA_ARCHITECTURES=native.");
 }
 
 // Calls run<P>() with P = p for the integers that have a fast power, P = 0 for the rest.

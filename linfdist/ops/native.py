@@ -7,6 +7,7 @@ threads competes for the cores.
 
 import functools
 import importlib
+import re
 import warnings
 from types import ModuleType
 
@@ -34,9 +35,25 @@ def runs_on(device: torch.device) -> bool:
     """Whether the native kernels of this build take tensors of ``device``."""
     if device.type == "cpu":
         return module() is not None
-    if device.type == "cuda" and (native := module()) is not None:
-        return native.cuda_architectures != ""
+    if device.type == "cuda" and module() is not None:
+        return covers(module().cuda_architectures, _capability(device))
     return False
+
+
+def covers(architectures: str, capability: tuple[int, int] | None) -> bool:
+    """Whether kernels built for ``architectures``, such as "80-real 90", run on a GPU.
+
+    Later GPUs compile the PTX for themselves, so the oldest one built for decides; None is a
+    machine without a GPU, where only the build counts.
+    """
+    built = [int(match) for match in re.findall(r"\d+", architectures)]
+    if not built or capability is None:
+        return architectures != ""
+    return 10 * capability[0] + capability[1] >= min(built)
+
+
+def _capability(device: torch.device) -> tuple[int, int] | None:
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
 
 
 def call(name: str, *tensors_then_p: Tensor | float) -> None:

@@ -21,6 +21,22 @@ def test_the_kernels_are_built_where_nvcc_is():
     assert backend("cuda") == "native (cuda)"
 
 
+@pytest.mark.parametrize(
+    ("architectures", "capability", "covered"),
+    [
+        ("80-real 90", (8, 0), True),
+        ("80-real 90", (12, 0), True),
+        ("80-real 90", (7, 5), False),
+        ("native", (7, 5), True),
+        ("80-real 90", None, True),
+        ("", (9, 0), False),
+        ("", None, False),
+    ],
+)
+def test_an_older_gpu_than_the_build_gets_the_reference(architectures, capability, covered):
+    assert native.covers(architectures, capability) is covered
+
+
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("p", P_VALUES)
