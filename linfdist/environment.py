@@ -43,7 +43,7 @@ def describe(device: torch.device | str) -> dict[str, Any]:
     """Commit, versions, device and the backend of the operations, ready for JSON.
 
     ``dirty`` says whether a file of the code differs from the commit; recorded runs do not count.
-    Both are None outside a git checkout.
+    Both are None where the package is not imported from a git checkout of its own.
     """
     device = torch.device(device)
     commit = _git("rev-parse", "HEAD")
@@ -53,11 +53,11 @@ def describe(device: torch.device | str) -> dict[str, Any]:
         "dirty": None if changed is None else changed != "",
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a subclass of str, which no checkpoint may hold
             "linfdist": version("linfdist"),
             "numpy": np.__version__,
         },
-        "platform": platform.platform(terse=True),
+        "platform": f"{platform.system()} {platform.machine()}",
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "backend": ops.backend(device),
@@ -93,7 +93,10 @@ def _cpu_model() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(records.repository()), *arguments]
+    checkout = records.checkout()
+    if checkout is None:  # whatever lies in the working directory is not this code
+        return None
+    command = ["git", "-C", str(checkout), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

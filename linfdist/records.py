@@ -1,10 +1,14 @@
 """Where runs live on disk, and how one is written and read; the format is in runs/README.md."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +26,10 @@ class RecordError(RuntimeError):
 
 class RunExists(RuntimeError):
     """A run is recorded already; records are written once."""
+
+
+class RunInProgress(RecordError):
+    """Another process is at the same run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +57,19 @@ class Run:
         return pd.read_csv(self.path / "certificates.csv")
 
 
+def checkout() -> Path | None:
+    """The checkout this package is imported from; None where it is installed as a copy."""
+    folder = Path(__file__).resolve().parents[1]
+    project = folder / "pyproject.toml"
+    if not project.is_file():
+        return None
+    name = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("name")
+    return folder if name == "linfdist" else None
+
+
 def repository() -> Path:
     """The checkout this package is imported from, else the working directory."""
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+    return checkout() or Path.cwd()
 
 
 def runs_dir() -> Path:
@@ -87,6 +104,24 @@ def refuse_recorded(experiment: str, scale: str, seed: int) -> Path:
             "to run it again."
         )
     return path
+
+
+@contextlib.contextmanager
+def lock(work: Path) -> Iterator[None]:
+    """Keep every other process out of a run's work folder; RunInProgress if one is there.
+
+    The system frees the lock when its process ends, however it ends.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunInProgress(
+                f"{work}: this run is already in progress in another process. Wait for it, or "
+                "choose another seed."
+            ) from error
+        yield
 
 
 def write_run(
@@ -223,7 +258,9 @@ def check_weights(run: Run, path: Path) -> None:
     if not path.is_file():
         raise RecordError(
             f"{path} must hold the weights of {name}, which are not kept with the records. Copy "
-            "them there, or train them again with LINFDIST_RUNS set to an empty folder."
+            f"them there, or train them again, which leaves them in the work folder: LINFDIST_RUNS="
+            f"<an empty folder> python -m linfdist run {run.experiment} --scale {run.scale} "
+            f"--seed {run.seed}"
         )
     if _sha256(path) != run.weights_sha256:
         raise RecordError(

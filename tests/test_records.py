@@ -4,6 +4,8 @@ import csv
 import hashlib
 import json
 import os
+import platform
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ import torch
 from linfdist import environment, experiments, records
 from linfdist.config import from_dict
 from linfdist.experiments import Scale
-from linfdist.records import RecordError, RunExists
+from linfdist.records import RecordError, RunExists, RunInProgress
 
 NAME, SCALE = "table1/mnist_net", "smoke"
 
@@ -176,8 +178,9 @@ def test_weights_are_checked(weights):
     with pytest.raises(RecordError, match="these are not the weights of table1/mnist_net at scale"):
         records.check_weights(run, weights)
     weights.unlink()
-    with pytest.raises(RecordError, match="must hold the weights of table1/mnist_net at scale"):
+    with pytest.raises(RecordError, match="must hold the weights of table1/mnist_net at") as caught:
         records.check_weights(run, weights)
+    assert f"python -m linfdist run {NAME} --scale {SCALE} --seed 0" in str(caught.value)
 
 
 def test_folders_follow_the_environment(monkeypatch, folders):
@@ -215,15 +218,48 @@ def test_environment_is_ready_for_json():
         "backend",
     }
     assert json.loads(json.dumps(described)) == described
+    assert described["platform"] == f"{platform.system()} {platform.machine()}"
     assert "cores" in described["device"]
     assert environment.peak_memory_mb("cpu") > 10
 
 
 def test_environment_without_git(monkeypatch, tmp_path):
-    monkeypatch.setattr(records, "repository", lambda: tmp_path)
+    monkeypatch.setattr(records, "checkout", lambda: tmp_path)
     described = environment.describe("cpu")
     assert described["commit"] is None
     assert described["dirty"] is None
+
+
+@pytest.mark.parametrize("project", [None, '[project]\nname = "another"\n', ""])
+def test_the_commit_of_another_project_is_not_recorded(project, monkeypatch, tmp_path):
+    """The package is a copy in site-packages, and one works in a repository of one's own."""
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "linfdist" / "records.py"))
+    monkeypatch.chdir(Path(environment.__file__).parents[1])
+    if project is not None:
+        (tmp_path / "pyproject.toml").write_text(project)
+    assert records.checkout() is None
+    assert records.repository() == Path.cwd()
+    described = environment.describe("cpu")
+    assert described["commit"] is None
+    assert described["dirty"] is None
+
+
+def test_the_checkout_is_known_by_its_project(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "linfdist" / "records.py"))
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "linfdist"\n')
+    assert records.checkout() == records.repository() == tmp_path
+
+
+def test_one_process_at_a_time_has_the_work_folder(folders):
+    work = folders / "work" / "x"
+    with records.lock(work):
+        with pytest.raises(RunInProgress, match="already in progress in another process"):
+            with records.lock(work):
+                pytest.fail("two have it")
+        with records.lock(folders / "work" / "y"):
+            pass
+    with records.lock(work):
+        pass
 
 
 def counted(path):
