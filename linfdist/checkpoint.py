@@ -37,16 +37,7 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
 
 def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
     """The state that ``save`` wrote for this fingerprint; ``CheckpointError`` for anything else."""
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-        version, text = content["format"], content["fingerprint"]
-        found = json.loads(text)
-        state = content["state"]
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
-        raise CheckpointError(
-            f"checkpoint: {path} must be a whole checkpoint; it cannot be read ({error}). Training "
-            "does not start over by itself: delete the file or pass restart=True."
-        ) from error
+    version, found, state = _read(path, device)
     if version != FORMAT:
         raise CheckpointError(
             f"checkpoint: {path} must have format {FORMAT}; got {version}. It was written by "
@@ -60,6 +51,23 @@ def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) ->
             "throw it away."
         )
     return state
+
+
+def surroundings(path: Path) -> list[dict[str, Any]]:
+    """What the calls of a run up to this checkpoint ran on; none if it was not told."""
+    return list(_read(path, "cpu", mmap=True)[2].get("surroundings", []))
+
+
+def _read(path: Path, device: torch.device | str, **how: bool) -> tuple[Any, Any, dict[str, Any]]:
+    """Format, fingerprint and state."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True, **how)
+        return content["format"], json.loads(content["fingerprint"]), content["state"]
+    except Exception as error:  # torch.load raises whatever the bytes lead it to
+        raise CheckpointError(
+            f"checkpoint: {path} must be a whole checkpoint; it cannot be read ({error}). Training "
+            "does not start over by itself: delete the file or pass restart=True."
+        ) from error
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:

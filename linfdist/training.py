@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def fit(
     progress: bool = True,
     device: torch.device | str = "cpu",
     experiment: str = "",
+    surroundings: Sequence[dict[str, Any]] = (),
     stop_after_steps: int | None = None,
 ) -> list[dict[str, Any]]:
     """Train ``net`` in place and return one row an epoch.
@@ -57,13 +59,14 @@ def fit(
     finds its own checkpoint goes on from it: on the CPU it ends bit for bit as if it had never
     stopped, with the same number of threads. ``net`` must be initialised as it was the first time.
     A damaged or foreign checkpoint raises ``CheckpointError``, unless ``restart``, which deletes
-    it first. ``stop_after_steps`` ends this call after so many steps, as a kill would but
-    with a checkpoint.
+    it first. ``surroundings``, plain values, say what this call and those before it ran on; they
+    are kept for ``checkpoint.surroundings`` and change nothing. ``stop_after_steps`` ends this call
+    after so many steps, as a kill would but with a checkpoint.
 
     Raises ``ValueError`` for labels or images that do not fit the network, and
     ``FloatingPointError`` when the loss is not finite.
     """
-    run = _Run(net, train, config, seed, test, device, experiment)
+    run = _Run(net, train, config, seed, test, device, experiment, surroundings)
     if checkpoint is not None and restart:
         checkpoint.unlink(missing_ok=True)
     if checkpoint is not None and checkpoint.exists():
@@ -104,6 +107,7 @@ class _Run:
         test: ImageSet | None,
         device: torch.device | str,
         experiment: str,
+        surroundings: Sequence[dict[str, Any]] = (),
     ) -> None:
         check_fit(net, train, test, config)
         self.net = net.to(device)
@@ -112,6 +116,7 @@ class _Run:
         self.train = train.take(config.train_images).to(device)
         self.test = None if test is None else test.to(device)
         self.device = torch.device(device)
+        self.surroundings = list(surroundings)
         self.generator = torch.Generator()
         self.optimizer = LpAdamW(
             param_groups(net, config.decay),
@@ -247,6 +252,7 @@ class _Run:
             "loss_sum": self.loss_sum,
             "correct": self.correct,
             "seconds": time.monotonic() - self.started,
+            "surroundings": self.surroundings,
         }
         checkpoints.save(path, self.fingerprint, state)
 

@@ -173,3 +173,15 @@ def test_a_corrupt_checkpoint_is_named_and_restart_throws_it_away(tmp_path):
     fit(net, TRAIN, CONFIG, seed=0, checkpoint=path, restart=True)
     fit(expected, TRAIN, CONFIG, seed=0)
     assert same(net, expected)
+
+
+def test_surroundings_are_kept_and_change_nothing(tmp_path):
+    path, settings = tmp_path / "c", {"seed": 0, "stop_after_steps": 6}
+    fit(fresh(), TRAIN, CONFIG, checkpoint=path, surroundings=[{"threads": 1}], **settings)
+    assert checkpoints.surroundings(path) == [{"threads": 1}]
+    calls = [{"threads": 1}, {"threads": 2}]
+    net, expected = fresh(), fresh()
+    fit(net, TRAIN, CONFIG, seed=0, checkpoint=path, surroundings=calls)
+    assert checkpoints.surroundings(path) == calls
+    fit(expected, TRAIN, CONFIG, seed=0)
+    assert same(net, expected)
