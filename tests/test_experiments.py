@@ -1,7 +1,11 @@
 """The settings equal the paper's; a run is recorded, resumed, refused and read back."""
 
+import math
 import re
+import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,10 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from linfdist import checkpoint, data, experiments, records
+from linfdist import checkpoint, data, environment, experiments, records, training
+from linfdist.__main__ import main
 from linfdist.data import Augmentation
 from linfdist.experiments import UnknownName, runner, table1, table2
-from linfdist.records import RecordError, RunExists
+from linfdist.records import RecordError, RunExists, RunInProgress
 from linfdist.robust import HingeLoss, IBPLoss
 
 ROWS = (
@@ -208,6 +213,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(saves, tiny, folders, mo
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(checkpoint, "save", save_then_ctrl_c)
+    told = environment.describe("cpu")
+    monkeypatch.setattr(environment, "describe", lambda device: told)
     # A shell's background job starts with SIGINT ignored, and Python then leaves it so.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -225,6 +232,102 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(saves, tiny, folders, mo
     assert resumed.metrics == whole.metrics
     assert resumed.epochs.drop(columns="seconds").equals(whole.epochs.drop(columns="seconds"))
     assert len(whole.certificates) == 50
+    assert resumed.environment.keys() == whole.environment.keys()
+
+
+def stop(monkeypatch):
+    """The run ends after its first checkpoint, by an exception."""
+    save = checkpoint.save
+
+    def save_and_stop(*args):
+        save(*args)
+        raise EOFError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(EOFError):
+            runner.run(NET, scale="smoke", progress=False)
+
+
+def test_a_run_resumed_in_other_surroundings_says_so(tiny, monkeypatch, capsys):
+    now = environment.describe("cpu")
+    calls = [
+        {**now, "commit": "one"},
+        {**now, "commit": "two", "threads": 64},
+        {**now, "commit": "two", "threads": 64},
+        {**now, "commit": "three", "threads": 64, "platform": "Plan 9"},
+    ]
+    for call in calls[:-1]:
+        monkeypatch.setattr(environment, "describe", lambda device, call=call: call)
+        stop(monkeypatch)
+    warned = capsys.readouterr().err.splitlines()
+    assert len(warned) == 1
+    threads = now["threads"]
+    assert "is from other surroundings: commit: 'one' there, 'two' here; threads: " in warned[0]
+    assert f"threads: {threads} there, 64 here. The run goes on" in warned[0]
+
+    monkeypatch.setattr(environment, "describe", lambda device: calls[-1])
+    run = runner.run(NET, scale="smoke", progress=False)
+    assert "commit: 'two' there, 'three' here. The run" in capsys.readouterr().err
+    assert run.environment["resumed_from"] == calls[:2]
+    assert run.environment["platform"] == "Plan 9"
+
+
+def test_a_run_that_starts_over_was_not_resumed(tiny, monkeypatch, capsys):
+    told = environment.describe("cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "describe", lambda device: {**told, "threads": 64})
+        stop(monkeypatch)
+    run = runner.run(NET, scale="smoke", restart=True, progress=False)
+    assert capsys.readouterr().err == ""
+    assert "resumed_from" not in run.environment
+
+
+def test_a_record_that_is_deleted_is_trained_again(tiny, monkeypatch):
+    first = runner.run(NET, scale="smoke", progress=False)
+    work = records.work_dir(NET, "smoke", 0)
+    assert sorted(path.name for path in work.iterdir()) == ["lock", "weights.pt"]
+    shutil.rmtree(first.path)
+    trained = []
+    step = training._Run.train_step
+    monkeypatch.setattr(training._Run, "train_step", lambda run: (trained.append(run), step(run)))
+    again = runner.run(NET, scale="smoke", progress=False)
+    assert len(trained) == 3 * 256 / tiny.train.batch_size
+    assert again.weights_sha256 == first.weights_sha256
+
+
+def test_a_run_that_cannot_be_recorded_keeps_its_checkpoint(tiny, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(records, "write_run", full)
+    with pytest.raises(OSError, match="no space left"):
+        runner.run(NET, scale="smoke", progress=False)
+    assert (records.work_dir(NET, "smoke", 0) / "checkpoint.pt").is_file()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from linfdist import records
+with records.lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_at_the_same_run_is_refused(tiny, capsys):
+    work = records.work_dir(NET, "smoke", 0)
+    command = [sys.executable, "-c", HOLDER, str(work)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(RunInProgress, match="this run is already in progress in another proc"):
+            runner.run(NET, scale="smoke", progress=False)
+        assert main(["run", NET, "--scale", "smoke"]) == 2
+        assert "already in progress in another process" in capsys.readouterr().err
+        assert runner.run(NET, scale="smoke", seed=1, progress=False).seed == 1
+        other.kill()
+    assert runner.run(NET, scale="smoke", progress=False).seed == 0
 
 
 def test_a_damaged_checkpoint_is_named_and_restart_drops_it(tiny):
@@ -243,6 +346,29 @@ def test_the_paper_scale_on_a_cpu_warns_and_changes_nothing(tiny, capsys):
     message = f"{NET} at the paper's scale trains for 3 epochs of 256 images. On this CPU that"
     assert message in capsys.readouterr().err
     assert warned.weights_sha256 == plain.weights_sha256
+
+
+def test_the_warning_weighs_the_time_at_each_p(monkeypatch):
+    now, seen = [0.0], []
+
+    class Slow(torch.nn.Module):
+        input_shape = (1, 8, 8)
+
+        def forward(self, images, p):
+            seen.append(p)
+            assert not self.training
+            now[0] += len(images) * {8.0: 1.0, math.inf: 100.0}.get(p, 10.0)
+            return images.clone().requires_grad_()
+
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: now[0])
+    setting = experiments.get_scale(NET, "smoke")
+    setting = replace(setting, train=replace(setting.train, epochs=(1, 2, 3)))
+    net = Slow()
+    seconds = runner._epochs_seconds(net, setting, data.load("digits", "train"))
+    assert seconds == 1 * 1.0 + 2 * 10.0 + 3 * 100.0
+    config = setting.train
+    assert seen == [config.p_start, math.sqrt(config.p_start * config.p_end), math.inf]
+    assert net.training
 
 
 def test_the_initialisation_depends_on_the_seed_alone():

@@ -1,15 +1,18 @@
 """Train, evaluate and record one experiment."""
 
 import io
+import math
 import os
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from linfdist import checkpoint as checkpoints
 from linfdist import data, environment, experiments, records
 from linfdist.config import from_dict, to_dict
 from linfdist.evaluation import evaluate
@@ -29,41 +32,59 @@ def run(
 ) -> records.Run:
     """Train the experiment's network from ``seed``, evaluate it on the test set, write the record.
 
-    Interrupted at any moment, the same call goes on from the checkpoint in the work folder;
-    ``restart`` drops the checkpoint. ``device`` is the GPU if there is one, else the CPU. The
-    trained weights are left in the work folder as weights.pt.
+    Interrupted at any moment, the same call goes on from the checkpoint in the work folder, which
+    is deleted once the run is recorded; ``restart`` drops the checkpoint. ``device`` is the GPU if
+    there is one, else the CPU. The trained weights are left in the work folder as weights.pt.
 
     Raises:
         UnknownName: no such experiment or scale.
         RunExists: this run is recorded already; nothing was trained.
+        RunInProgress: another process is at this run.
         DeviceError: the device cannot be used.
         DataError: the data set is missing or damaged.
         CheckpointError: the checkpoint is of another run, or damaged.
     """
     setting = experiments.get_scale(name, scale)
     records.refuse_recorded(name, scale, seed)
-    work = records.work_dir(name, scale, seed)
     device = environment.usable_device(device)
-    surroundings = environment.describe(device)
+    work = records.work_dir(name, scale, seed)
+    with records.lock(work):
+        records.refuse_recorded(name, scale, seed)  # by the process that had the lock before
+        return _run(name, setting, scale, seed, device, work, restart, progress)
 
+
+def _run(
+    name: str,
+    setting: Scale,
+    scale: str,
+    seed: int,
+    device: torch.device,
+    work: Path,
+    restart: bool,
+    progress: bool,
+) -> records.Run:
+    """What ``run`` does once it is alone at it."""
+    checkpoint = work / "checkpoint.pt"
+    surroundings = environment.describe(device)
+    earlier = [] if restart else _earlier_surroundings(checkpoint, surroundings)
     train = data.load(setting.dataset, "train").to(device)
     test = data.load(setting.dataset, "test").take(setting.test_images).to(device)
     net = build(setting, train.info, seed)
     if scale == "paper" and device.type == "cpu":
         print(_cpu_warning(name, net, setting, train), file=sys.stderr)
 
-    work.mkdir(parents=True, exist_ok=True)
     epochs = fit(
         net,
         train,
         setting.train,
         seed=seed,
         test=test,
-        checkpoint=work / "checkpoint.pt",
+        checkpoint=checkpoint,
         restart=restart,
         progress=progress,
         device=device,
         experiment=f"{name} {scale}",
+        surroundings=[*earlier, surroundings],
     )
     started = time.perf_counter()
     metrics, certificates = evaluate(
@@ -72,7 +93,7 @@ def run(
     evaluation_seconds = time.perf_counter() - started
     training_seconds = sum(row["seconds"] for row in epochs)
     weights = _save_weights(net, work / "weights.pt")
-    return records.write_run(
+    run = records.write_run(
         name,
         scale,
         seed,
@@ -85,6 +106,7 @@ def run(
         metrics=metrics,
         environment={
             **surroundings,
+            **({"resumed_from": earlier} if earlier else {}),
             "training_seconds": round(training_seconds, 1),
             "evaluation_seconds": round(evaluation_seconds, 1),
             "peak_memory_mb": environment.peak_memory_mb(device),
@@ -94,6 +116,23 @@ def run(
         seconds=training_seconds + evaluation_seconds,
         weights=weights,
     )
+    checkpoint.unlink()  # so that a record that is deleted is trained again
+    return run
+
+
+def _earlier_surroundings(checkpoint: Path, now: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the calls before this one ran on, where it differs; warns if the last one's did."""
+    calls = checkpoints.surroundings(checkpoint) if checkpoint.exists() else []
+    last = calls[-1] if calls else now
+    fields = ("commit", "dirty", "threads", "backend")
+    changed = checkpoints.differences(*({f: call[f] for f in fields} for call in (last, now)))
+    if changed:
+        print(
+            f"{checkpoint} is from other surroundings: {'; '.join(changed)}. The run goes on, and "
+            "its record says so; but it may not end as it would have in one go.",
+            file=sys.stderr,
+        )
+    return [call for call in calls if call != now]
 
 
 def build(setting: Scale, info: data.DatasetInfo, seed: int) -> nn.Module:
@@ -135,19 +174,31 @@ def _save_weights(net: nn.Module, path: Path) -> Path:
 
 
 def _cpu_warning(name: str, net: nn.Module, setting: Scale, train: data.ImageSet) -> str:
-    """What a run at the paper's scale will take here, from the time of one small step."""
-    used = train.take(setting.train.train_images)
-    images = data.to_pixels(data.center_crop(used.images[:16], net.input_shape[-1]))
+    """What a run at the paper's scale will take here."""
+    images = len(train.take(setting.train.train_images))
+    epochs = sum(setting.train.epochs)
+    days = _epochs_seconds(net, setting, train) * images / 86400
+    return (
+        f"{name} at the paper's scale trains for {epochs} epochs of {images} images. On this CPU "
+        f"that takes about {days:.1f} days; use a GPU, or --scale reduced. A stopped run goes on "
+        "from its checkpoint."
+    )
+
+
+def _epochs_seconds(net: nn.Module, setting: Scale, train: data.ImageSet) -> float:
+    """Seconds for one image in all epochs, from a small batch in each phase of p.
+
+    Powers cost several times a maximum, and more at a p that is not small and whole.
+    """
+    config = setting.train
+    phases = (config.p_start, math.sqrt(config.p_start * config.p_end), math.inf)
+    images = data.to_pixels(data.center_crop(train.images[:16], net.input_shape[-1]))
     net.eval()  # so that the running means stay as they are
-    started = time.perf_counter()
-    net(images, p=setting.train.p_start).sum().backward()
-    per_image = (time.perf_counter() - started) / len(images)
+    total = 0.0
+    for p, epochs in zip(phases, config.epochs, strict=True):
+        started = time.perf_counter()
+        net(images, p=p).sum().backward()
+        total += epochs * (time.perf_counter() - started) / len(images)
     net.zero_grad()
     net.train()
-    epochs = sum(setting.train.epochs)
-    days = per_image * len(used) * epochs / 86400
-    return (
-        f"{name} at the paper's scale trains for {epochs} epochs of {len(used)} images. On this "
-        f"CPU that takes about {days:.1f} days; use a GPU, or --scale reduced. A stopped run goes "
-        "on from its checkpoint."
-    )
+    return total
