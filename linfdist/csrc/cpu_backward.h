@@ -173,8 +173,10 @@ void backward(const T* grad, const T* x, const T* weight, const T* distance, con
               T* grad_x, T* grad_weight, Sizes n, double p) {
   if (std::isinf(p)) return backward_maximum<T>(grad, x, weight, index, grad_x, grad_weight, n);
   if (is_fast_integer(p)) {
-    const T scale = integer_scale<T>(RowScan<T>(x, n.batch, n.in_features).largest,
-                                     RowScan<T>(weight, n.out_features, n.in_features).largest, p);
+    const int threads = threads_for(n);
+    const T scale =
+        integer_scale<T>(RowScan<T>(x, n.batch, n.in_features, threads).largest,
+                         RowScan<T>(weight, n.out_features, n.in_features, threads).largest, p);
     const bool done =
         p == 1   ? backward_integer<1>(grad, x, weight, distance, scale, grad_x, grad_weight, n)
         : p == 2 ? backward_integer<2>(grad, x, weight, distance, scale, grad_x, grad_weight, n)

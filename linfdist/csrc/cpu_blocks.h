@@ -58,7 +58,11 @@ struct RowScan {
   T largest = 0;  // of the finite rows
   bool all_finite = true;
 
-  RowScan(const T* rows, int64_t count, int64_t length) : kind(count) {
+  RowScan(const T* rows, int64_t count, int64_t length, int threads) : kind(count) {
+    T most = 0;
+    bool finite = true;
+#pragma omp parallel for schedule(static) num_threads(threads) \
+    reduction(max : most) reduction(&& : finite)
     for (int64_t row = 0; row < count; ++row) {
       const T* values = rows + row * length;
       Vec<T> top{}, zero{};
@@ -79,14 +83,16 @@ struct RowScan {
       }
       kind[row] = kFinite;
       if (row_zero == 0) {
-        largest = row_top > largest ? row_top : largest;
+        most = row_top > most ? row_top : most;
         continue;
       }
       kind[row] = kHasInfinity;
-      all_finite = false;
+      finite = false;
       for (i = 0; i < length; ++i)
         if (std::isnan(values[i])) kind[row] = kHasNan;
     }
+    largest = most;
+    all_finite = finite;
   }
 };
 

@@ -232,10 +232,12 @@ T integer_scale(T largest_x, T largest_weight, double p) {
 
 template <class T>
 void forward(const T* x, const T* weight, T* distance, int32_t* index, Sizes n, double p) {
-  const RowScan<T> scan_x(x, n.batch, n.in_features), scan_w(weight, n.out_features, n.in_features);
+  const int threads = threads_for(n);
+  const RowScan<T> scan_x(x, n.batch, n.in_features, threads),
+      scan_w(weight, n.out_features, n.in_features, threads);
   const T scale = integer_scale<T>(scan_x.largest, scan_w.largest, p);
   Buffer<T> packed(ceil_div(n.batch, kRows) * kRows * n.in_features);
-  pack_rows<T>(x, n.batch, n.in_features, scale, threads_for(n), packed.get());
+  pack_rows<T>(x, n.batch, n.in_features, scale, threads, packed.get());
   if (n.out_features <= kLanes<T>)
     forward_blocks<T, 1>(x, weight, packed.get(), scale, distance, index, n, p);
   else

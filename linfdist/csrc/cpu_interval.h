@@ -74,8 +74,10 @@ void interval(const T* lower, const T* upper, const T* weight, T* distance_lower
   else
     run.template operator()<kVectors>();
   // Minima and maxima pass a NaN by; a bound of a row that has one is no bound.
-  const RowScan<T> scan_l(lower, n.batch, n.in_features), scan_u(upper, n.batch, n.in_features),
-      scan_w(weight, n.out_features, n.in_features);
+  const int threads = threads_for(n);
+  const RowScan<T> scan_l(lower, n.batch, n.in_features, threads),
+      scan_u(upper, n.batch, n.in_features, threads),
+      scan_w(weight, n.out_features, n.in_features, threads);
   if (scan_l.all_finite && scan_u.all_finite && scan_w.all_finite) return;
   for (int64_t b = 0; b < n.batch; ++b)
     for (int64_t j = 0; j < n.out_features; ++j)
