@@ -1,8 +1,9 @@
 """README.md: its table, its code, its commands, and the files that repeat what pyproject.toml says.
 
-``python tests/test_readme.py`` renders the table of results from runs/ into README.md.
+``python tests/test_readme.py`` renders the tables of results and speed from runs/ into README.md.
 """
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -17,6 +18,7 @@ from linfdist import report
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
+SPEED = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- /speed -->)", re.DOTALL)
 SCALES = ("reduced", "paper")
 
 
@@ -44,6 +46,30 @@ def _accuracies(row, prefix: str = "") -> str:
     return "–" if values[0] != values[0] else " / ".join(f"{100 * value:.2f}" for value in values)
 
 
+def speed() -> str:
+    """The recorded bench as Markdown: ours, and the fastest peer that was timed beside it."""
+    bench = json.loads((ROOT / "runs" / "bench" / "cpu.json").read_text())
+    surroundings = bench["environment"]
+    lines = [
+        f"{surroundings['device']}, {surroundings['threads']} threads, "
+        f"{surroundings['backend']}, float32, batch 512:\n\n",
+        "| in → out | p | pass | 10⁹ pairs/s | best peer | faster by |\n",
+        "| --- | --- | --- | --- | --- | --- |\n",
+    ]
+    cases: dict[tuple, list] = {}
+    for row in bench["rows"]:
+        cases.setdefault((row["shape"], row["p"], row["pass"]), []).append(row)
+    for (shape, p, passes), (ours, *peers) in cases.items():
+        timed = [row for row in peers if "seconds" in row and not row["note"]]
+        best = min(timed, key=lambda row: row["seconds"], default=None)
+        peer = (best["candidate"], f"{best['ours_is_faster_by']:.0f}×") if best else ("–", "–")
+        shape = shape.removeprefix("512x").replace("->", " → ")
+        cells = [shape, "∞" if p == "inf" else f"{p:g}", passes]
+        cells += [f"{ours['giga_pairs_per_second']:.1f}", *peer]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
 def _commands() -> list[str]:
     return [line for line in README.read_text().splitlines() if line.startswith("pip install")]
 
@@ -58,6 +84,12 @@ def _requirements() -> dict[str, Requirement]:
 def test_results_are_those_of_runs():
     assert RESULTS.search(README.read_text()).group() == results(), (
         "README.md's table differs from runs/: render it again with `python tests/test_readme.py`."
+    )
+
+
+def test_speeds_are_those_of_runs():
+    assert SPEED.search(README.read_text()).group() == speed(), (
+        "README.md's speeds differ from runs/: render them with `python tests/test_readme.py`."
     )
 
 
@@ -130,4 +162,5 @@ def test_citation_names_the_paper_and_this_version():
 
 
 if __name__ == "__main__":
-    README.write_text(RESULTS.sub(lambda _: results(), README.read_text()))
+    text = RESULTS.sub(lambda _: results(), README.read_text())
+    README.write_text(SPEED.sub(lambda _: speed(), text))
