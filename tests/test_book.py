@@ -1,6 +1,7 @@
 """The notebooks are listed, thin, stored without outputs, and run; the built book reads offline."""
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -237,3 +239,16 @@ def test_built_book_has_its_own_mathjax(built):
 def test_the_scan_finds_remote_assets(tmp_path, page):
     (tmp_path / "page.html").write_text(f'<a href="https://example.org">a link</a>{page}')
     assert len(remote_assets(tmp_path)) == 1
+
+
+def test_every_build_reads_every_notebook_again():
+    """A new run changes no source; without this the book would keep the old table."""
+    spec = importlib.util.spec_from_file_location("rerender", BOOK / "_ext" / "rerender.py")
+    rerender = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rerender)
+    paths = {"intro": "intro.ipynb", "method/records": "method/records.md"}
+    env = SimpleNamespace(found_docs=set(paths), doc2path=paths.__getitem__)
+    assert rerender.notebooks(None, env, set(), set(), set()) == ["intro"]
+    config = yaml.safe_load((BOOK / "_config.yml").read_text())["sphinx"]
+    assert config["local_extensions"] == {"rerender": "_ext"}
+    assert "rerender" in config["config"]["extensions"]
