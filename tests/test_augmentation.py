@@ -1,0 +1,119 @@
+"""Images in memory: sets, pixels, crops, and augmentation against a loop."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linfdist import data
+from linfdist.data import Augmentation, DataError, ImageSet, augment
+
+
+def test_image_sets_are_checked():
+    info = data.DATASETS["digits"]
+    images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"images must be uint8 of shape \[N, C, H, W\]; got"):
+        ImageSet(images.float(), torch.zeros(3, dtype=torch.int64), info)
+    with pytest.raises(ValueError, match=r"labels must be int64 of shape \(3,\).*shape \(2,\)"):
+        ImageSet(images, torch.zeros(2, dtype=torch.int64), info)
+    with pytest.raises(DataError, match="image 1 has label -1"):
+        ImageSet(images, torch.tensor([0, -1, 2]), info)
+
+
+def test_take():
+    images = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    whole = ImageSet(images, torch.tensor([0, 1, 2]), data.DATASETS["digits"])
+    assert whole.take(None) is whole
+    assert whole.take(2).labels.tolist() == [0, 1]
+    assert len(whole.to("cpu").take(3)) == 3
+    for n in (0, 4):
+        with pytest.raises(ValueError, match=rf"n must be in 1\.\.3.*; got {n}"):
+            whole.take(n)
+
+
+def test_to_pixels():
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    pixels = data.to_pixels(images)
+    assert pixels.dtype == torch.float32
+    assert torch.equal(pixels.flatten(), torch.arange(256) / 255)
+    with pytest.raises(ValueError, match=r"images must be uint8 \(0\.\.255\); got torch\.float32"):
+        data.to_pixels(pixels)
+
+
+def test_center_crop():
+    images = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    assert torch.equal(data.center_crop(images, 4), images[:, :, 2:6, 2:6])
+    with pytest.raises(ValueError, match=r"at most the image's sides \(8, 8\); got 9"):
+        data.center_crop(images, 9)
+
+
+def windows(image: torch.Tensor, augmentation: Augmentation) -> set[bytes]:
+    """Every result that the augmentation may give for one image, by a loop."""
+    padding, (height, width) = augmentation.padding, image.shape[-2:]
+    padded = np.zeros((len(image), height + 2 * padding, width + 2 * padding), np.uint8)
+    padded[:, padding : padding + height, padding : padding + width] = image
+    out_height = augmentation.crop or height
+    out_width = augmentation.crop or width
+    results = set()
+    for top in range(padded.shape[1] - out_height + 1):
+        for left in range(padded.shape[2] - out_width + 1):
+            window = padded[:, top : top + out_height, left : left + out_width]
+            results.add(window.tobytes())
+            if augmentation.flip:
+                results.add(window[:, :, ::-1].tobytes())
+    return results
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    padding=st.integers(0, 2),
+    flip=st.booleans(),
+    crop=st.one_of(st.none(), st.integers(1, 3)),
+    channels=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_augment_gives_every_window_and_no_other(padding, flip, crop, channels, seed):
+    augmentation = Augmentation(padding, flip, crop)
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(1, 256, (channels, 3, 4), generator=generator, dtype=torch.uint8)
+    batch = augment(image.expand(2000, -1, -1, -1), augmentation, generator)
+    assert batch.shape == (2000, channels, crop or 3, crop or 4)
+    assert {result.numpy().tobytes() for result in batch} == windows(image, augmentation)
+
+
+def test_augment_is_a_function_of_the_generator():
+    images = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
+    augmentation = Augmentation(padding=4, flip=True)
+    first = augment(images, augmentation, torch.Generator().manual_seed(1))
+    again = augment(images, augmentation, torch.Generator().manual_seed(1))
+    other = augment(images, augmentation, torch.Generator().manual_seed(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_augment_is_the_same_on_the_gpu():
+    images = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8)
+    augmentation = Augmentation(padding=4, flip=True)
+    here = augment(images, augmentation, torch.Generator().manual_seed(1))
+    there = augment(images.cuda(), augmentation, torch.Generator().manual_seed(1))
+    assert torch.equal(here, there.cpu())
+
+
+def test_augment_without_anything_to_do_keeps_the_images():
+    images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(augment(images, Augmentation(), torch.Generator()), images)
+    assert augment(images[:0], Augmentation(1, True), torch.Generator()).shape == (0, 3, 8, 8)
+
+
+def test_augment_refuses_bad_input():
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"images must be uint8 of shape \[B, C, H, W\]; got"):
+        augment(images.float(), Augmentation(), torch.Generator())
+    with pytest.raises(ValueError, match=r"padded image's sides \(10, 10\); got 11"):
+        augment(images, Augmentation(padding=1, crop=11), torch.Generator())
+    with pytest.raises(ValueError, match="padding must be at least 0; got -1"):
+        Augmentation(padding=-1)
+    with pytest.raises(ValueError, match="crop must be at least 1 or None; got 0"):
+        Augmentation(crop=0)
