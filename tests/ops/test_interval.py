@@ -6,7 +6,7 @@ import pytest
 import torch
 from pairs import SHAPES, sample
 
-from linfdist.ops import linf_interval, lp_dist
+from linfdist.ops import linf_interval, lp_dist, reference
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -20,6 +20,15 @@ def test_bounds_equal_the_oracle(shape, dtype):
     step = torch.finfo(dtype).eps
     np.testing.assert_allclose(high.numpy(), wanted_high, rtol=2 * step)
     np.testing.assert_allclose(low.numpy(), wanted_low, rtol=2 * step, atol=2 * step)
+    fallback = reference.linf_interval(lower, upper, w)
+    assert torch.equal(fallback[0], low) and torch.equal(fallback[1], high)
+
+
+def test_the_reference_knows_a_weight_inside_the_box():
+    x = torch.zeros(1, 3)
+    for bounds in (linf_interval, reference.linf_interval):
+        low, high = bounds(x - 1, x + 1, torch.tensor([[0.5, 0.0, -0.5]]))
+        assert (low.item(), high.item()) == (0.0, 1.5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
