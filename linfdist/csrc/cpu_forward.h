@@ -1,7 +1,7 @@
 // ‖x − w‖_p for all pairs of a sample and a neuron.
 //
 // Cost per pair, in vector instructions (AVX-512; AVX2 one more for p = ∞): p = ∞ 2 (subtract,
-// maximum of absolutes), p = 8 4 (subtract, two squarings, one fused), real p about 30 beside the
+// maximum of absolutes), p = 8 4 (subtract, two squarings, one fused), real p about 24 beside the
 // pass that finds the maximum. Integer p up to 8 needs no maximum: inputs are scaled by one power of
 // two, and the rare pair whose sum underflows is computed again by itself.
 #pragma once

@@ -123,13 +123,6 @@ LINFDIST_INLINE uint32_t lane_bits(Mask<T> mask) {
   return mask;
 }
 
-template <class T>
-LINFDIST_INLINE Vec<T> zero_unless(Mask<T> mask, Vec<T> v) {
-  if constexpr (sizeof(T) == 4)
-    return _mm512_maskz_mov_ps(mask, (__m512)v);
-  else
-    return _mm512_maskz_mov_pd(mask, (__m512d)v);
-}
 #else
 template <class T>
 using Mask = Bits<T>;  // −1 where true
@@ -157,11 +150,6 @@ LINFDIST_INLINE uint32_t lane_bits(Mask<T> mask) {
   for (int lane = 0; lane < kLanes<T>; ++lane) bits |= (mask[lane] ? 1u : 0u) << lane;
   return bits;
 #endif
-}
-
-template <class T>
-LINFDIST_INLINE Vec<T> zero_unless(Mask<T> mask, Vec<T> v) {
-  return (Vec<T>)((Bits<T>)v & mask);
 }
 #endif
 

@@ -110,9 +110,8 @@ LINFDIST_INLINE bool raise(const Power<float>& p, Vec<float> (&v)[N]) {
 #if defined(__AVX512DQ__)
   LINFDIST_EACH(v[n] = _mm512_maskz_scalef_ps(greater<float>(y[n], p.lowest), q[n], v[n]))
 #else
-  LINFDIST_EACH(v[n] = zero_unless<float>(
-                    greater<float>(y[n], p.lowest),
-                    (Vec<float>)((Bits<float>)q[n] + ((Bits<float>)v[n] << 23))))
+  LINFDIST_EACH(v[n] = (Vec<float>)(((Bits<float>)q[n] + ((Bits<float>)v[n] << 23)) &
+                                    greater<float>(y[n], p.lowest)))
 #endif
   return true;
 }
