@@ -76,55 +76,58 @@ void interval(Matrix<const T> lower, Matrix<const T> upper, Matrix<const T> weig
 
 #if defined(LINFDIST_CUDA)
 
-using linfdist::CudaKernels;
-
 template <class T>
 using CudaMatrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cuda>;
 
+using CudaBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cuda>;
+
+template <class T>
+Sizes sizes(const CudaMatrix<const T>& x, const CudaMatrix<const T>& weight) {
+  return {int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+}
+
 // `stream` is torch's current stream as an integer; the Python side has set the device.
+void* as_stream(uintptr_t stream) { return reinterpret_cast<void*>(stream); }
+
 template <class T>
 void cuda_forward(CudaMatrix<const T> x, CudaMatrix<const T> weight, CudaMatrix<T> distance,
                   double p, uintptr_t stream) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
-  CudaKernels<T>::forward(x.data(), weight.data(), distance.data(), nullptr, n, p,
-                          reinterpret_cast<void*>(stream));
+  linfdist::cuda::forward(x.data(), weight.data(), distance.data(), nullptr, sizes<T>(x, weight), p,
+                          as_stream(stream));
 }
 
 template <class T>
 void cuda_forward_with_index(CudaMatrix<const T> x, CudaMatrix<const T> weight,
                              CudaMatrix<T> distance, CudaMatrix<int32_t> index, uintptr_t stream) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
-  CudaKernels<T>::forward(x.data(), weight.data(), distance.data(), index.data(), n,
-                          std::numeric_limits<double>::infinity(), reinterpret_cast<void*>(stream));
+  linfdist::cuda::forward(x.data(), weight.data(), distance.data(), index.data(),
+                          sizes<T>(x, weight), std::numeric_limits<double>::infinity(),
+                          as_stream(stream));
 }
 
 template <class T>
 void cuda_backward(CudaMatrix<const T> grad, CudaMatrix<const T> x, CudaMatrix<const T> weight,
                    CudaMatrix<const T> distance, CudaMatrix<T> grad_x, CudaMatrix<T> grad_weight,
-                   double p, uintptr_t stream) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
-  CudaKernels<T>::backward(grad.data(), x.data(), weight.data(), distance.data(), nullptr,
-                           grad_x.data(), grad_weight.data(), n, p,
-                           reinterpret_cast<void*>(stream));
+                   CudaBytes workspace, double p, uintptr_t stream) {
+  linfdist::cuda::backward(grad.data(), x.data(), weight.data(), distance.data(), nullptr,
+                           grad_x.data(), grad_weight.data(), workspace.data(), sizes<T>(x, weight),
+                           p, as_stream(stream));
 }
 
 template <class T>
 void cuda_backward_with_index(CudaMatrix<const T> grad, CudaMatrix<const T> x,
                               CudaMatrix<const T> weight, CudaMatrix<const int32_t> index,
-                              CudaMatrix<T> grad_x, CudaMatrix<T> grad_weight, uintptr_t stream) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
-  CudaKernels<T>::backward(grad.data(), x.data(), weight.data(), nullptr, index.data(),
-                           grad_x.data(), grad_weight.data(), n,
-                           std::numeric_limits<double>::infinity(),
-                           reinterpret_cast<void*>(stream));
+                              CudaMatrix<T> grad_x, CudaMatrix<T> grad_weight, CudaBytes workspace,
+                              uintptr_t stream) {
+  linfdist::cuda::backward(grad.data(), x.data(), weight.data(), nullptr, index.data(),
+                           grad_x.data(), grad_weight.data(), workspace.data(), sizes<T>(x, weight),
+                           std::numeric_limits<double>::infinity(), as_stream(stream));
 }
 
 template <class T>
 void cuda_interval(CudaMatrix<const T> lower, CudaMatrix<const T> upper, CudaMatrix<const T> weight,
                    CudaMatrix<T> distance_lower, CudaMatrix<T> distance_upper, uintptr_t stream) {
-  const Sizes n{int64_t(lower.shape(0)), int64_t(weight.shape(0)), int64_t(lower.shape(1))};
-  CudaKernels<T>::interval(lower.data(), upper.data(), weight.data(), distance_lower.data(),
-                           distance_upper.data(), n, reinterpret_cast<void*>(stream));
+  linfdist::cuda::interval(lower.data(), upper.data(), weight.data(), distance_lower.data(),
+                           distance_upper.data(), sizes<T>(lower, weight), as_stream(stream));
 }
 
 #endif
@@ -146,10 +149,11 @@ void define(nb::module_& m) {
 #if defined(LINFDIST_CUDA)
   m.def("forward", cuda_forward<T>, x, weight, distance, "p"_a, "stream"_a);
   m.def("forward_with_index", cuda_forward_with_index<T>, x, weight, distance, index, "stream"_a);
-  m.def("backward", cuda_backward<T>, grad, x, weight, distance, grad_x, grad_weight, "p"_a,
-        "stream"_a);
+  const auto workspace = "workspace"_a.noconvert();
+  m.def("backward", cuda_backward<T>, grad, x, weight, distance, grad_x, grad_weight, workspace,
+        "p"_a, "stream"_a);
   m.def("backward_with_index", cuda_backward_with_index<T>, grad, x, weight, index, grad_x,
-        grad_weight, "stream"_a);
+        grad_weight, workspace, "stream"_a);
   m.def("interval", cuda_interval<T>, lower, upper, weight, distance_lower, distance_upper,
         "stream"_a);
 #endif
@@ -163,6 +167,13 @@ NB_MODULE(_native, m) {
   define<double>(m);
 #if defined(LINFDIST_CUDA)
   m.attr("cuda_architectures") = LINFDIST_CUDA;
+  m.def(
+      "backward_workspace",
+      [](int64_t batch, int64_t out_features, int64_t in_features, double p, int64_t element) {
+        return linfdist::cuda::backward_workspace({batch, out_features, in_features}, p, element);
+      },
+      "batch"_a, "out_features"_a, "in_features"_a, "p"_a, "bytes_per_element"_a,
+      "Bytes of device memory that backward needs beside its results.");
 #else
   m.attr("cuda_architectures") = "";
 #endif

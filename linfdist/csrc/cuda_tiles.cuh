@@ -1,4 +1,4 @@
-// One kernel for every op: out(m, n) = reduction over k of a function of a(m, k) and b(n, k), tiled
+// One plain kernel for every op in float64: out(m, n) = reduction over k of a function of a(m, k) and b(n, k), tiled
 // as a matrix product is.
 //
 // A block of 16 × 16 threads computes a tile of 64 × 64 outputs, a thread 4 × 4 of them in registers.
@@ -6,7 +6,7 @@
 // float pairs); each loaded element then serves 64 outputs.
 #pragma once
 
-#include <cstdint>
+#include "cuda_numeric.cuh"
 
 namespace linfdist::cuda {
 

@@ -102,11 +102,11 @@ LINFDIST_INLINE bool raise(const Power<float>& p, Vec<float> (&v)[N]) {
   LINFDIST_EACH(y[n] = max<float>((q[n] * f[n] + y[n]) * p.power, broadcast<float>(-126.0f)))
   LINFDIST_EACH(v[n] = y[n] + round_to_integer; f[n] = y[n] - (v[n] - round_to_integer))
 #endif
-  LINFDIST_EACH(q[n] = 0.0013266970f * f[n] + 0.0096754597f)
-  LINFDIST_EACH(q[n] = q[n] * f[n] + 0.0555074262f)
-  LINFDIST_EACH(q[n] = q[n] * f[n] + 0.2402212175f)
-  LINFDIST_EACH(q[n] = q[n] * f[n] + 0.6931469492f)
-  LINFDIST_EACH(q[n] = q[n] * f[n] + 1.0000000710f)
+  LINFDIST_EACH(q[n] = Exp2::c5 * f[n] + Exp2::c4)
+  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c3)
+  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c2)
+  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c1)
+  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c0)
 #if defined(__AVX512DQ__)
   LINFDIST_EACH(v[n] = _mm512_maskz_scalef_ps(greater<float>(y[n], p.lowest), q[n], v[n]))
 #else

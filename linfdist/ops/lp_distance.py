@@ -82,7 +82,15 @@ def _lp_dist_backward(
         return reference.lp_dist_backward(grad, x, weight, distance, p)
     grad_x, grad_weight = torch.empty_like(plain(x)), torch.empty_like(plain(weight))
     native.call(
-        "backward", plain(grad), plain(x), plain(weight), plain(distance), grad_x, grad_weight, p
+        "backward",
+        plain(grad),
+        plain(x),
+        plain(weight),
+        plain(distance),
+        grad_x,
+        grad_weight,
+        *native.backward_workspace(x, weight, p),
+        p,
     )
     return grad_x, grad_weight
 
@@ -123,6 +131,7 @@ def _linf_dist_backward(
         index.contiguous(),
         grad_x,
         grad_weight,
+        *native.backward_workspace(x, weight, math.inf),
     )
     return grad_x, grad_weight
 

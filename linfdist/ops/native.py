@@ -69,6 +69,19 @@ def call(name: str, *tensors_then_p: Tensor | float) -> None:
         function(*tensors_then_p, torch.cuda.current_stream(device).cuda_stream)
 
 
+def backward_workspace(x: Tensor, weight: Tensor, p: float) -> tuple[Tensor, ...]:
+    """The memory that a native backward pass takes beside its results: none on the CPU.
+
+    From torch's allocator, so that it is counted and used again.
+    """
+    if x.device.type == "cpu":
+        return ()
+    sizes = (x.shape[0], weight.shape[0], x.shape[1])
+    with torch.cuda.device(x.device):
+        size = module().backward_workspace(*sizes, p, x.element_size())
+    return (torch.empty(size, dtype=torch.uint8, device=x.device),)
+
+
 @functools.cache
 def warn_reference(device_type: str) -> None:
     """Say once that a device has no native kernels."""

@@ -1,0 +1,104 @@
+// The backward op at finite p in float: shapes, workspace, and which term.
+#include <cmath>
+
+#include "cuda_first_backward.cuh"
+#include "cuda_kernels.h"
+#include "cuda_powers_backward.cuh"
+
+namespace linfdist::cuda {
+namespace {
+
+constexpr double kSkipFrom = 32;  // as in the forward pass
+
+int coefficient_count(double p) { return p == 1 || p == 2 || p == 4 || p == 8 ? 1 : 2; }
+
+size_t shared_bytes(int warps, int coefficients) {
+  return sizeof(float) * (2 * coefficients * kNeurons * warps * kSamples + 2 * kNeurons * 32 +
+                          2 * warps * kNeurons * 32);
+}
+
+// Everything that sizes the launch and the workspace.
+struct Plan {
+  PowerShapes shapes;
+  int coefficients, neuron_segments, sample_segments;
+  float* coefficient;
+  Segmented<float> x, weight;
+  int64_t bytes;
+
+  Plan(Sizes n, double p, float* grad_x, float* grad_weight, void* memory)
+      : coefficients(coefficient_count(p)) {
+    int warps = int(std::min<int64_t>(kMostWarps, (n.batch + kSamples - 1) / kSamples));
+    const size_t limit = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    while (warps > 1 && shared_bytes(warps, coefficients) > limit) --warps;
+    const int64_t samples = warps * kSamples, tiles = (n.batch + samples - 1) / samples;
+    const int64_t columns = (n.in_features + 31) / 32;
+    neuron_segments = segments_for(columns * tiles, n.out_features, 64);
+    // Tiles of samples that could run side by side run in turn, but for what it takes to fill the GPU.
+    sample_segments = segments_for(columns * neuron_segments, tiles, 1);
+    const int64_t each = (n.out_features + neuron_segments - 1) / neuron_segments;
+    const int64_t tiles_each = (tiles + sample_segments - 1) / sample_segments;
+    sample_segments = int((tiles + tiles_each - 1) / tiles_each);
+    const int64_t neurons = (each + kNeurons - 1) / kNeurons * kNeurons;
+    neuron_segments = int((n.out_features + neurons - 1) / neurons);
+    shapes = {n, warps, tiles * samples, neurons, tiles_each};
+    Workspace workspace(memory);
+    coefficient = workspace.take<float>(coefficients * n.out_features * shapes.padded);
+    x = workspace.segmented(grad_x, n.batch * n.in_features, neuron_segments);
+    weight = workspace.segmented(grad_weight, n.out_features * n.in_features, sample_segments);
+    bytes = workspace.bytes();
+  }
+};
+
+template <class Term>
+void gradients(const Term& term, const float* grad, const float* x, const float* weight,
+               const float* distance, const Plan& plan, void* stream) {
+  const PowerShapes& shapes = plan.shapes;
+  const Sizes& n = shapes.n;
+  launch(power_coefficients<Term>, dim3(blocks(shapes.padded, 32), blocks(n.out_features, 32)),
+         dim3(256), 0, stream, term, grad, distance, plan.coefficient, n, shapes.padded);
+  launch(power_gradients<Term>,
+         dim3(blocks(n.in_features, 32), unsigned(plan.neuron_segments),
+              unsigned(plan.sample_segments)),
+         dim3(32 * shapes.warps), shared_bytes(shapes.warps, Term::kCoefficients), stream, term, x,
+         weight, static_cast<const float*>(plan.coefficient), plan.x.target(), plan.weight.target(),
+         shapes);
+  plan.x.add(stream);
+  plan.weight.add(stream);
+}
+
+}  // namespace
+
+int64_t backward_workspace(Sizes n, double p, int64_t bytes_per_element) {
+  const bool single = bytes_per_element == sizeof(float);
+  if (std::isinf(p))
+    return single ? FirstPlan<float>(n, nullptr, nullptr, nullptr).bytes
+                  : FirstPlan<double>(n, nullptr, nullptr, nullptr).bytes;
+  return single ? Plan(n, p, nullptr, nullptr, nullptr).bytes : 0;
+}
+
+void backward(const float* grad, const float* x, const float* weight, const float* distance,
+              const int32_t* index, float* grad_x, float* grad_weight, void* workspace, Sizes n,
+              double p, void* stream) {
+  if (std::isinf(p))
+    return first_backward(grad, x, weight, index, grad_x, grad_weight, workspace, n, stream);
+  const Plan plan(n, p, grad_x, grad_weight, workspace);
+  const auto run = [&](const auto& term) {
+    gradients(term, grad, x, weight, distance, plan, stream);
+  };
+  const double cutoff = kBackwardCutoff<float>;
+  const float power = float(p - 1), ratio = float(ratio_cutoff(p - 1, cutoff));
+  if (p == 1)
+    run(PowerTerm<1>{});
+  else if (p == 2)
+    run(PowerTerm<2>{});
+  else if (p == 4)
+    run(PowerTerm<4>{});
+  else if (p == 8)
+    run(PowerTerm<8>{});
+  else if (p < kSkipFrom)
+    run(RealTerm<false>{power, float(cutoff), ratio});
+  else
+    run(RealTerm<true>{power, float(cutoff), ratio});
+}
+
+}  // namespace linfdist::cuda
