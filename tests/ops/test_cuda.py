@@ -37,10 +37,15 @@ def test_an_older_gpu_than_the_build_gets_the_reference(architectures, capabilit
     assert native.covers(architectures, capability) is covered
 
 
+# Enough outputs for tiles, with rows on 16 bytes and not; more samples than a block of the backward
+# pass has; few outputs of many features, either way.
+LAYERS = [(449, 447, 33), (450, 460, 64), (1100, 40, 70), (300, 10, 1030), (2, 90, 515)]
+
+
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("p", P_VALUES)
-@pytest.mark.parametrize("shape", [*SHAPES, (70, 66, 37)])
+@pytest.mark.parametrize("shape", [*SHAPES, (70, 66, 37), *LAYERS])
 def test_distance_and_gradients_equal_the_cpu(shape, p, dtype):
     x, w, grad = sample(shape, dtype)
     results = []
@@ -62,7 +67,63 @@ def test_distance_and_gradients_equal_the_cpu(shape, p, dtype):
 
 
 @needs_gpu
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("p", [8.0, 8.7, 1000.0, math.inf])
+def test_the_same_bits_every_time(p):
+    x, w, grad = (value.cuda() for value in sample((700, 300, 530), torch.float32))
+    first, second = (
+        torch.autograd.grad(lp_dist(a := x.clone().requires_grad_(), b, p), (a, b), grad)
+        for b in (w.clone().requires_grad_(), w.clone().requires_grad_())
+    )
+    for ours, again in zip(first, second, strict=True):
+        assert torch.equal(ours, again)
+
+
+@needs_gpu
+@pytest.mark.parametrize("p", [2.0, 3.0, 8.0, 8.7])
+def test_gradcheck(p):
+    x, w, _ = (value.cuda().requires_grad_() for value in sample((4, 5, 6), torch.float64))
+    assert torch.autograd.gradcheck(lambda a, b: lp_dist(a, b, p), (x, w))
+
+
+@needs_gpu
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
+@pytest.mark.parametrize("p", P_VALUES)
+def test_values_of_any_size(p, scale):
+    x, w, _ = (value * scale for value in sample((70, 66, 37), torch.float32))
+    x[3] = w[3]  # a distance of 0
+    torch.testing.assert_close(
+        lp_dist(x.cuda(), w.cuda(), p).cpu(), lp_dist(x, w, p), rtol=1e-5, atol=0
+    )
+
+
+@needs_gpu
+@pytest.mark.parametrize("p", [8.0, 8.7, 1000.0, math.inf])
+def test_a_captured_graph_replays(p):
+    x, w, grad = (value.cuda() for value in sample((130, 140, 150), torch.float32))
+    x.requires_grad_()
+    w.requires_grad_()
+
+    def run():
+        distance = lp_dist(x, w, p)
+        return distance.detach(), *torch.autograd.grad(distance, (x, w), grad)
+
+    expected = run()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):  # as torch asks for: warm up on a side stream
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = run()
+    for value in captured:
+        value.fill_(math.nan)
+    graph.replay()
+    for ours, theirs in zip(captured, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@needs_gpu
+@pytest.mark.parametrize("shape", [*SHAPES, *LAYERS])
 def test_interval_equals_the_cpu(shape):
     x, w, _ = sample(shape, torch.float32)
     on_gpu = linf_interval(x.cuda(), (x + 0.3).cuda(), w.cuda())
