@@ -28,7 +28,7 @@ struct Maximum {
   __device__ State start(int64_t, int64_t) const { return {double(0), 0}; }
   __device__ void step(State& s, double a, double b, int64_t k, int64_t) const {
     const double d = fabs(a - b);
-    if (d > s.top || d != d) {
+    if (s.top == s.top && (d > s.top || d != d)) {  // the first NaN stays
       s.top = d;
       if constexpr (kIndex) s.index = int32_t(k);
     }
