@@ -8,7 +8,8 @@
 namespace linfdist::cuda {
 namespace {
 
-constexpr double kSkipFrom = 32;  // as in the forward pass
+// As in the forward pass; later, because fewer terms are left out.
+constexpr double kSkipFrom = 150;
 
 int coefficient_count(double p) { return p == 1 || p == 2 || p == 4 || p == 8 ? 1 : 2; }
 
@@ -30,11 +31,16 @@ struct Plan {
     int warps = int(std::min<int64_t>(kMostWarps, (n.batch + kSamples - 1) / kSamples));
     const size_t limit = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     while (warps > 1 && shared_bytes(warps, coefficients) > limit) --warps;
-    const int64_t samples = warps * kSamples, tiles = (n.batch + samples - 1) / samples;
-    const int64_t columns = (n.in_features + 31) / 32;
-    neuron_segments = segments_for(columns * tiles, n.out_features, 64);
-    // Tiles of samples that could run side by side run in turn, but for what it takes to fill the GPU.
-    sample_segments = segments_for(columns * neuron_segments, tiles, 1);
+    // As few tiles as that allows, their samples shared out evenly, in whole fours of warps.
+    int64_t tiles = blocks(n.batch, warps * kSamples);
+    warps = std::min(warps, 4 * int(blocks(blocks(n.batch, tiles), 4 * kSamples)));
+    const int64_t samples = warps * kSamples;
+    tiles = blocks(n.batch, samples);
+    const int64_t columns = blocks(n.in_features, 32);
+    // A neuron's or sample's step costs some ten times its row of partial sums.
+    constexpr double kPasses = 10;
+    sample_segments = segments_for(columns, tiles, 1, kPasses / double(samples));
+    neuron_segments = segments_for(columns * sample_segments, n.out_features, 64, kPasses);
     const int64_t each = (n.out_features + neuron_segments - 1) / neuron_segments;
     const int64_t tiles_each = (tiles + sample_segments - 1) / sample_segments;
     sample_segments = int((tiles + tiles_each - 1) / tiles_each);

@@ -1,11 +1,12 @@
 // The two mainloops of the forward kernels: out(m, n) = a norm of the differences x(m, k) − w(n, k).
 //
 // distance_tiles, for layers: tiled in registers as a matrix product is. A block computes a tile of
-// 64 × 64 outputs, a thread 8 × 8 or 8 × 4 of them. Slices of 16 k of both operands pass through
+// 64 × 64 outputs, a thread 8 × 4 of them. Slices of 16 k of both operands pass through
 // three stages of shared memory, filled by asynchronous copies two slices ahead (10 KB a stage; 15 KB
 // with two planes). Rows are kept as they lie in memory, k last, and 20 floats apart, so that 16-byte
 // loads of eight neighbouring rows touch every bank once. Beside the norm's own instructions a pair
-// costs 1/16 to 3/32 of a 16-byte load.
+// costs 3/32 of a 16-byte load. Four warps a block, so that a multiprocessor's four schedulers have the
+// same to do.
 //
 // distance_rows, where tiles would leave most of the GPU idle (a last layer of 10 neurons, a batch of
 // one): a warp takes one row of one operand and up to eight of the other, its lanes the features.
@@ -16,7 +17,8 @@
 
 namespace linfdist::cuda {
 
-constexpr int kTile = 64, kSlice = 16, kStages = 3, kStride = kSlice + 4, kRows = 8;
+constexpr int kTile = 64, kSlice = 16, kStages = 3, kStride = kSlice + 4;
+constexpr int kRows = 8, kColumns = 4, kThreads = kTile / kRows * kTile / kColumns;
 
 template <class Norm>
 struct Operands {
@@ -28,7 +30,7 @@ struct Operands {
 
 // Starts the copy of a slice of the tile's rows, `width` floats at a time; zeros past the last row and
 // the last k.
-template <int width, int kThreads>
+template <int width>
 __device__ __forceinline__ void copy_slice(float* to, const float* rows, int count, int length,
                                            int k0) {
   constexpr int kAcross = kSlice / width, kStep = kThreads / kAcross;
@@ -42,10 +44,10 @@ __device__ __forceinline__ void copy_slice(float* to, const float* rows, int cou
 
 __device__ __forceinline__ float4 quad(const float* at) { return *reinterpret_cast<const float4*>(at); }
 
-template <class Norm, int kColumns, int kBlocks>
-__global__ void __launch_bounds__(kTile / kRows * kTile / kColumns, kBlocks)
+template <class Norm>
+__global__ void __launch_bounds__(kThreads, Norm::kBlocks)
     distance_tiles(const Norm norm, const Operands<Norm> in) {
-  constexpr int kThreads = kTile / kRows * kTile / kColumns, kPlanes = Norm::kPlanes;
+  constexpr int kPlanes = Norm::kPlanes;
   constexpr int kSide = kTile / kColumns;  // threads along n; along m there are 8
   __shared__ __align__(16) float slices[kStages][kPlanes + 1][kTile * kStride];
   const int64_t m0 = int64_t(blockIdx.x) * kTile, n0 = int64_t(blockIdx.y) * kTile;
@@ -60,9 +62,9 @@ __global__ void __launch_bounds__(kTile / kRows * kTile / kColumns, kBlocks)
       const float* rows = (plane < kPlanes ? in.x[plane] : in.weight) + first * length;
       const int count = left < kTile ? int(left) : kTile;
       if (in.vectors)
-        copy_slice<4, kThreads>(slices[stage][plane], rows, count, length, k0);
+        copy_slice<4>(slices[stage][plane], rows, count, length, k0);
       else
-        copy_slice<1, kThreads>(slices[stage][plane], rows, count, length, k0);
+        copy_slice<1>(slices[stage][plane], rows, count, length, k0);
     }
     commit_copies();
   };
@@ -102,17 +104,25 @@ __global__ void __launch_bounds__(kTile / kRows * kTile / kColumns, kBlocks)
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
 
+  unsigned open = 0;  // outputs to mend
 #pragma unroll
   for (int r = 0; r < kRows; ++r)
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const int64_t m = m0 + row + r * kTile / kRows, n = n0 + column + c * kSide;
-      if (m < in.n.batch && n < in.n.out_features) norm.finish(m, n, state[r][c]);
+      if (m < in.n.batch && n < in.n.out_features && norm.finish(m, n, state[r][c]))
+        open |= 1u << (r * kColumns + c);
     }
-#pragma unroll 1
-  for (int o = 0; o < kRows * kColumns; ++o) {
-    const int64_t m = m0 + row + o / kColumns * kTile / kRows, n = n0 + column + o % kColumns * kSide;
-    if (m < in.n.batch && n < in.n.out_features) norm.mend(m, n);
+  for (; open; open &= open - 1) {
+    const int o = __ffs(int(open)) - 1;
+    norm.mend(m0 + row + o / kColumns * kTile / kRows, n0 + column + o % kColumns * kSide);
+  }
+  if constexpr (Norm::kSearches) {
+    __syncthreads();
+    for (int o = threadIdx.x / 4; o < kTile * kTile; o += kThreads / 4) {
+      const int64_t m = m0 + o / kTile, n = n0 + o % kTile;
+      norm.search(m, n, m < in.n.batch && n < in.n.out_features, threadIdx.x % 4);
+    }
   }
 }
 
@@ -130,20 +140,13 @@ __device__ __forceinline__ State exchanged(const State& state, int mask) {
   return out;
 }
 
-// Four features from k on; zeros past the end.
-__device__ __forceinline__ float4 features(const float* row, int64_t k, int64_t length, bool vectors) {
-  if (vectors) return quad(row + k);
-  return {row[k], k + 1 < length ? row[k + 1] : 0.f, k + 2 < length ? row[k + 2] : 0.f,
-          k + 3 < length ? row[k + 3] : 0.f};
-}
-
 // kOneSample: a warp has one sample and eight neurons; otherwise one neuron and eight samples.
 template <class Norm, bool kOneSample>
 __global__ void __launch_bounds__(32 * kRowWarps)
     distance_rows(const Norm norm, const Operands<Norm> in) {
   constexpr int kPlanes = Norm::kPlanes;
   const int lane = threadIdx.x % 32;
-  const int64_t length = in.n.in_features;
+  const int length = int(in.n.in_features);
   const int64_t one = int64_t(blockIdx.x) * kRowWarps + threadIdx.x / 32;
   const int64_t first = int64_t(blockIdx.y) * kRowOutputs;
   const int64_t ones = kOneSample ? in.n.batch : in.n.out_features;
@@ -153,38 +156,41 @@ __global__ void __launch_bounds__(32 * kRowWarps)
   typename Norm::State state[kRowOutputs];
 #pragma unroll
   for (int o = 0; o < kRowOutputs; ++o) state[o] = norm.start();
-  for (int64_t k = 4 * lane; k < length; k += 4 * 32) {
+  for (int k = 4 * lane; k < length; k += 4 * 32) {
     float4 x[kPlanes], w;
     if constexpr (kOneSample) {
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane)
-        x[plane] = features(in.x[plane] + one * length, k, length, in.vectors);
+        x[plane] = features_at(in.x[plane] + one * length, k, length, in.vectors);
     } else {
-      w = features(in.weight + one * length, k, length, in.vectors);
+      w = features_at(in.weight + one * length, k, length, in.vectors);
     }
 #pragma unroll
     for (int o = 0; o < kRowOutputs; ++o) {
       if (first + o >= many) break;
       if constexpr (kOneSample) {
-        w = features(in.weight + (first + o) * length, k, length, in.vectors);
+        w = features_at(in.weight + (first + o) * length, k, length, in.vectors);
       } else {
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane)
-          x[plane] = features(in.x[plane] + (first + o) * length, k, length, in.vectors);
+          x[plane] = features_at(in.x[plane] + (first + o) * length, k, length, in.vectors);
       }
       norm.take(state[o], x, w);
-      norm.passed(state[o], int(k));
+      norm.passed(state[o], k);
     }
   }
 #pragma unroll
   for (int o = 0; o < kRowOutputs; ++o) {
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) norm.join(state[o], exchanged(state[o], mask));
-    if (lane == o && first + o < many)
-      norm.finish(kOneSample ? one : first + o, kOneSample ? first + o : one, state[o]);
+    const int64_t m = kOneSample ? one : first + o, n = kOneSample ? first + o : one;
+    if (lane == o && first + o < many && norm.finish(m, n, state[o])) norm.mend(m, n);
   }
-  if (lane < kRowOutputs && first + lane < many)
-    norm.mend(kOneSample ? one : first + lane, kOneSample ? first + lane : one);
+  if constexpr (Norm::kSearches) {
+    __syncwarp();
+    const int64_t o = first + lane / 4;
+    norm.search(kOneSample ? one : o, kOneSample ? o : one, o < many, lane % 4);
+  }
 }
 
 }  // namespace linfdist::cuda

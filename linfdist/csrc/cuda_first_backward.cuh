@@ -81,12 +81,13 @@ struct FirstPlan {
   int64_t bytes;
 
   FirstPlan(Sizes n, T* grad_x, T* grad_weight, void* memory) {
-    constexpr int64_t kWarps = 8;  // of one multiprocessor, at once
+    constexpr int64_t kWarps = 8;    // of one multiprocessor, at once
+    constexpr double kPasses = 100;  // entries that take as long as a row of partial sums
     Workspace workspace(memory);
     x = workspace.segmented(grad_x, n.batch * n.in_features,
-                            segments_for((n.batch + kWarps - 1) / kWarps, n.out_features, 1024));
+                            segments_for((n.batch + kWarps - 1) / kWarps, n.out_features, 1024, kPasses));
     weight = workspace.segmented(grad_weight, n.out_features * n.in_features,
-                                 segments_for((n.out_features + kWarps - 1) / kWarps, n.batch, 1024));
+                                 segments_for((n.out_features + kWarps - 1) / kWarps, n.batch, 1024, kPasses));
     bytes = workspace.bytes();
   }
 };

@@ -1,5 +1,5 @@
-// The forward ops in float: which norm, which mainloop, how many outputs a thread.
-#include <cmath>
+// The forward ops in float: which norm, which mainloop.
+#include <algorithm>
 
 #include "cuda_distances.cuh"
 #include "cuda_kernels.h"
@@ -7,25 +7,21 @@
 namespace linfdist::cuda {
 namespace {
 
-// From this p on few differences count beside the largest, and looking before the work pays.
-constexpr double kSkipFrom = 32;
-// Fewer tiles than this leave most of a GPU idle.
-constexpr int64_t kFewTiles = 48;
+// From this p on enough differences do not count beside the largest for looking first to pay: by
+// counting instructions, for Gaussian differences.
+constexpr double kSkipFrom = 96;
+// Fewer tiles than this leave most of a GPU idle; and thin ones are mostly padding.
+constexpr int64_t kFewTiles = 48, kThin = kTile / 2, kLong = 128;
 
-// Registers decide how many outputs a thread holds: 8 × kColumns states.
-template <int kColumns, int kBlocks, class Norm>
-void reduce(const Norm& norm, const float* const (&x)[Norm::kPlanes], const float* weight, Sizes n,
-            void* stream) {
-  Operands<Norm> in{{}, weight, n, n.in_features % 4 == 0};
-  for (int plane = 0; plane < Norm::kPlanes; ++plane) {
-    in.x[plane] = x[plane];
-    in.vectors = in.vectors && reinterpret_cast<uintptr_t>(x[plane]) % 16 == 0;
-  }
-  in.vectors = in.vectors && reinterpret_cast<uintptr_t>(weight) % 16 == 0;
+bool aligned(const float* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
+
+template <class Norm>
+void reduce(const Norm& norm, const Operands<Norm>& in, void* stream) {
+  const Sizes& n = in.n;
   const dim3 tiles(blocks(n.batch, kTile), blocks(n.out_features, kTile));
-  if (int64_t(tiles.x) * tiles.y >= kFewTiles)
-    launch(distance_tiles<Norm, kColumns, kBlocks>, tiles, dim3(kTile / kRows * kTile / kColumns), 0,
-           stream, norm, in);
+  const bool thin = std::min(n.batch, n.out_features) <= kThin && n.in_features >= kLong;
+  if (!thin && int64_t(tiles.x) * tiles.y >= kFewTiles)
+    launch(distance_tiles<Norm>, tiles, dim3(kThreads), 0, stream, norm, in);
   else if (n.out_features <= n.batch)
     launch(distance_rows<Norm, true>,
            dim3(blocks(n.batch, kRowWarps), blocks(n.out_features, kRowOutputs)),
@@ -37,47 +33,52 @@ void reduce(const Norm& norm, const float* const (&x)[Norm::kPlanes], const floa
 }
 
 template <int P>
-void power_sum(const float* x, const float* weight, float* distance, Sizes n, void* stream) {
-  reduce<8, 6>(PowerSum<P>{x, weight, distance, n.out_features, int(n.in_features)}, {x}, weight, n,
-               stream);
+void power_sum(const float* x, const float* weight, float* distance, Sizes n, bool vectors,
+               void* stream) {
+  reduce<PowerSum<P>>({x, weight, distance, n.out_features, int(n.in_features)},
+                      {{x}, weight, n, vectors}, stream);
 }
 
 template <bool kSkips>
 void real_power_sum(const float* x, const float* weight, float* distance, Sizes n, double p,
-                    void* stream) {
+                    bool vectors, void* stream) {
   const float ratio = float(ratio_cutoff(p, kForwardCutoff<float>));
-  reduce<4, 3>(RealPowerSum<kSkips>{x, weight, distance, n.out_features, int(n.in_features), float(p),
-                                    ratio},
-               {x}, weight, n, stream);
+  reduce<RealPowerSum<kSkips>>(
+      {x, weight, distance, n.out_features, int(n.in_features), float(p), ratio},
+      {{x}, weight, n, vectors}, stream);
 }
 
 }  // namespace
 
 void forward(const float* x, const float* weight, float* distance, int32_t* index, Sizes n, double p,
              void* stream) {
+  constexpr double kAlmostInfinite = 1e8;  // n^(1/p) is 1 in float for any n
+  const bool vectors = n.in_features % 4 == 0 && aligned(x) && aligned(weight);
   if (index)
-    reduce<4, 3>(FirstMaximum<kSlice>{x, weight, distance, index, n.out_features, int(n.in_features)},
-                 {x}, weight, n, stream);
-  else if (std::isinf(p))
-    reduce<8, 6>(Maximum{distance, n.out_features}, {x}, weight, n, stream);
+    reduce<FirstMaximum<kSlice>>({x, weight, distance, index, n, vectors}, {{x}, weight, n, vectors},
+                                 stream);
+  else if (p >= kAlmostInfinite)
+    reduce<Maximum>({distance, n.out_features}, {{x}, weight, n, vectors}, stream);
   else if (p == 1)
-    power_sum<1>(x, weight, distance, n, stream);
+    power_sum<1>(x, weight, distance, n, vectors, stream);
   else if (p == 2)
-    power_sum<2>(x, weight, distance, n, stream);
+    power_sum<2>(x, weight, distance, n, vectors, stream);
   else if (p == 4)
-    power_sum<4>(x, weight, distance, n, stream);
+    power_sum<4>(x, weight, distance, n, vectors, stream);
   else if (p == 8)
-    power_sum<8>(x, weight, distance, n, stream);
+    power_sum<8>(x, weight, distance, n, vectors, stream);
   else if (p < kSkipFrom)
-    real_power_sum<false>(x, weight, distance, n, p, stream);
+    real_power_sum<false>(x, weight, distance, n, p, vectors, stream);
   else
-    real_power_sum<true>(x, weight, distance, n, p, stream);
+    real_power_sum<true>(x, weight, distance, n, p, vectors, stream);
 }
 
 void interval(const float* lower, const float* upper, const float* weight, float* distance_lower,
               float* distance_upper, Sizes n, void* stream) {
-  reduce<4, 3>(Interval{distance_lower, distance_upper, n.out_features}, {lower, upper}, weight, n,
-               stream);
+  const bool vectors =
+      n.in_features % 4 == 0 && aligned(lower) && aligned(upper) && aligned(weight);
+  reduce<Interval>({distance_lower, distance_upper, n.out_features}, {{lower, upper}, weight, n, vectors},
+                   stream);
 }
 
 }  // namespace linfdist::cuda

@@ -1,12 +1,15 @@
 // The reductions of the forward kernels over the differences of a pair: what is kept for an output,
 // how four differences join it, and what is written. Every mainloop (tiles, rows) runs every one.
 //
-// A norm has: State, trivially copyable, of whole floats and ints; kPlanes, the operands of x; start();
-// take(state, x, w), four features, where zeros in both change nothing; passed(state, k0, after the
-// features from k0 on); join(state, other); finish(m, n, state), which writes; and mend(m, n), which the
-// same thread calls when its states are gone, for what is done to few outputs or takes a search.
+// A norm has: State, trivially copyable, of whole floats and ints; kPlanes, the operands of x; kBlocks,
+// how many blocks of 128 threads its registers leave a multiprocessor; start(); take(state, x, w), four
+// features, where zeros in both change nothing; passed(state, k0), after the features from k0 on;
+// join(state, other); finish(m, n, state), which writes, and says whether to call mend(m, n) when the
+// states are gone. One with kSearches has search(m, n, valid, part), called by four lanes together for
+// an output that is written.
 #pragma once
 
+#include "cpu_kernels.h"
 #include "cuda_numeric.cuh"
 
 namespace linfdist::cuda {
@@ -19,17 +22,29 @@ __device__ __forceinline__ float largest(float4 d) {
   return max_nan(max_nan(fabsf(d.x), fabsf(d.y)), max_nan(fabsf(d.z), fabsf(d.w)));
 }
 
-constexpr float kUnknown = -1;  // no distance
+// Four features from k on, k < length; zeros past the end.
+__device__ __forceinline__ float4 features_at(const float* row, int k, int length, bool vectors) {
+  if (vectors) return *reinterpret_cast<const float4*>(row + k);
+  return {row[k], k + 1 < length ? row[k + 1] : 0.f, k + 2 < length ? row[k + 2] : 0.f,
+          k + 3 < length ? row[k + 3] : 0.f};
+}
+
+// What norms have in common that need neither a search nor mending.
+struct Plain {
+  static constexpr bool kSearches = false;
+  __device__ void mend(int64_t, int64_t) const {}
+};
 
 // max |x − w|; a NaN stays. A subtraction and a maximum a pair.
-struct Maximum {
-  static constexpr int kPlanes = 1;
+struct Maximum : Plain {
+  static constexpr int kPlanes = 1, kBlocks = 5;
   struct State {
     float top;
   };
   float* distance;
   int64_t outputs;
 
+  Maximum(float* distance, int64_t outputs) : distance(distance), outputs(outputs) {}
   __device__ State start() const { return {0.f}; }
   __device__ void take(State& s, const float4 (&x)[1], float4 w) const {
     const float4 d = difference(x[0], w);
@@ -40,68 +55,81 @@ struct Maximum {
   }
   __device__ void passed(State&, int) const {}
   __device__ void join(State& s, State other) const { s.top = max_nan(s.top, other.top); }
-  __device__ void finish(int64_t m, int64_t n, State s) const { distance[m * outputs + n] = s.top; }
-  __device__ void mend(int64_t, int64_t) const {}
+  __device__ bool finish(int64_t m, int64_t n, State s) const {
+    distance[m * outputs + n] = s.top;
+    return false;
+  }
 };
 
 // The same with the first feature that attains it: only the slice that holds it is recorded on the
 // way, and searched at the end, so that a pair costs what it does without.
 template <int kSlice>
-struct FirstMaximum {
-  static constexpr int kPlanes = 1;
+struct FirstMaximum : Maximum {
+  static constexpr int kBlocks = 3;
+  static constexpr bool kSearches = true;
   struct State {
-    float top;
-    int slice;  // where the slice of the maximum begins
-    float now;  // the maximum of the present slice
+    float top, before;  // before: at the end of the last slice
+    int slice;          // where the slice of the maximum begins
   };
   const float *x, *weight;
-  float* distance;
   int32_t* index;
-  int64_t outputs;
   int features;
+  bool vectors;
 
-  __device__ State start() const { return {0.f, 0, 0.f}; }
+  FirstMaximum(const float* x, const float* weight, float* distance, int32_t* index, Sizes n,
+               bool vectors)
+      : Maximum(distance, n.out_features), x(x), weight(weight), index(index),
+        features(int(n.in_features)), vectors(vectors) {}
+  __device__ State start() const { return {0.f, 0.f, 0}; }
   __device__ void take(State& s, const float4 (&x)[1], float4 w) const {
-    const float4 d = difference(x[0], w);
-    s.now = max_nan(s.now, fabsf(d.x));
-    s.now = max_nan(s.now, fabsf(d.y));
-    s.now = max_nan(s.now, fabsf(d.z));
-    s.now = max_nan(s.now, fabsf(d.w));
+    Maximum::State top{s.top};
+    Maximum::take(top, x, w);
+    s.top = top.top;
   }
   // Among numbers that are not negative the bits are ordered as they are; NaN's are the largest.
   __device__ void passed(State& s, int k0) const {
-    if (__float_as_int(s.now) > __float_as_int(s.top)) {
-      s.top = s.now;
-      s.slice = k0;
-    }
-    s.now = 0.f;
+    if (__float_as_int(s.top) > __float_as_int(s.before)) s.slice = k0;
+    s.before = s.top;
   }
   __device__ void join(State& s, State other) const {
     const int ours = __float_as_int(s.top), theirs = __float_as_int(other.top);
     if (theirs > ours || (theirs == ours && other.slice < s.slice)) s = other;
   }
-  __device__ void finish(int64_t m, int64_t n, State s) const {
-    distance[m * outputs + n] = s.top;
+  __device__ bool finish(int64_t m, int64_t n, State s) const {
     index[m * outputs + n] = s.slice;
+    return Maximum::finish(m, n, {s.top});
   }
-  __device__ void mend(int64_t m, int64_t n) const {
-    const float *a = x + m * features, *b = weight + n * features;
-    const float top = distance[m * outputs + n];
-    int k = index[m * outputs + n];
-    const int last = min(k + kSlice, features) - 1;
-    for (; k < last; ++k) {
-      const float d = fabsf(a[k] - b[k]);
-      if (d == top || d != d) break;
+  // Lane `part` of four looks at four features of the slice.
+  __device__ void search(int64_t m, int64_t n, bool valid, int part) const {
+    const int64_t at = m * outputs + n;
+    int first = 0, found = kSlice;
+    if (valid) {
+      const float top = distance[at];
+      first = index[at];
+      const int k = first + 4 * part;
+      if (k < features) {
+        const float4 d = difference(features_at(x + m * features, k, features, vectors),
+                                    features_at(weight + n * features, k, features, vectors));
+        if (attains(d.w, top)) found = 4 * part + 3;
+        if (attains(d.z, top)) found = 4 * part + 2;
+        if (attains(d.y, top)) found = 4 * part + 1;
+        if (attains(d.x, top)) found = 4 * part;
+      }
     }
-    index[m * outputs + n] = k;
+    found = min(found, __shfl_xor_sync(0xffffffffu, found, 1));
+    found = min(found, __shfl_xor_sync(0xffffffffu, found, 2));
+    if (valid && part == 0) index[at] = first + found;
   }
+  __device__ static bool attains(float d, float top) { return fabsf(d) == top || d != d; }
 };
 
 // (Σ |x − w|^P)^(1/P) of the differences as they are: 2^-100 ≤ sum < ∞ loses nothing, and any other
-// is done again with care. Two to four instructions a pair, all on the pipe of multiplications.
+// is done again with care, one thread for an output: at P = 8, norms below 2e-4 and differences above
+// 6e4. Two to four instructions a pair, all on the pipe of multiplications.
 template <int P>
 struct PowerSum {
-  static constexpr int kPlanes = 1;
+  static constexpr int kPlanes = 1, kBlocks = 5;
+  static constexpr bool kSearches = false;
   struct State {
     float sum;
   };
@@ -128,17 +156,17 @@ struct PowerSum {
   }
   __device__ void passed(State&, int) const {}
   __device__ void join(State& s, State other) const { s.sum += other.sum; }
-  __device__ void finish(int64_t m, int64_t n, State s) const {
+  __device__ bool finish(int64_t m, int64_t n, State s) const {
     float root = s.sum;
     if constexpr (P >= 2) root = sqrtf(root);
     if constexpr (P >= 4) root = sqrtf(root);
     if constexpr (P >= 8) root = sqrtf(root);
-    distance[m * outputs + n] = s.sum >= 0x1p-100f && s.sum < INFINITY ? root : kUnknown;
+    distance[m * outputs + n] = root;
+    return !(s.sum >= 0x1p-100f && s.sum < INFINITY);
   }
   __device__ void mend(int64_t m, int64_t n) const {
-    float& out = distance[m * outputs + n];
-    if (out == kUnknown)
-      out = careful_norm(x + m * features, weight + n * features, features, float(P));
+    distance[m * outputs + n] =
+        careful_norm(x + m * features, weight + n * features, features, float(P));
   }
 };
 
@@ -154,7 +182,8 @@ struct PowerSum {
 // two are taken to the pipe of multiplications instead.
 template <bool kSkips>
 struct RealPowerSum {
-  static constexpr int kPlanes = 1;
+  static constexpr int kPlanes = 1, kBlocks = 3;
+  static constexpr bool kSearches = false;
   static constexpr int kPolynomials = 2;
   static constexpr float kStale = kSkips ? 1.f : 64.f;
   struct State {
@@ -214,28 +243,28 @@ struct RealPowerSum {
       move(other, s.shift);
     s.sum += other.sum;
   }
-  __device__ void finish(int64_t m, int64_t n, State s) const {
+  __device__ bool finish(int64_t m, int64_t n, State s) const {
     const float norm = exp2f((log2f(s.sum) - s.shift) / p);
-    // Not so for a NaN, an infinity, or differences all near 0.
-    const bool known = s.sum >= 0x1p-100f && s.sum < INFINITY && norm >= 0x1p-100f && norm < INFINITY;
-    distance[m * outputs + n] = known ? norm : kUnknown;
+    distance[m * outputs + n] = norm;
+    // A NaN, an infinity, or differences all near 0.
+    return !(s.sum >= 0x1p-100f && s.sum < INFINITY && norm >= 0x1p-100f && norm < INFINITY);
   }
   __device__ void mend(int64_t m, int64_t n) const {
-    float& out = distance[m * outputs + n];
-    if (out == kUnknown)
-      out = careful_norm(x + m * features, weight + n * features, features, p);
+    distance[m * outputs + n] = careful_norm(x + m * features, weight + n * features, features, p);
   }
 };
 
 // The range of max |x − w| over a box; a NaN stays in both bounds. Two subtractions and four maxima.
-struct Interval {
-  static constexpr int kPlanes = 2;
+struct Interval : Plain {
+  static constexpr int kPlanes = 2, kBlocks = 3;
   struct State {
     float lower, upper;
   };
   float *distance_lower, *distance_upper;
   int64_t outputs;
 
+  Interval(float* lower, float* upper, int64_t outputs)
+      : distance_lower(lower), distance_upper(upper), outputs(outputs) {}
   __device__ State start() const { return {0.f, 0.f}; }
   __device__ void take(State& s, const float4 (&x)[2], float4 w) const {
     const float4 below = difference(x[0], w), above = difference(w, x[1]);
@@ -253,11 +282,11 @@ struct Interval {
     s.lower = max_nan(s.lower, other.lower);
     s.upper = max_nan(s.upper, other.upper);
   }
-  __device__ void finish(int64_t m, int64_t n, State s) const {
+  __device__ bool finish(int64_t m, int64_t n, State s) const {
     distance_lower[m * outputs + n] = s.lower;
     distance_upper[m * outputs + n] = s.upper;
+    return false;
   }
-  __device__ void mend(int64_t, int64_t) const {}
 };
 
 }  // namespace linfdist::cuda

@@ -38,14 +38,14 @@ __device__ __noinline__ T careful_norm(const T* x, const T* w, int64_t length, T
   return top * power<0>(sum, T(1) / p);
 }
 
-// 2^y = q · scale for −126 ≤ y < 127 (less counts as −126), on the pipe of multiplications: the
+// 2^y = q · scale for y < 127, 0 below −126.5, on the pipe of multiplications: the
 // special-function unit has an eighth of its rate. NaN gives NaN in q.
 struct Split {
   float q, scale;
 };
 __device__ __forceinline__ Split exp2_split(float y) {
   constexpr float kRound = 12582912.f + 127.f;  // 1.5 · 2^23 and the bias of float's exponent
-  y = max_nan(y, -126.f);
+  y = max_nan(y, -127.f);  // whose exponent field is 0: scale is an exact 0
   const float rounded = y + kRound;
   const float f = y - (rounded - kRound);
   float q = fmaf(Exp2::c5, f, Exp2::c4);

@@ -63,11 +63,12 @@ struct RealTerm {
   static constexpr int kPolynomials = 2;
   float power, cutoff, ratio;  // p − 1; ratio^power = 2^cutoff
 
-  // Without skipping (c, g): the term is 2^(power log2|d| + c) g sign(d). With it (least, g): below
-  // |d| = least nothing counts, and there the exponent is the cutoff.
+  // Without skipping (c, g): the term is 2^(power log2|d| + c) g sign(d). With it (1 / least, g): below
+  // |d| = least nothing counts, and there the exponent is the cutoff. At |d| = distance it is 0, and
+  // no rounding may raise it.
   __device__ void coefficients(float grad, float inverse, float distance, float (&c)[2]) const {
     if constexpr (kSkips)
-      c[0] = distance * ratio >= FLT_MIN ? distance * ratio : INFINITY;
+      c[0] = distance * ratio >= FLT_MIN ? 1.f / (distance * ratio) : 0.f;
     else
       c[0] = inverse != 0 ? -power * log2f(distance) : -INFINITY;
     c[1] = grad;
@@ -76,14 +77,13 @@ struct RealTerm {
                       float& gw) const {
     const float4 d = {x[0] - w, x[1] - w, x[2] - w, x[3] - w};
     if constexpr (kSkips) {
+      const float4 v = {d.x * c[0].x, d.y * c[0].y, d.z * c[0].z, d.w * c[0].w};
       // & and not &&: one branch for the four.
-      if ((fabsf(d.x) <= c[0].x) & (fabsf(d.y) <= c[0].y) & (fabsf(d.z) <= c[0].z) &
-          (fabsf(d.w) <= c[0].w))
-        return;
-      add(exp2_fast(above(d.x, c[0].x)), d.x, c[1].x, gx[0], gw);
-      add(exp2_fast(above(d.y, c[0].y)), d.y, c[1].y, gx[1], gw);
-      add(exp2_fast(above(d.z, c[0].z)), d.z, c[1].z, gx[2], gw);
-      add(exp2_fast(above(d.w, c[0].w)), d.w, c[1].w, gx[3], gw);
+      if ((fabsf(v.x) <= 1) & (fabsf(v.y) <= 1) & (fabsf(v.z) <= 1) & (fabsf(v.w) <= 1)) return;
+      add(above(v.x), d.x, c[1].x, gx[0], gw);
+      add(above(v.y), d.y, c[1].y, gx[1], gw);
+      add(above(v.z), d.z, c[1].z, gx[2], gw);
+      add(above(v.w), d.w, c[1].w, gx[3], gw);
     } else {
       add(exponential<(kPolynomials > 3)>(exponent(d.x, c[0].x)), d.x, c[1].x, gx[0], gw);
       add(exponential<(kPolynomials > 2)>(exponent(d.y, c[0].y)), d.y, c[1].y, gx[1], gw);
@@ -92,8 +92,9 @@ struct RealTerm {
     }
   }
   __device__ float exponent(float d, float c) const { return fmaf(power, log2_fast(fabsf(d)), c); }
-  __device__ float above(float d, float least) const {
-    return fmaf(power, log2_fast(fabsf(d)) - log2_fast(least), cutoff);
+  __device__ float above(float v) const {
+    const float y = fmaf(power, log2_fast(fabsf(v)), cutoff);
+    return exp2_fast(y > 0 ? 0.f : y);
   }
   template <bool kPolynomial>
   __device__ static float exponential(float y) {
@@ -179,7 +180,8 @@ __global__ void __launch_bounds__(32 * kMostWarps)
 
     // Warps share the slice's rows out.
     const auto copy = [&](int64_t j, int buffer) {
-      for (int line = warp; line < kC * kNeurons; line += shapes.warps) {
+      const int last = shapes.warps - 1 - warp;  // the first warps write() meanwhile
+      for (int line = last; line < kC * kNeurons; line += shapes.warps) {
         const int64_t neuron = j + line % kNeurons;
         const bool valid = neuron < j1;
         const float* from =
@@ -187,7 +189,7 @@ __global__ void __launch_bounds__(32 * kMostWarps)
         float* const to = c_slices + (buffer * kC * kNeurons + line) * samples;
         for (int s = 4 * lane; s < samples; s += 4 * 32) copy_async<16>(to + s, from + s, valid);
       }
-      for (int line = warp; line < kNeurons; line += shapes.warps) {
+      for (int line = last; line < kNeurons; line += shapes.warps) {
         const bool valid = j + line < j1 && i < features;
         copy_async<4>(w_slices + (buffer * kNeurons + line) * 32 + lane,
                       weight + (valid ? (j + line) * features + i : 0), valid);

@@ -10,17 +10,18 @@
 namespace linfdist::cuda {
 
 // How many segments to cut a reduction of `length` into, of at least `least` each, so that `blocks`
-// blocks a segment fill the multiprocessors evenly.
-inline int segments_for(int64_t blocks, int64_t length, int64_t least) {
-  constexpr int kMost = 32;
+// blocks a segment fill the multiprocessors evenly. A segment's partial sums are written and read as
+// often as `passes` of its steps would take.
+inline int segments_for(int64_t blocks, int64_t length, int64_t least, double passes) {
+  constexpr int kMost = 256;
   const int64_t units = device_attribute(cudaDevAttrMultiProcessorCount);
   const int most = int(std::clamp<int64_t>(length / least, 1, kMost));
   int best = 1;
   double best_share = 0;
   for (int segments = 1; segments <= most; ++segments) {
     const int64_t all = blocks * segments, waves = (all + units - 1) / units;
-    // A segment's partial sums cost about a hundredth.
-    const double share = double(all) / double(waves * units) - 0.01 * (segments - 1);
+    const double share =
+        double(all) / double(waves * units) - (segments - 1) * passes / double(length);
     if (share > best_share) {
       best_share = share;
       best = segments;

@@ -43,13 +43,17 @@ def runs_on(device: torch.device) -> bool:
 def covers(architectures: str, capability: tuple[int, int] | None) -> bool:
     """Whether kernels built for ``architectures``, such as "80-real 90", run on a GPU.
 
-    Later GPUs compile the PTX for themselves, so the oldest one built for decides; None is a
-    machine without a GPU, where only the build counts.
+    "80-real" runs on 8.0 and the 8.x after it; "90", which has PTX, on 9.0 and everything later.
+    None is a machine without a GPU, where only the build counts.
     """
-    built = [int(match) for match in re.findall(r"\d+", architectures)]
+    built = re.findall(r"(\d+)[af]?(-real)?", architectures)
     if not built or capability is None:
         return architectures != ""
-    return 10 * capability[0] + capability[1] >= min(built)
+    own = 10 * capability[0] + capability[1]
+    return any(
+        int(first) <= own and (not real or int(first) // 10 == capability[0])
+        for first, real in built
+    )
 
 
 def _capability(device: torch.device) -> tuple[int, int] | None:

@@ -26,7 +26,10 @@ def test_the_kernels_are_built_where_nvcc_is():
     [
         ("80-real 90", (8, 0), True),
         ("80-real 90", (12, 0), True),
+        ("80-real 90", (8, 9), True),
         ("80-real 90", (7, 5), False),
+        ("86-real", (8, 0), False),
+        ("86-real", (9, 0), False),
         ("native", (7, 5), True),
         ("80-real 90", None, True),
         ("", (9, 0), False),
@@ -38,8 +41,16 @@ def test_an_older_gpu_than_the_build_gets_the_reference(architectures, capabilit
 
 
 # Enough outputs for tiles, with rows on 16 bytes and not; more samples than a block of the backward
-# pass has; few outputs of many features, either way.
-LAYERS = [(449, 447, 33), (450, 460, 64), (1100, 40, 70), (300, 10, 1030), (2, 90, 515)]
+# pass has; few outputs of many features, either way, or one row of very many.
+LAYERS = [
+    (449, 447, 33),
+    (450, 460, 64),
+    (1100, 40, 70),
+    (300, 10, 1030),
+    (2, 90, 515),
+    (1, 5120, 515),
+    (4096, 10, 130),
+]
 
 
 @needs_gpu
@@ -94,6 +105,16 @@ def test_values_of_any_size(p, scale):
     torch.testing.assert_close(
         lp_dist(x.cuda(), w.cuda(), p).cpu(), lp_dist(x, w, p), rtol=1e-5, atol=0
     )
+
+
+@needs_gpu
+@pytest.mark.parametrize("p", P_VALUES)
+def test_equal_vectors_have_no_gradient(p):
+    x = torch.randn(3, 70, device="cuda").requires_grad_()
+    w = x.detach()[:1].clone().requires_grad_()
+    lp_dist(x, w, p).sum().backward()
+    assert not x.grad[0].any()
+    assert torch.equal(w.grad[0], -x.grad.sum(0))
 
 
 @needs_gpu
