@@ -1,0 +1,233 @@
+"""The CUDA kernels on the CPU: linfdist/csrc/cuda_*.cu compiled as C++ and run thread by thread.
+
+``build`` compiles the kernels as they stand, with cuda_runtime.h and cuda_device.cuh of this folder
+in place of CUDA's and theirs; block.h says what that finds that a GPU would only sometimes show.
+``Emulator`` calls them on CPU tensors; ``build_program`` makes a program under a sanitizer instead.
+"""
+
+import ctypes
+import math
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "linfdist" / "csrc"
+OPTIONS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-D__CUDACC__")
+MARGIN = 256  # bytes of poison on both sides of every array
+
+
+def compiler() -> str | None:
+    """A C++20 compiler: $CXX or the usual names; None where there is none."""
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and shutil.which(name):
+            return name
+    return None
+
+
+def build(folder: Path) -> Path:
+    """The kernels of csrc and entry.cpp as a shared library in ``folder``."""
+    return _build(folder, [*_csrc(), HERE / "entry.cpp"], ["-shared"])
+
+
+def build_planted(folder: Path) -> Path:
+    """The kernels of planted.cu, which have a bug each, as a shared library in ``folder``."""
+    return _build(folder, [HERE / "planted.cu"], ["-shared"])
+
+
+def build_program(folder: Path, sanitizer: str) -> Path:
+    """The kernels of csrc and check_memory.cpp as a program under "address" or "thread"."""
+    flags = ["-g", f"-fsanitize={sanitizer}", f"-DEMULATOR_{sanitizer[0].upper()}SAN"]
+    return _build(folder, [*_csrc(), HERE / "check_memory.cpp"], flags)
+
+
+def _csrc() -> list[Path]:
+    # A quoted include looks beside the including file first, so the substitute has to lie there.
+    kernels = [path for path in CSRC.iterdir() if path.suffix in (".cu", ".cuh", ".h")]
+    return [path for path in kernels if path.name != "cuda_device.cuh"]
+
+
+def _build(folder: Path, sources: list[Path], flags: list[str]) -> Path:
+    for path in [*sources, HERE / "cuda_device.cuh", HERE / "block.cpp"]:
+        (folder / path.name).symlink_to(path)
+
+    def compile_one(unit: Path) -> str:
+        # The scheduler is no part of the program that a sanitizer watches.
+        own = [flag for flag in flags if unit.stem != "block" or "fsanitize" not in flag]
+        out = str(unit.with_suffix(".o"))
+        _run([compiler(), *OPTIONS, *own, f"-I{HERE}", "-x", "c++", "-c", str(unit), "-o", out])
+        return out
+
+    units = sorted([*folder.glob("*.cu"), *folder.glob("*.cpp")])
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = list(pool.map(compile_one, units))
+    built = folder / "emulated"
+    _run([compiler(), *flags, *objects, "-o", str(built), "-ldl"])
+    return built
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+
+
+class Sizes(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "out_features", "in_features")]
+
+
+class _Library:
+    """A built library and how it runs: in which order, with what for poison."""
+
+    def __init__(self, path: Path):
+        self._path, self._library = path, ctypes.CDLL(str(path))
+        self.configure()
+
+    def configure(
+        self, *, order="forward", poison=0xFF, mufu_error=False, multiprocessors=132
+    ) -> None:
+        """``order`` of the threads of a block, and of the blocks: "forward" or "reverse"."""
+        reverse = int(order == "reverse")
+        self._library.emulator_configure(multiprocessors, reverse, reverse, poison, int(mufu_error))
+
+    @contextmanager
+    def configured(self, **settings):
+        self.configure(**settings)
+        try:
+            yield self
+        finally:
+            self.configure()
+
+    def _call(self, name: str, *arguments) -> None:
+        function = getattr(self._library, name)
+        function.restype = ctypes.c_char_p
+        error = function(*(_as_c(argument) for argument in arguments))
+        if error:
+            raise RuntimeError(named(error.decode(), self._path))
+
+
+class Planted(_Library):
+    """The kernels of planted.cu."""
+
+    def run(self, name: str, values: np.ndarray, *, right: bool, order: str) -> np.ndarray:
+        """What 64 values become."""
+        taken, given = (_Array(values.shape, torch.float32, 0) for _ in range(2))
+        taken.tensor.copy_(torch.from_numpy(values))
+        with self.configured(order=order):
+            self._call("run_planted", name.encode(), int(right), taken, given)
+        given.check()
+        return given.tensor.numpy()
+
+
+class Emulator(_Library):
+    """The kernels of csrc, on CPU tensors."""
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self.offset = 0  # elements between a 16-byte boundary and the first element of every array
+
+    def forward(self, x: Tensor, weight: Tensor, p: float = math.inf) -> Tensor:
+        distance, _ = self._forward(x, weight, p, with_index=False)
+        return distance
+
+    def forward_with_index(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self._forward(x, weight, math.inf, with_index=True)
+
+    def _forward(self, x, weight, p, with_index):
+        shape = (x.shape[0], weight.shape[0])
+        with self._arrays(x, weight) as (arrays, empty):
+            distance = empty(shape, x.dtype)
+            index = empty(shape, torch.int32) if with_index else None
+            self._call(_typed("forward", x), *arrays, distance, index, self._sizes(x, weight), p)
+        return distance.tensor, index and index.tensor
+
+    def backward(self, grad, x, weight, distance=None, index=None, p=math.inf):
+        """Gradients to x and weight; ``distance`` at finite p, ``index`` at p = ∞."""
+        sizes = self._sizes(x, weight)
+        needed = self._library.emulated_backward_workspace
+        needed.restype, needed.argtypes = ctypes.c_int64, [Sizes, ctypes.c_double, ctypes.c_int64]
+        saved = index if distance is None else distance
+        with self._arrays(grad, x, weight, saved) as ((*arrays, saved), empty):
+            to_x, to_weight = empty(x.shape, x.dtype), empty(weight.shape, x.dtype)
+            bytes_needed = needed(sizes, p, x.element_size())
+            workspace = empty((bytes_needed,), torch.uint8)
+            saved = (saved, None) if index is None else (None, saved)
+            results = (to_x, to_weight, workspace)
+            self._call(_typed("backward", x), *arrays, *saved, *results, sizes, p)
+        return to_x.tensor, to_weight.tensor
+
+    def interval(self, lower, upper, weight):
+        shape = (lower.shape[0], weight.shape[0])
+        with self._arrays(lower, upper, weight) as (arrays, empty):
+            low, high = empty(shape, lower.dtype), empty(shape, lower.dtype)
+            self._call(_typed("interval", lower), *arrays, low, high, self._sizes(lower, weight))
+        return low.tensor, high.tensor
+
+    @staticmethod
+    def _sizes(x, weight) -> Sizes:
+        return Sizes(x.shape[0], weight.shape[0], x.shape[1])
+
+    @contextmanager
+    def _arrays(self, *tensors):
+        """Copies of the tensors amid poison, and a maker of poisoned results; all are looked at."""
+        made = []
+
+        def empty(shape, dtype):
+            offset = 0 if dtype == torch.uint8 else self.offset  # a workspace is aligned
+            made.append(_Array(shape, dtype, offset))
+            return made[-1]
+
+        for tensor in tensors:
+            empty(tensor.shape, tensor.dtype).tensor.copy_(tensor)
+        yield list(made), empty
+        for array in made:
+            array.check()
+
+
+def named(message: str, binary: Path) -> str:
+    """``kernel at +0x1234`` of a message by the kernel's name, where nm is installed."""
+    address = re.search(r"kernel at \+0x([0-9a-f]+)", message)
+    if not address or not shutil.which("nm"):
+        return message
+    command = ["nm", "-C", str(binary)]
+    symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for line in symbols.splitlines():
+        at, _, name = line.split(maxsplit=2) if line[:1] == "0" else ("0", "", "")
+        if int(at, 16) == int(address[1], 16):
+            return message.replace(address[0], name.removeprefix("void "))
+    return message
+
+
+def _typed(name: str, tensor: Tensor) -> str:
+    return f"emulated_{name}_{str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _as_c(argument):
+    if isinstance(argument, _Array):
+        return ctypes.c_void_p(argument.tensor.data_ptr())
+    return ctypes.c_double(argument) if isinstance(argument, float) else argument
+
+
+class _Array:
+    """A tensor whose memory begins ``offset`` elements past a 16-byte boundary, amid poison."""
+
+    def __init__(self, shape, dtype: torch.dtype, offset: int):
+        size = torch.Size(shape).numel() * dtype.itemsize
+        self._bytes = np.full(size + 2 * MARGIN + 16, 0xFF, np.uint8)
+        self._begin = MARGIN + -self._bytes.ctypes.data % 16 + offset * dtype.itemsize
+        self._end = self._begin + size
+        memory = torch.from_numpy(self._bytes)[self._begin : self._end]
+        self.tensor = memory.view(dtype).view(shape)
+
+    def check(self) -> None:
+        around = np.concatenate((self._bytes[: self._begin], self._bytes[self._end :]))
+        if (around != 0xFF).any():
+            raise RuntimeError("a kernel wrote before or past the end of an array")

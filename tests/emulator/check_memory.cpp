@@ -1,0 +1,65 @@
+// Every kernel once, on arrays from the heap, as a program of its own: a sanitizer built into it sees
+// each access of each thread. AddressSanitizer finds what is outside an array or read after its end,
+// ThreadSanitizer whatever two threads of a block do to one address with no barrier between them.
+//
+// check_memory BATCH OUT IN [BATCH OUT IN …]
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+
+#include "cuda_kernels.h"
+
+namespace {
+
+using linfdist::Sizes;
+
+// `count` values, different ones for each seed; the array ends where the heap's block does.
+template <class T>
+std::unique_ptr<T[]> values(int64_t count, int seed) {
+  std::unique_ptr<T[]> out(new T[count]);
+  for (int64_t i = 0; i < count; ++i) out[i] = T(std::sin(0.7 * double(i + 1) * seed));
+  return out;
+}
+
+template <class T>
+void run_all(Sizes n) {
+  const int64_t pairs = n.batch * n.out_features;
+  const auto x = values<T>(n.batch * n.in_features, 1);
+  const auto weight = values<T>(n.out_features * n.in_features, 2);
+  const auto grad = values<T>(pairs, 3);
+  const auto upper = values<T>(n.batch * n.in_features, 1);
+  for (int64_t i = 0; i < n.batch * n.in_features; ++i) upper[i] += T(0.1);
+  const std::unique_ptr<T[]> distance(new T[pairs]), high(new T[pairs]);
+  const std::unique_ptr<T[]> to_x(new T[n.batch * n.in_features]);
+  const std::unique_ptr<T[]> to_weight(new T[n.out_features * n.in_features]);
+  const std::unique_ptr<int32_t[]> index(new int32_t[pairs]);
+
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (double p : {1.0, 2.0, 4.0, 8.0, 3.3, 8.7, 100.0, infinity}) {
+    const std::unique_ptr<char[]> workspace(
+        new char[linfdist::cuda::backward_workspace(n, p, sizeof(T))]);
+    int32_t* const indices = std::isinf(p) ? index.get() : nullptr;
+    linfdist::cuda::forward(x.get(), weight.get(), distance.get(), nullptr, n, p, nullptr);
+    if (indices)
+      linfdist::cuda::forward(x.get(), weight.get(), distance.get(), indices, n, p, nullptr);
+    linfdist::cuda::backward(grad.get(), x.get(), weight.get(), distance.get(), indices, to_x.get(),
+                             to_weight.get(), workspace.get(), n, p, nullptr);
+  }
+  linfdist::cuda::interval(x.get(), upper.get(), weight.get(), distance.get(), high.get(), n,
+                           nullptr);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  for (int i = 1; i + 2 < count; i += 3) {
+    const Sizes n{std::atoll(arguments[i]), std::atoll(arguments[i + 1]),
+                  std::atoll(arguments[i + 2])};
+    run_all<float>(n);
+    run_all<double>(n);
+    std::printf("%lld x %lld x %lld\n", (long long)n.batch, (long long)n.out_features,
+                (long long)n.in_features);
+  }
+}
