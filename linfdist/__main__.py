@@ -1,6 +1,7 @@
 """The command line: python -m linfdist list | run | table | bench."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,14 @@ A run is recorded once: to repeat it choose another seed, or delete its folder. 
 stopped, by Ctrl-C or otherwise, goes on from its checkpoint when the same command is given again.
 
   python -m linfdist run table1/cifar10_net_mlp --scale reduced --seed 1
+  python -m linfdist run table1/cifar10_net_mlp --seconds 600          in parts of ten minutes
+  torchrun --nproc-per-node 4 -m linfdist run table1/cifar10_net_mlp   on four GPUs
+
+With --seconds, training stops after that time with a checkpoint and exit code 3 (of which torchrun
+makes 1). The call in which training ends evaluates and records as well, however long that takes.
+
+Under torchrun each process trains on its share of every batch; the result is that of one process
+up to the order of summation. With --device cpu they share the CPU.
 """
 
 
@@ -55,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--scale", default="reduced", help=f"default: reduced. {scales}")
     run.add_argument("--seed", type=_seed, default=0, help="initialisation, order, augmentation")
     run.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
+    run.add_argument(
+        "--seconds", type=_seconds, help="train for so long at most, then exit with code 3"
+    )
     run.add_argument("--restart", action="store_true", help="drop the checkpoint and start over")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
     run.set_defaults(action=run_experiment)
@@ -74,6 +86,16 @@ def _seed(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 0; got {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0; got {text!r}")
+    return seconds
 
 
 def list_experiments(args: argparse.Namespace) -> int:
@@ -96,8 +118,9 @@ def list_experiments(args: argparse.Namespace) -> int:
 
 
 def run_experiment(args: argparse.Namespace) -> int:
-    """Run one experiment and print its metrics."""
+    """Run one experiment and print its metrics; 3 when its seconds are over."""
     from linfdist.experiments.runner import run
+    from linfdist.training import OutOfTime
 
     try:
         done = run(
@@ -107,17 +130,31 @@ def run_experiment(args: argparse.Namespace) -> int:
             device=args.device,
             restart=args.restart,
             progress=not args.quiet,
+            seconds=args.seconds,
         )
+    except OutOfTime as error:
+        print(f"{error}\nTo go on: {_command(args)}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
-        again = f"python -m linfdist run {args.name} --scale {args.scale} --seed {args.seed}"
-        if args.device:
-            again += f" --device {args.device}"
-        print(f"\nStopped. To go on from the last checkpoint: {again}", file=sys.stderr)
+        print(f"\nStopped. To go on from the last checkpoint: {_command(args)}", file=sys.stderr)
         return 130
-    for name, value in done.metrics.items():
-        print(f"{name:<26} {100 * value:6.2f} %")
-    print(f"Recorded in {done.path} after {done.seconds / 60:.1f} minutes.")
+    if done is not None:
+        for name, value in done.metrics.items():
+            print(f"{name:<26} {100 * value:6.2f} %")
+        print(f"Recorded in {done.path} after {done.seconds / 60:.1f} minutes.")
     return 0
+
+
+def _command(args: argparse.Namespace) -> str:
+    """What goes on with a run: the command that was given, but for --restart."""
+    from linfdist.distributed import launcher
+
+    command = f"{launcher()} -m linfdist run {args.name} --scale {args.scale} --seed {args.seed}"
+    if args.device:
+        command += f" --device {args.device}"
+    if args.seconds:
+        command += f" --seconds {args.seconds:g}"
+    return command
 
 
 def print_table(args: argparse.Namespace) -> int:
@@ -129,7 +166,7 @@ def print_table(args: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 2 for bad input, 130 when interrupted."""
+    """Run the command line; 2 for bad input, 3 out of time, 130 when interrupted."""
     args = parser().parse_args(arguments)
     from linfdist.checkpoint import CheckpointError
     from linfdist.data import DataError

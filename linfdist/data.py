@@ -206,6 +206,47 @@ class Augmentation:
             raise ValueError(f"Augmentation: crop must be at least 1 or None; got {self.crop}.")
 
 
+def draw_windows(
+    number: int,
+    image_shape: tuple[int, ...],
+    augmentation: Augmentation,
+    generator: torch.Generator,
+) -> Tensor:
+    """Random windows for ``number`` images of ``image_shape`` (C, H, W), for ``cut_windows``.
+
+    Each is the window's first row and column in the padded image, and 1 if it is flipped: int64 of
+    shape (number, 3), on the generator's device.
+    """
+    (height, width), (crop_height, crop_width) = _sides(image_shape, augmentation)
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (number,), generator=generator, device=generator.device)
+
+    windows = torch.zeros(number, 3, dtype=torch.int64, device=generator.device)
+    if height > crop_height or width > crop_width:
+        windows[:, 0] = draw(height - crop_height + 1)
+        windows[:, 1] = draw(width - crop_width + 1)
+    if augmentation.flip:
+        windows[:, 2] = draw(2)
+    return windows
+
+
+def cut_windows(images: Tensor, windows: Tensor, augmentation: Augmentation) -> Tensor:
+    """One window of each image of a batch ([B, C, H, W]): shape [B, C, crop, crop].
+
+    ``windows`` are those of ``draw_windows``, on the images' device. Nothing waits for the device.
+    """
+    (_, width), (crop_height, crop_width) = _sides(images.shape[1:], augmentation)
+    top, left, flipped = windows.unsqueeze(2).unbind(1)
+    rows = torch.arange(crop_height, device=images.device) + top
+    columns = torch.arange(crop_width, device=images.device) + left
+    columns = torch.where(flipped == 1, columns.flip(1), columns)
+    window = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    padded = F.pad(images, (augmentation.padding,) * 4).flatten(2)
+    chosen = padded.gather(2, window[:, None].expand(-1, images.shape[1], -1))
+    return chosen.unflatten(2, (crop_height, crop_width))
+
+
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """A batch of images (uint8, [B, C, H, W]) with a random window and flip for each image.
 
@@ -217,34 +258,24 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
             "augment: images must be uint8 of shape [B, C, H, W]; got "
             f"{images.dtype} of shape {tuple(images.shape)}."
         )
-    padding = augmentation.padding
-    batch, channels = images.shape[:2]
-    height, width = (side + 2 * padding for side in images.shape[-2:])
-    if augmentation.crop is None:
-        crop_height, crop_width = images.shape[-2:]
-    else:
-        crop_height = crop_width = augmentation.crop
-    if crop_height > height or crop_width > width:
+    windows = draw_windows(len(images), images.shape[1:], augmentation, generator)
+    return cut_windows(images, windows.to(images.device), augmentation)
+
+
+def _sides(
+    image_shape: tuple[int, ...], augmentation: Augmentation
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the padded image, and those of the window."""
+    _, height, width = image_shape
+    crop = augmentation.crop
+    window = (height, width) if crop is None else (crop, crop)
+    padded = (height + 2 * augmentation.padding, width + 2 * augmentation.padding)
+    if window[0] > padded[0] or window[1] > padded[1]:
         raise ValueError(
-            f"augment: crop must be at most the padded image's sides ({height}, {width}); "
-            f"got {augmentation.crop}. Raise padding or lower crop."
+            f"augment: crop must be at most the padded image's sides {padded}; got {crop}. Raise "
+            "padding or lower crop."
         )
-
-    def draw(high: int) -> Tensor:
-        numbers = torch.randint(high, (batch, 1), generator=generator, device=generator.device)
-        return numbers.to(images.device)
-
-    rows = torch.arange(crop_height, device=images.device).expand(batch, -1)
-    columns = torch.arange(crop_width, device=images.device).expand(batch, -1)
-    if height > crop_height or width > crop_width:
-        rows = rows + draw(height - crop_height + 1)
-        columns = columns + draw(width - crop_width + 1)
-    if augmentation.flip:
-        columns = torch.where(draw(2) == 1, columns.flip(1), columns)
-    window = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-    padded = F.pad(images, (padding,) * 4).flatten(2)
-    chosen = padded.gather(2, window[:, None].expand(-1, channels, -1))
-    return chosen.unflatten(2, (crop_height, crop_width))
+    return padded, window
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from linfdist import records
+from linfdist import distributed, records
 from linfdist.data import ImageSet, to_pixels
 from linfdist.nn import LinfDistNet, LinfDistNetMLP, frozen
 from linfdist.robust import interval_certified, interval_radius, margin_radius, pgd
@@ -35,14 +35,21 @@ def accuracy(
     *,
     p: float = math.inf,
     batch_size: int = 512,
+    together: bool = False,
 ) -> float:
-    """The fraction of images that the network classifies right at this p, with running means."""
+    """The fraction of images that the network classifies right at this p, with running means.
+
+    ``together``: all processes call this with the same arguments, and each classifies its share.
+    """
     if len(images) == 0:
         raise ValueError("accuracy: images must hold at least one image; got none.")
     correct = torch.zeros((), dtype=torch.int64, device=images.labels.device)
+    own = distributed.share(len(images)) if together else slice(None)
     with frozen(net), torch.no_grad():
-        for pixels, labels in _batches(images, batch_size):
+        for pixels, labels in _batches(images, batch_size, own):
             correct += (net(pixels, p).argmax(1) == labels).sum()
+    if together:
+        correct = distributed.total(correct)
     return correct.item() / len(images)
 
 
@@ -112,7 +119,10 @@ def _evaluate_batch(
     return table
 
 
-def _batches(images: ImageSet, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(images), batch_size):
-        chosen = slice(start, start + batch_size)
+def _batches(
+    images: ImageSet, batch_size: int, part: slice = slice(None)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    rows = range(len(images))[part]
+    for start in range(rows.start, rows.stop, batch_size):
+        chosen = slice(start, min(start + batch_size, rows.stop))
         yield to_pixels(images.images[chosen]), images.labels[chosen]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from linfdist.data import Augmentation, ImageSet
 from linfdist.nn import LinfDistNet, LinfDistNetMLP
@@ -81,6 +82,19 @@ def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: TrainCon
     for images in (train, test):
         if images is not None:
             check_labels(images.labels, net.num_classes, "fit")
+
+
+def check_seconds(seconds: float | None, checkpoint: Path | None) -> None:
+    """Refuse a time that nothing fits in, or after which nothing would be left."""
+    if seconds is None:
+        return
+    if not seconds > 0:
+        raise ValueError(f"fit: seconds must be above 0; got {seconds}. Pass None for no limit.")
+    if checkpoint is None:
+        raise ValueError(
+            f"fit: seconds={seconds:g} must come with a checkpoint to go on from; got none. Pass "
+            "checkpoint, a path."
+        )
 
 
 def _shapes(

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from linfdist import checkpoint, data, environment, experiments, records, training
+from linfdist import checkpoint, data, environment, experiments, records, train_run
 from linfdist.__main__ import main
 from linfdist.data import Augmentation
 from linfdist.experiments import UnknownName, runner, table1, table2
@@ -289,8 +289,8 @@ def test_a_record_that_is_deleted_is_trained_again(tiny, monkeypatch):
     assert sorted(path.name for path in work.iterdir()) == ["lock", "weights.pt"]
     shutil.rmtree(first.path)
     trained = []
-    step = training._Run.train_step
-    monkeypatch.setattr(training._Run, "train_step", lambda run: (trained.append(run), step(run)))
+    step = train_run.Run.train_step
+    monkeypatch.setattr(train_run.Run, "train_step", lambda run: (trained.append(run), step(run)))
     again = runner.run(NET, scale="smoke", progress=False)
     assert len(trained) == 3 * 256 / tiny.train.batch_size
     assert again.weights_sha256 == first.weights_sha256

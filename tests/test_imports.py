@@ -10,10 +10,13 @@ import linfdist
 ROOT = Path(linfdist.__file__).parent
 # From the bottom up; a module may import from its own rank and the ranks before it.
 RANKS = (
-    ("ops", "_suggest", "_torchvision", "_readers", "config", "data", "records", "environment"),
+    (
+        *("ops", "_suggest", "_torchvision", "_readers", "config", "data", "records"),
+        *("environment", "distributed"),
+    ),
     ("nn", "optim"),
     ("robust", "baselines", "theory"),
-    ("experiments", "training", "train_config", "evaluation", "checkpoint"),
+    ("experiments", "training", "train_config", "train_run", "batches", "evaluation", "checkpoint"),
     ("report", "bench", "notebook"),
     ("__main__", "__init__"),
 )

@@ -12,7 +12,7 @@ import torch
 from dots import CONFIG, KINDS, NET, TEST, TRAIN, fresh, same, timeless
 
 from linfdist import checkpoint as checkpoints
-from linfdist import training
+from linfdist import train_run, training
 from linfdist.checkpoint import CheckpointError
 from linfdist.nn import NetConfig
 from linfdist.training import fit
@@ -53,9 +53,9 @@ def test_killed_inside_a_step_and_resumed_is_bit_equal(tmp_path, monkeypatch, wh
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every step
     owner, name = {
         "backward": (torch.Tensor, "backward"),
-        "optimizer": (training.LpAdamW, "step"),
+        "optimizer": (train_run.LpAdamW, "step"),
         "save": (checkpoints.os, "fsync"),
-        "evaluation": (training, "accuracy"),
+        "evaluation": (train_run, "accuracy"),
     }[where]
     real = getattr(owner, name)
     calls = {"left": 0}
@@ -118,7 +118,7 @@ def test_a_process_that_is_really_killed_is_resumed_bit_equal(tmp_path):
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     net = fresh()
     expected = fit(net, TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c")
-    monkeypatch.setattr(training._Run, "train_step", None)
+    monkeypatch.setattr(train_run.Run, "train_step", None)
     again = fresh()
     assert fit(again, TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c") == expected
     assert same(net, again)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from dots import CONFIG, IBP, INFO, KINDS, MLP, NET, TEST, TRAIN, fresh, same, timeless
 
-from linfdist import training
+from linfdist import train_run
 from linfdist.data import Augmentation, ImageSet
 from linfdist.nn import LpDist, MeanShift
 from linfdist.training import HingeLoss, TrainConfig, fit
@@ -50,7 +50,7 @@ def test_the_threshold_is_in_pixels(monkeypatch):
         seen.append((threshold, mix))
         return logits.sum()
 
-    monkeypatch.setattr(training, "hinge_loss", hinge)
+    monkeypatch.setattr(train_run, "hinge_loss", hinge)
     fit(fresh(), TRAIN, CONFIG, seed=0, stop_after_steps=1)
     assert seen == [(pytest.approx(0.3 / 0.4), 0.75)]
 
@@ -61,32 +61,6 @@ def test_the_mean_shifts_and_every_parameter_move():
     for name, value in net.state_dict().items():
         assert not torch.equal(value, start.state_dict()[name]), name
     assert sum(isinstance(module, MeanShift) for module in net.modules()) == 2
-
-
-def test_every_image_is_seen_once_an_epoch_the_incomplete_batch_too():
-    config = replace(CONFIG, augmentation=Augmentation())
-    run = training._Run(fresh(), TRAIN, config, 0, None, "cpu", "")
-    orders = []
-    for epoch in range(2):
-        batches = [run.batch(epoch, index) for index in range(run.steps_per_epoch)]
-        assert [len(labels) for _, labels in batches] == [16, 16, 16, 8]
-        orders.append(torch.cat([pixels for pixels, _ in batches]))
-    assert not torch.equal(*orders)
-    whole = sorted(image.sum().item() for image in TRAIN.images.double() / 255)
-    for order in orders:
-        assert sorted(image.double().sum().item() for image in order) == pytest.approx(whole)
-
-
-def test_batches_depend_on_seed_epoch_and_index_alone():
-    def run(seed):
-        return training._Run(fresh(), TRAIN, CONFIG, seed, None, "cpu", "")
-
-    first, second = run(0), run(0)
-    expected = [first.batch(epoch, index)[0] for epoch in range(2) for index in range(4)]
-    for epoch, index in [(1, 2), (0, 3), (1, 0), (0, 0)]:  # any order
-        torch.rand(3)  # and whatever the global generator does
-        assert torch.equal(second.batch(epoch, index)[0], expected[4 * epoch + index])
-    assert not torch.equal(run(1).batch(0, 0)[0], expected[0])
 
 
 def test_train_images_takes_the_first_ones():
@@ -105,13 +79,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
 
 
 def test_a_loss_that_is_not_finite_names_step_p_and_lr(tmp_path, monkeypatch):
-    real = training.hinge_loss
+    real = train_run.hinge_loss
     count = iter(range(100))
 
     def hinge(*args):
         return real(*args) * (math.nan if next(count) == 9 else 1)
 
-    monkeypatch.setattr(training, "hinge_loss", hinge)
+    monkeypatch.setattr(train_run, "hinge_loss", hinge)
     with pytest.raises(
         FloatingPointError, match=r"got nan at step 9 \(epoch 3, p=14\.6\d*, lr=0\.019"
     ):

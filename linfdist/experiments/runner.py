@@ -1,5 +1,6 @@
 """Train, evaluate and record one experiment."""
 
+import contextlib
 import io
 import math
 import os
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from linfdist import checkpoint as checkpoints
-from linfdist import data, environment, experiments, records
+from linfdist import data, distributed, environment, experiments, records
 from linfdist.config import from_dict, to_dict
 from linfdist.evaluation import evaluate
 from linfdist.experiments.base import Scale
@@ -29,14 +30,20 @@ def run(
     device: torch.device | str | None = None,
     restart: bool = False,
     progress: bool = True,
-) -> records.Run:
+    seconds: float | None = None,
+) -> records.Run | None:
     """Train the experiment's network from ``seed``, evaluate it on the test set, write the record.
 
     Interrupted at any moment, the same call goes on from the checkpoint in the work folder, which
     is deleted once the run is recorded; ``restart`` drops the checkpoint. ``device`` is the GPU if
     there is one, else the CPU. The trained weights are left in the work folder as weights.pt.
+    ``seconds`` limits the training of this call; evaluation comes when training is done.
+
+    In processes that torchrun started, all train together; process 0 then evaluates and records,
+    and the others return None.
 
     Raises:
+        OutOfTime: the seconds are over before training is done; the same call goes on.
         UnknownName: no such experiment or scale.
         RunExists: this run is recorded already; nothing was trained.
         RunInProgress: another process is at this run.
@@ -44,88 +51,85 @@ def run(
         DataError: the data set is missing or damaged.
         CheckpointError: the checkpoint is of another run, or damaged.
     """
-    setting = experiments.get_scale(name, scale)
-    records.refuse_recorded(name, scale, seed)
-    device = environment.usable_device(device)
-    work = records.work_dir(name, scale, seed)
-    with records.lock(work):
-        records.refuse_recorded(name, scale, seed)  # by the process that had the lock before
-        return _run(name, setting, scale, seed, device, work, restart, progress)
+    with contextlib.ExitStack() as until_recorded:
+        with distributed.join(device) as device:
+            setting = experiments.get_scale(name, scale)
+            records.refuse_recorded(name, scale, seed)
+            work = records.work_dir(name, scale, seed)
+            first = distributed.rank() == 0
+            if first:
+                until_recorded.enter_context(records.lock(work))
+                records.refuse_recorded(name, scale, seed)  # by whoever had the lock before
+            checkpoint = work / "checkpoint.pt"
+            surroundings = environment.describe(device) | {"processes": distributed.size()}
+            earlier = _earlier_surroundings(checkpoint, surroundings, restart) if first else []
+            with distributed.first_process_first():
+                train = data.load(setting.dataset, "train").to(device)
+                test = data.load(setting.dataset, "test").take(setting.test_images).to(device)
+            net = build(setting, train.info, seed)
+            if scale == "paper" and device.type == "cpu" and first:
+                print(_cpu_warning(name, net, setting, train), file=sys.stderr)
+            epochs = fit(
+                net,
+                train,
+                setting.train,
+                seed=seed,
+                test=test,
+                checkpoint=checkpoint,
+                restart=restart,
+                progress=progress,
+                device=device,
+                experiment=f"{name} {scale}",
+                surroundings=[*earlier, surroundings],
+                seconds=seconds,
+            )
+        if not first:
+            return None
+
+        started = time.perf_counter()
+        metrics, certificates = evaluate(
+            net, test, setting.eps, seed=seed, device=device, progress=progress
+        )
+        evaluation_seconds = time.perf_counter() - started
+        training_seconds = sum(row["seconds"] for row in epochs)
+        weights = _save_weights(net, work / "weights.pt")
+        run = records.write_run(
+            name,
+            scale,
+            seed,
+            config={
+                "setting": to_dict(setting),
+                "num_classes": train.info.num_classes,
+                "parameters": parameter_count(net),
+                "flops": flop_count(net, train.info.input_shape),
+            },
+            metrics=metrics,
+            environment={
+                **surroundings,
+                **({"resumed_from": earlier} if earlier else {}),
+                "training_seconds": round(training_seconds, 1),
+                "evaluation_seconds": round(evaluation_seconds, 1),
+                "peak_memory_mb": environment.peak_memory_mb(device),
+            },
+            epochs=epochs,
+            certificates=certificates,
+            seconds=training_seconds + evaluation_seconds,
+            weights=weights,
+        )
+        checkpoint.unlink()  # so that a record that is deleted is trained again
+        return run
 
 
-def _run(
-    name: str,
-    setting: Scale,
-    scale: str,
-    seed: int,
-    device: torch.device,
-    work: Path,
-    restart: bool,
-    progress: bool,
-) -> records.Run:
-    """What ``run`` does once it is alone at it."""
-    checkpoint = work / "checkpoint.pt"
-    surroundings = environment.describe(device)
-    earlier = [] if restart else _earlier_surroundings(checkpoint, surroundings)
-    train = data.load(setting.dataset, "train").to(device)
-    test = data.load(setting.dataset, "test").take(setting.test_images).to(device)
-    net = build(setting, train.info, seed)
-    if scale == "paper" and device.type == "cpu":
-        print(_cpu_warning(name, net, setting, train), file=sys.stderr)
-
-    epochs = fit(
-        net,
-        train,
-        setting.train,
-        seed=seed,
-        test=test,
-        checkpoint=checkpoint,
-        restart=restart,
-        progress=progress,
-        device=device,
-        experiment=f"{name} {scale}",
-        surroundings=[*earlier, surroundings],
-    )
-    started = time.perf_counter()
-    metrics, certificates = evaluate(
-        net, test, setting.eps, seed=seed, device=device, progress=progress
-    )
-    evaluation_seconds = time.perf_counter() - started
-    training_seconds = sum(row["seconds"] for row in epochs)
-    weights = _save_weights(net, work / "weights.pt")
-    run = records.write_run(
-        name,
-        scale,
-        seed,
-        config={
-            "setting": to_dict(setting),
-            "num_classes": train.info.num_classes,
-            "parameters": parameter_count(net),
-            "flops": flop_count(net, train.info.input_shape),
-        },
-        metrics=metrics,
-        environment={
-            **surroundings,
-            **({"resumed_from": earlier} if earlier else {}),
-            "training_seconds": round(training_seconds, 1),
-            "evaluation_seconds": round(evaluation_seconds, 1),
-            "peak_memory_mb": environment.peak_memory_mb(device),
-        },
-        epochs=epochs,
-        certificates=certificates,
-        seconds=training_seconds + evaluation_seconds,
-        weights=weights,
-    )
-    checkpoint.unlink()  # so that a record that is deleted is trained again
-    return run
-
-
-def _earlier_surroundings(checkpoint: Path, now: dict[str, Any]) -> list[dict[str, Any]]:
+def _earlier_surroundings(
+    checkpoint: Path, now: dict[str, Any], restart: bool
+) -> list[dict[str, Any]]:
     """What the calls before this one ran on, where it differs; warns if the last one's did."""
-    calls = checkpoints.surroundings(checkpoint) if checkpoint.exists() else []
+    if restart or not checkpoint.exists():
+        return []
+    calls = checkpoints.surroundings(checkpoint)
     last = calls[-1] if calls else now
-    fields = ("commit", "dirty", "threads", "backend")
-    changed = checkpoints.differences(*({f: call[f] for f in fields} for call in (last, now)))
+    fields = ("commit", "dirty", "threads", "processes", "backend")
+    changed = checkpoints.differences(*({f: call.get(f) for f in fields} for call in (last, now)))
     if changed:
         print(
             f"{checkpoint} is from other surroundings: {'; '.join(changed)}. The run goes on, and "

@@ -4,7 +4,7 @@ from linfdist.nn.bounded import BoundedLinear, BoundedTanh
 from linfdist.nn.config import NetConfig
 from linfdist.nn.counts import flop_count, parameter_count
 from linfdist.nn.dist import LpDist, LpDistConv2d
-from linfdist.nn.mean_shift import MeanShift, reestimate_mean_shift
+from linfdist.nn.mean_shift import MeanShift, reestimate_mean_shift, synchronized
 from linfdist.nn.modes import frozen
 from linfdist.nn.nets import DistFeatures, LinfDistNet, LinfDistNetMLP, build_net
 from linfdist.nn.normalize import Normalize
@@ -25,4 +25,5 @@ __all__ = [
     "frozen",
     "parameter_count",
     "reestimate_mean_shift",
+    "synchronized",
 ]

@@ -1,10 +1,13 @@
 """Mean-shift normalisation: batch normalisation without the scaling that would break Lipschitz."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from linfdist import distributed
 
 
 class MeanShift(nn.Module):
@@ -14,6 +17,10 @@ class MeanShift(nn.Module):
     In training mode the batch mean is subtracted, the gradient flows through it, and the running
     mean (from 0) moves to it by ``momentum``; in evaluation mode the running mean is subtracted: a
     constant, so the layer is 1-Lipschitz. An empty batch leaves everything as it is.
+
+    ``sync``: in training mode the mean is that of the batches of all processes together, at the
+    cost of one sum over them in either pass; without it each process shifts by its own mean. For a
+    single process it changes nothing.
     """
 
     running_mean: Tensor
@@ -23,20 +30,29 @@ class MeanShift(nn.Module):
         num_features: int,
         momentum: float = 0.1,
         *,
+        sync: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.num_features = num_features
         self.momentum = momentum
+        self.sync = sync
         mean = torch.zeros(num_features, device=device, dtype=dtype)
         self.register_buffer("running_mean", mean)
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        if not self.training or x.shape[0] == 0:
+        together = self.sync and distributed.size() > 1
+        if not self.training or (x.shape[0] == 0 and not together):
             return x - self._shaped(self.running_mean, x)
-        mean = x.mean(dim=[axis for axis in range(x.ndim) if axis != 1])
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        if together:
+            count = x.new_full((1,), x.numel() // self.num_features)
+            sums = distributed.total(torch.cat([x.sum(dim=axes), count]))
+            mean = sums[:-1] / sums[-1]
+        else:
+            mean = x.mean(dim=axes)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         return x - self._shaped(mean, x)
@@ -60,6 +76,20 @@ class MeanShift(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, momentum={self.momentum}"
+
+
+@contextmanager
+def synchronized(net: nn.Module, sync: bool = True) -> Iterator[None]:
+    """Within it, every mean shift of ``net`` has this ``sync``; restored on leaving."""
+    shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
+    before = [shift.sync for shift in shifts]
+    for shift in shifts:
+        shift.sync = sync
+    try:
+        yield
+    finally:
+        for shift, value in zip(shifts, before, strict=True):
+            shift.sync = value
 
 
 def reestimate_mean_shift(net: nn.Module, batches: Iterable[Tensor], p: float = math.inf) -> None:
