@@ -203,7 +203,9 @@ class Run:
             path.unlink(missing_ok=True)
         if path.exists():
             self.load(path)
-        steps = distributed.exchange(self.step)  # nobody saves before all have read
+        steps = [
+            int(step) for step in distributed.exchange(self.step)
+        ]  # nobody saves before all have read
         if len(set(steps)) > 1:
             raise CheckpointError(
                 f"fit: all processes must find the same checkpoint at {path}; they are at steps "

@@ -67,6 +67,9 @@ def test_bad_input_is_one_line_on_stderr(arguments, message, capsys):
     ("arguments", "message"),
     [
         (["run", NET, "--seed", "-1"], "must be a whole number of at least 0; got '-1'"),
+        (["run", NET, "--seconds", "0"], "must be a number of seconds above 0; got '0'"),
+        (["run", NET, "--seconds", "nan"], "must be a number of seconds above 0; got 'nan'"),
+        (["run", NET, "--seconds", "1m"], "must be a number of seconds above 0; got '1m'"),
         (["table", "one"], "invalid int value: 'one'"),
         (["walk"], "invalid choice: 'walk'"),
         ([], "required: COMMAND"),
@@ -109,6 +112,20 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
     error = capsys.readouterr().err
     # Everything but --restart, which would drop the checkpoint.
     assert error.endswith(f"run {NET} --scale reduced --seed 3 --device cpu\n")
+
+
+def test_a_run_in_parts_says_how_to_go_on_and_ends_with_a_record(capsys):
+    run = ["run", NET, "--scale", "smoke", "--seconds", "1e-3", "--device", "cpu", "--restart"]
+    assert main(run) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "0.04 of 14 epochs are done, 13.96 are left" in captured.err
+    again = f"run {NET} --scale smoke --seed 0 --device cpu --seconds 0.001"
+    assert captured.err.endswith(f"\nTo go on: python -m linfdist {again}\n")
+    assert records.find_runs() == []
+    assert main([*again.split()[:-1], "1000", "--quiet"]) == 0
+    (run,) = records.find_runs()
+    assert len(run.epochs) == 14 and run.environment["processes"] == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["table", "--help"]])

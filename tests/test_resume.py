@@ -1,5 +1,7 @@
 """A run can be killed anywhere and ends as if it never had been, bit for bit."""
 
+import math
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from linfdist import checkpoint as checkpoints
 from linfdist import train_run, training
 from linfdist.checkpoint import CheckpointError
 from linfdist.nn import NetConfig
-from linfdist.training import fit
+from linfdist.training import OutOfTime, fit
 
 
 def optimizer_state(path):
@@ -113,6 +115,58 @@ def test_a_process_that_is_really_killed_is_resumed_bit_equal(tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert same(whole, resumed) and timeless(rows) == timeless(expected)
+
+
+class Clock:
+    """A second passes whenever the time is asked for."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1.0
+        return self.now
+
+
+@KINDS
+def test_a_run_in_parts_of_so_many_seconds_is_bit_equal(tmp_path, monkeypatch, net_config, config):
+    whole, parts = fresh(net_config), fresh(net_config)
+    expected = fit(whole, TRAIN, config, seed=0, test=TEST)
+    monkeypatch.setattr(training, "time", Clock())
+    calls = []
+    while True:
+        parts = fresh(net_config)
+        try:
+            settings = {"checkpoint": tmp_path / "c", "seconds": 10}
+            rows = fit(parts, TRAIN, config, seed=0, test=TEST, progress=False, **settings)
+            break
+        except OutOfTime as error:
+            calls.append(str(error))
+            assert not parts.training
+    assert len(calls) >= 3
+    message = (
+        r"fit: out of time after 10 seconds: [01]\.\d\d of 5 epochs are done, [34]\.\d\d are left"
+    )
+    assert re.fullmatch(message + r"\. The same call goes on from the checkpoint\.", calls[0])
+    assert same(whole, parts) and timeless(rows) == timeless(expected)
+
+
+def test_the_last_step_is_never_out_of_time_and_each_call_makes_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "time", Clock())
+    for step in range(1, 20):
+        with pytest.raises(OutOfTime):
+            fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c", seconds=0.5)
+        assert torch.load(tmp_path / "c", weights_only=True)["state"]["step"] == step
+    rows = fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c", seconds=0.5)
+    assert len(rows) == 5
+
+
+def test_seconds_must_be_positive_and_come_with_a_checkpoint(tmp_path):
+    for seconds in (0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"seconds must be above 0; got {seconds}"):
+            fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c", seconds=seconds)
+    with pytest.raises(ValueError, match=r"seconds=5 must come with a checkpoint.*got none"):
+        fit(fresh(), TRAIN, CONFIG, seed=0, seconds=5)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from linfdist.nn import MeanShift, NetConfig, build_net, reestimate_mean_shift
+from linfdist.nn import (
+    MeanShift,
+    NetConfig,
+    build_net,
+    reestimate_mean_shift,
+    synchronized,
+)
 
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4, 5)])
@@ -98,3 +104,22 @@ def test_reestimation_refuses_no_images():
         reestimate_mean_shift(net, used)
     after = [module.running_mean for module in net.modules() if type(module) is MeanShift]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True)) and net.training
+
+
+def test_synchronized_is_left_as_it_was_found():
+    net = small_net()
+    shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
+    shifts[0].sync = True
+    with pytest.raises(EOFError), synchronized(net):
+        assert all(shift.sync for shift in shifts)
+        with synchronized(net, False):
+            assert not any(shift.sync for shift in shifts)
+        raise EOFError
+    assert [shift.sync for shift in shifts] == [True, False]
+
+
+def test_one_process_has_nothing_to_synchronize():
+    x = torch.randn(5, 3)
+    alone, together = MeanShift(3), MeanShift(3, sync=True)
+    assert torch.equal(alone(x), together(x))
+    assert torch.equal(alone.running_mean, together.running_mean)

@@ -259,3 +259,19 @@ def test_errors_name_the_value_and_the_fix():
 def test_config_errors(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(NET, **changes)
+
+
+@CONFIGS
+@pytest.mark.parametrize("p", [8.0, math.inf])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_compiles_without_a_graph_break(config, p, training):
+    torch.compiler.reset()  # each p is compiled for: another one is not to be taken for a variable
+    x = torch.rand(6, 2, 5, 5)
+    results = []
+    for compiled in (False, True):
+        net = small(config).train(training)
+        call = torch.compile(net, fullgraph=True, backend="aot_eager") if compiled else net
+        call(x, p).square().sum().backward()
+        gradients = {name: value.grad for name, value in net.named_parameters()}
+        results.append((gradients, net.state_dict()))
+    torch.testing.assert_close(*results)
