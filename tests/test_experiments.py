@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from linfdist import checkpoint, data, environment, experiments, records, train_run
+from linfdist import checkpoint, data, environment, experiments, records, train_run, training
 from linfdist.__main__ import main
 from linfdist.data import Augmentation
 from linfdist.experiments import UnknownName, runner, table1, table2
@@ -178,11 +178,12 @@ def test_a_smoke_run_learns_and_is_recorded(name):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Every scale of every experiment becomes a fraction of a second."""
+    """Every scale of every experiment becomes a fraction of a second, with a checkpoint a step."""
     smoke = experiments.get_scale(NET, "smoke")
     train = replace(smoke.train, epochs=(1, 1, 1), train_images=256)
     setting = replace(smoke, net=replace(smoke.net, hidden=(8,)), train=train, test_images=50)
     monkeypatch.setattr(experiments, "get_scale", lambda name, scale: setting)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every step
     return setting
 
 
@@ -269,7 +270,7 @@ def test_a_run_resumed_in_other_surroundings_says_so(tiny, monkeypatch, capsys):
     monkeypatch.setattr(environment, "describe", lambda device: calls[-1])
     run = runner.run(NET, scale="smoke", progress=False)
     assert "commit: 'two' there, 'three' here. The run" in capsys.readouterr().err
-    assert run.environment["resumed_from"] == calls[:2]
+    assert run.environment["resumed_from"] == [{**call, "processes": 1} for call in calls[:2]]
     assert run.environment["platform"] == "Plan 9"
 
 
