@@ -65,6 +65,13 @@ def be_killed(folder):
     train("net from p=8.0", checkpoint=folder / "killed")
 
 
+def fail(folder):
+    """Process 1 alone finds something wrong; process 0 waits for it in a step."""
+    if distributed.rank() == 1:
+        raise ValueError("this is wrong")
+    train("net from p=8.0")
+
+
 def work(folder):
     rank = distributed.rank()
     results = {case: train(case) for case in CASES}
@@ -165,6 +172,13 @@ def test_without_synchronization_weights_are_equal_and_others(results):
         assert torch.equal(value, second[name]) == (not name.endswith("running_mean"))
 
 
+def test_an_error_of_one_process_ends_both_with_its_message_alone(tmp_path):
+    failed = torchrun(__file__, tmp_path, "fail")
+    assert failed.returncode != 0
+    assert failed.stderr.count("[rank1]: ValueError: this is wrong") == 1
+    assert "[rank0]" not in failed.stderr
+
+
 def test_a_row_of_a_table_in_two_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("LINFDIST_WORK", str(tmp_path / "work"))
@@ -235,4 +249,4 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch, name, message):
 if __name__ == "__main__":
     warnings.simplefilter("error")
     with join("cpu"):
-        {"be_killed": be_killed, "work": work}[sys.argv[2]](Path(sys.argv[1]))
+        {"be_killed": be_killed, "fail": fail, "work": work}[sys.argv[2]](Path(sys.argv[1]))

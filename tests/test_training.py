@@ -9,10 +9,12 @@ from fractions import Fraction
 import pytest
 import torch
 from dots import CONFIG, IBP, INFO, KINDS, MLP, NET, TEST, TRAIN, fresh, same, timeless
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from linfdist import train_run, training
 from linfdist.data import Augmentation, ImageSet
 from linfdist.nn import LpDist, MeanShift
+from linfdist.train_run import Run
 from linfdist.training import HingeLoss, TrainConfig, fit
 
 
@@ -61,6 +63,30 @@ def test_the_mean_shifts_and_every_parameter_move():
     for name, value in net.state_dict().items():
         assert not torch.equal(value, start.state_dict()[name]), name
     assert sum(isinstance(module, MeanShift) for module in net.modules()) == 2
+
+
+class NothingIsAsked(TorchDispatchMode):
+    """Refuses what makes the host wait for the values of a device: test_training_gpu.py asks it."""
+
+    ASKING = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2"})
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        assert name not in self.ASKING
+        assert all(index is None or index.dtype != torch.bool for index in indices)
+        return function(*args, **(kwargs or {}))
+
+
+@KINDS
+@pytest.mark.parametrize("p_start", [8.0, math.inf])
+def test_no_step_asks_for_a_value(net_config, config, p_start):
+    run = Run(fresh(net_config), TRAIN, replace(config, p_start=p_start), 0, None, "cpu", "")
+    with NothingIsAsked():
+        for _ in range(2 * run.steps_per_epoch):
+            run.train_step()
+        with pytest.raises(AssertionError):
+            run.loss_sum.item()
 
 
 def test_train_images_takes_the_first_ones():
