@@ -1,7 +1,5 @@
 """Argument checks that every op shares. Only metadata is read: no element, no synchronisation."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -13,7 +11,7 @@ def check_p(op: str, p: float) -> float:
     if isinstance(p, Tensor):
         raise TypeError(f"{op}: p must be a Python number; got a tensor. Pass p.item().")
     value = float(p)
-    if math.isnan(value) or value < 1:
+    if not value >= 1:
         raise ValueError(
             f"{op}: p must be in [1, inf], below 1 there is no norm; got p={value}. "
             "Use math.inf for the l_inf distance."

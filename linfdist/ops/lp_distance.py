@@ -25,15 +25,15 @@ def lp_dist(x: Tensor, weight: Tensor, p: float = math.inf) -> Tensor:
     in l_inf is in_features^(1/p). Sums are scaled by the largest difference: p = 1000 is finite.
 
     Gradients: (|d|/‖d‖_p)^(p−1) sign(d), 0 where x = w; an entry below 2^-64 of its pair's
-    largest possible one is 0. At p = ∞ the first index that attains the maximum gets all of it.
-    The backward pass has no gradient of its own.
+    largest possible one is 0. In float32 their relative error is about 5e-7 p. At p = ∞ the first
+    index that attains the maximum gets all of it. The backward pass has no gradient of its own.
 
     Raises TypeError for a dtype, ValueError for a shape, a device or p < 1. NaN gives NaN.
     """
     p = check_p("lp_dist", p)
     check_pair("lp_dist", x, weight)
     rows = as_rows(x)
-    if not math.isinf(p):
+    if p < math.inf:  # which torch.compile can trace for a p that changes
         distance = torch.ops.linfdist.lp_dist(rows, weight, p)
     elif torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         distance, _ = torch.ops.linfdist.linf_dist(rows, weight)

@@ -35,9 +35,12 @@ def runs_on(device: torch.device) -> bool:
     """Whether the native kernels of this build take tensors of ``device``."""
     if device.type == "cpu":
         return module() is not None
-    if device.type == "cuda" and module() is not None:
-        return covers(module().cuda_architectures, _capability(device))
-    return False
+    return device.type == "cuda" and module() is not None and _runs_on_gpu(device)
+
+
+@functools.cache
+def _runs_on_gpu(device: torch.device) -> bool:
+    return covers(module().cuda_architectures, _capability(device))
 
 
 def covers(architectures: str, capability: tuple[int, int] | None) -> bool:

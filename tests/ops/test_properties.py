@@ -152,6 +152,17 @@ def test_compiles_without_a_graph_break(p):
     torch.testing.assert_close(through, w.grad)
 
 
+def test_compiles_for_a_p_that_rises():
+    x, w, _ = sample((4, 5, 6), torch.float32)
+    w.requires_grad_()
+    compiled = torch.compile(lambda p: lp_dist(x, w, p).sum(), fullgraph=True, backend="aot_eager")
+    for p in (8.0, 9.5, 11.0, math.inf):
+        torch.testing.assert_close(compiled(p), lp_dist(x, w, p).sum())
+        torch.testing.assert_close(
+            *(torch.autograd.grad(value, w)[0] for value in (compiled(p), lp_dist(x, w, p).sum()))
+        )
+
+
 def test_fake_and_meta_tensors_have_the_shapes():
     x, w = torch.empty(3, 4, 6, device="meta"), torch.empty(5, 6, device="meta")
     for p in (8.0, math.inf):
