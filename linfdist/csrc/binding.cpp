@@ -17,6 +17,7 @@ using namespace nb::literals;
 
 namespace {
 
+using linfdist::AdamW;
 using linfdist::CpuKernels;
 using linfdist::Sizes;
 
@@ -72,6 +73,16 @@ void interval(Matrix<const T> lower, Matrix<const T> upper, Matrix<const T> weig
   nb::gil_scoped_release release;
   kernels<T>().interval(lower.data(), upper.data(), weight.data(), distance_lower.data(),
                         distance_upper.data(), n);
+}
+
+template <class T>
+void adamw(Matrix<T> weight, Matrix<const T> grad, Matrix<T> exp_avg, Matrix<T> exp_avg_sq,
+           double p, double rate, double lr, double beta1, double beta2, double eps,
+           int64_t steps) {
+  const auto step = AdamW<T>::at(p, rate, lr, beta1, beta2, eps, steps);
+  nb::gil_scoped_release release;
+  kernels<T>().adamw(weight.data(), grad.data(), exp_avg.data(), exp_avg_sq.data(),
+                     int64_t(weight.shape(0)), int64_t(weight.shape(1)), step);
 }
 
 #if defined(LINFDIST_CUDA)
@@ -140,12 +151,15 @@ void define(nb::module_& m) {
              grad_x = "grad_x"_a.noconvert(), grad_weight = "grad_weight"_a.noconvert(),
              lower = "lower"_a.noconvert(), upper = "upper"_a.noconvert(),
              distance_lower = "distance_lower"_a.noconvert(),
-             distance_upper = "distance_upper"_a.noconvert();
+             distance_upper = "distance_upper"_a.noconvert(),
+             exp_avg = "exp_avg"_a.noconvert(), exp_avg_sq = "exp_avg_sq"_a.noconvert();
   m.def("forward", forward<T>, x, weight, distance, "p"_a);
   m.def("forward_with_index", forward_with_index<T>, x, weight, distance, index);
   m.def("backward", backward<T>, grad, x, weight, distance, grad_x, grad_weight, "p"_a);
   m.def("backward_with_index", backward_with_index<T>, grad, x, weight, index, grad_x, grad_weight);
   m.def("interval", interval<T>, lower, upper, weight, distance_lower, distance_upper);
+  m.def("adamw", adamw<T>, weight, grad, exp_avg, exp_avg_sq, "p"_a, "rate"_a, "lr"_a, "beta1"_a,
+        "beta2"_a, "eps"_a, "steps"_a);
 #if defined(LINFDIST_CUDA)
   m.def("forward", cuda_forward<T>, x, weight, distance, "p"_a, "stream"_a);
   m.def("forward_with_index", cuda_forward_with_index<T>, x, weight, distance, index, "stream"_a);

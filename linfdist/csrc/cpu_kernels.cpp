@@ -1,4 +1,5 @@
 // Compiled once for each instruction set, LINFDIST_ISA naming it (see CMakeLists.txt).
+#include "cpu_adamw.h"
 #include "cpu_backward.h"
 #include "cpu_interval.h"
 
@@ -9,7 +10,7 @@ namespace linfdist::LINFDIST_ISA {
 
 extern const CpuIsa isa;
 const CpuIsa isa{LINFDIST_NAME(LINFDIST_ISA),
-                 {forward<float>, backward<float>, interval<float>},
-                 {forward<double>, backward<double>, interval<double>}};
+                 {forward<float>, backward<float>, interval<float>, adamw<float>},
+                 {forward<double>, backward<double>, interval<double>, adamw<double>}};
 
 }  // namespace linfdist::LINFDIST_ISA

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "adamw.h"
+
 namespace linfdist {
 
 struct Sizes {
@@ -22,6 +24,9 @@ struct CpuKernels {
   // Exact range of ‖x − w‖_∞ over the box lower ≤ x ≤ upper.
   void (*interval)(const T* lower, const T* upper, const T* weight, T* distance_lower,
                    T* distance_upper, Sizes);
+  // One optimizer step on `rows` rows of `length` weights, in place.
+  void (*adamw)(T* weight, const T* grad, T* exp_avg, T* exp_avg_sq, int64_t rows, int64_t length,
+                const AdamW<T>& step);
 };
 
 struct CpuIsa {
