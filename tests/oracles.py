@@ -42,3 +42,39 @@ def linf_interval(
     nearest = np.clip(w, low, high)
     farthest = np.maximum(np.abs(w - low), np.abs(w - high))
     return np.abs(nearest - w).max(-1), farthest.max(-1)
+
+
+def lp_decay(weight: np.ndarray, p: float, rate: float) -> np.ndarray:
+    """weight − rate (|w| / ‖w‖_p)^(p−2) w row by row; at p = ∞ the first largest entry alone."""
+    rows = weight.astype(np.float64).reshape(len(weight), -1)
+    largest = np.abs(rows).argmax(1)[:, None]
+    if math.isinf(p):
+        loss = np.zeros_like(rows)
+        np.put_along_axis(loss, largest, np.take_along_axis(rows, largest, 1), 1)
+    else:
+        norm = np.array([lp_dist(row[None], 0 * row[None], p)[0] for row in rows])
+        ratio = np.divide(np.abs(rows), norm, out=np.zeros_like(rows), where=rows != 0)
+        loss = ratio ** (p - 1) * np.sign(rows) * norm
+    return (rows - rate * loss).reshape(weight.shape)
+
+
+def adamw_step(
+    weight: np.ndarray,
+    grad: np.ndarray,
+    exp_avg: np.ndarray,
+    exp_avg_sq: np.ndarray,
+    *,
+    p: float,
+    rate: float,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    steps: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weight and both moments after the decay and Adam's step number ``steps``."""
+    grad = grad.astype(np.float64)
+    exp_avg = betas[0] * exp_avg.astype(np.float64) + (1 - betas[0]) * grad
+    exp_avg_sq = betas[1] * exp_avg_sq.astype(np.float64) + (1 - betas[1]) * grad**2
+    mean, square = exp_avg / (1 - betas[0] ** steps), exp_avg_sq / (1 - betas[1] ** steps)
+    update = lr * mean / (np.sqrt(square) + eps)
+    return lp_decay(weight, p, rate) - update, exp_avg, exp_avg_sq

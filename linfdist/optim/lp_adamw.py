@@ -6,48 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 from torch.optim.optimizer import Optimizer
 
 from linfdist.nn import LpDist, LpDistConv2d
+from linfdist.optim.adamw_step import adamw_step_
 
 DECAYS = ("lp", "l2", "none")
-TINY = 1e-37  # above float32's smallest normal number, so that no logarithm is infinite
-SMALLEST = -60.0  # e^-60 of the largest entry's decay is nothing, and times lr is still normal
-
-
-def lp_decay_(weight: Tensor, p: float, rate: float) -> None:
-    """weight −= rate (|w| / ‖w‖_p)^(p−2) w for each output row, in place  [Zhang2021, Eq. 6].
-
-    A row is weight[j] flattened; a vector has rows of one entry, where this is plain decay. At
-    p = ∞ the formula leaves the largest entry alone: w −= rate w there, the first one at a tie. A
-    row of zeros stays as it is.
-    """
-    if weight.numel() == 0:
-        return
-    if weight.ndim < 2:
-        weight.mul_(1 - rate)
-        return
-    rows = weight.flatten(1)  # a copy where the strides allow no view, as in channels_last
-    _decay_rows_(rows, p, rate)
-    if rows.data_ptr() != weight.data_ptr():
-        weight.copy_(rows.view_as(weight))
-
-
-def _decay_rows_(rows: Tensor, p: float, rate: float) -> None:
-    magnitude = rows.abs()
-    if math.isinf(p):
-        largest = magnitude.argmax(1, keepdim=True)
-        rows.scatter_add_(1, largest, rows.gather(1, largest) * -rate)
-        return
-    # With m = max|w|, t = (|w| / m)^(p−1) and s = Σ t |w| / m = (‖w‖_p / m)^p the decay is
-    # sign(w) m t s^((2−p)/p): one power an entry, none above 1, and no 0 to a negative power.
-    # exp and log are several times faster than pow, and nothing below e^SMALLEST is a denormal.
-    largest = magnitude.amax(1, keepdim=True)
-    ratio = magnitude.div_(largest.clamp_min(TINY)).clamp_min_(TINY)
-    power = ratio.log().mul_(p - 1).clamp_min_(SMALLEST).exp_()
-    total = ratio.mul_(power).sum(1, keepdim=True).clamp_min_(1)  # 1 is the largest entry's term
-    rows.addcmul_(rows.sign().mul_(power), total.pow_((2 - p) / p).mul_(largest), value=-rate)
 
 
 class LpAdamW(Optimizer):
@@ -55,7 +19,8 @@ class LpAdamW(Optimizer):
 
     A group's ``decay`` says what Δ is: "lp", ``lp_decay_`` at the group's ``p``; "l2", the weight
     itself; "none", 0. Set p with ``set_p`` before each step. Defaults are the paper's
-    [Zhang2021, Table 6]. Adam itself is torch's fused one, on CPU and CUDA.
+    [Zhang2021, Table 6]. One native kernel a parameter where there is one for its device, float32
+    and float64, contiguous; a step never waits for a GPU.
     """
 
     def __init__(
@@ -75,7 +40,6 @@ class LpAdamW(Optimizer):
             "weight_decay": weight_decay,
             "decay": decay,
             "p": p,
-            "fused": True,  # makes Optimizer.load_state_dict keep `step` beside its parameter
         }
         super().__init__(params, defaults)
         for group in self.param_groups:
@@ -97,39 +61,42 @@ class LpAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters = [param for param in group["params"] if param.grad is not None]
-            rate = group["lr"] * group["weight_decay"]
-            for param in parameters:
-                if group["decay"] == "lp" and rate:
-                    lp_decay_(param, group["p"], rate)
-                elif group["decay"] == "l2" and rate:
-                    param.mul_(1 - rate)
-            states = [self._state(param) for param in parameters]
-            adam(
-                parameters,
-                [param.grad for param in parameters],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [state["step"] for state in states],
-                fused=True,
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=0.0,
-                eps=group["eps"],
-                maximize=False,
-            )
+            lp = group["decay"] == "lp"
+            rate = 0.0 if group["decay"] == "none" else group["lr"] * group["weight_decay"]
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                state = self._state(param)
+                state["step"] += 1
+                adamw_step_(
+                    param,
+                    param.grad,
+                    state["exp_avg"],
+                    state["exp_avg_sq"],
+                    p=group["p"] if lp else 2.0,
+                    rate=rate,
+                    lr=group["lr"],
+                    betas=group["betas"],
+                    eps=group["eps"],
+                    steps=int(state["step"]),
+                )
         return loss
 
     def _state(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]
         if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+            state["step"] = torch.zeros(())  # on the CPU, where reading it waits for nothing
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What ``load_state_dict`` ends with; a checkpoint may bring ``step`` on a GPU."""
+        super().__setstate__(state)
+        for of_param in self.state.values():
+            of_param["step"] = of_param["step"].cpu()
+        for group in self.param_groups:
+            group.pop("fused", None)  # of checkpoints from when Adam was torch's
 
 
 def param_groups(net: nn.Module, decay: str = "lp") -> list[dict[str, Any]]:

@@ -1,0 +1,106 @@
+"""One optimizer step of one parameter: decay, then Adam.
+
+Natively it is one pass over weight, gradient and moments; torch's ops make some twenty.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from linfdist.ops import native
+from linfdist.ops.checks import FLOATS
+
+TINY = 1e-37  # above float32's smallest normal number, so that no logarithm is infinite
+SMALLEST = -60.0  # e^-60 of the largest entry's decay is nothing, and times lr is still normal
+
+
+def lp_decay_(weight: Tensor, p: float, rate: float) -> None:
+    """weight −= rate (|w| / ‖w‖_p)^(p−2) w for each output row, in place  [Zhang2021, Eq. 6].
+
+    A row is weight[j] flattened; a vector has rows of one entry, where this is plain decay, as it
+    is at p = 2. At p = ∞ the formula leaves the largest entry alone: w −= rate w there, the first
+    one at a tie. A row of zeros stays as it is, and NaN stays NaN.
+    """
+    if weight.numel() == 0 or rate == 0:
+        return
+    if weight.ndim < 2 or p == 2:
+        weight.mul_(1 - rate)
+        return
+    rows = weight.flatten(1).contiguous()  # a copy where the strides are others
+    _decay_rows_(rows, p, rate)
+    if rows.data_ptr() != weight.data_ptr():
+        weight.copy_(rows.view_as(weight))
+
+
+def _decay_rows_(rows: Tensor, p: float, rate: float) -> None:
+    magnitude = rows.abs()
+    if math.isinf(p):
+        largest = magnitude.argmax(1, keepdim=True)
+        rows.scatter_add_(1, largest, rows.gather(1, largest) * -rate)
+        return
+    # With m = max|w|, t = (|w| / m)^(p−1) and s = Σ t |w| / m = (‖w‖_p / m)^p the decay is
+    # sign(w) m t s^((2−p)/p): one power an entry, none above 1, and no 0 to a negative power.
+    # exp and log are several times faster than pow, and nothing below e^SMALLEST is a denormal.
+    largest = magnitude.amax(1, keepdim=True)
+    ratio = magnitude.div_(largest.clamp_min(TINY)).clamp_min_(TINY)
+    power = ratio.log().mul_(p - 1).clamp_min_(SMALLEST).exp_()
+    total = ratio.mul_(power).sum(1, keepdim=True).clamp_min_(1)  # 1 is the largest entry's term
+    rows.addcmul_(rows.sign().mul_(power), total.pow_((2 - p) / p).mul_(largest), value=-rate)
+
+
+def adamw_step_(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    p: float,
+    rate: float,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    steps: int,
+) -> None:
+    """``lp_decay_(weight, p, rate)``, then Adam's step number ``steps``; moments in place too.
+
+    Adam's arithmetic is torch's: eps is added to the root of the corrected second moment. The CPU
+    kernel takes denormals as 0.
+    """
+    if weight.numel() == 0:
+        return
+    if not _uses_native(weight, exp_avg, exp_avg_sq):
+        lp_decay_(weight, p, rate)
+        _adam_(weight, grad, exp_avg, exp_avg_sq, lr, betas, eps, steps)
+        return
+    if weight.ndim < 2:  # rows of one entry, which decay plainly
+        p = 2.0
+    rows = [
+        tensor.detach().view(len(weight) if weight.ndim > 1 else 1, -1)
+        for tensor in (weight, grad.contiguous(), exp_avg, exp_avg_sq)
+    ]
+    native.call("adamw", *rows, p, rate, lr, *betas, eps, steps)
+    torch.autograd.graph.increment_version((weight, exp_avg, exp_avg_sq))
+
+
+def _uses_native(*tensors: Tensor) -> bool:
+    return native.runs_on(tensors[0].device) and all(
+        tensor.dtype in FLOATS and tensor.is_contiguous() for tensor in tensors
+    )
+
+
+def _adam_(
+    weight: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    steps: int,
+) -> None:
+    beta1, beta2 = betas
+    exp_avg.lerp_(grad, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    root = exp_avg_sq.sqrt().div_(math.sqrt(1 - beta2**steps))
+    weight.addcdiv_(exp_avg, root.add_(eps), value=-lr / (1 - beta1**steps))
