@@ -9,6 +9,7 @@
 
 #include "cpu_kernels.h"
 #if defined(LINFDIST_CUDA)
+#include "cuda_adamw.h"
 #include "cuda_kernels.h"
 #endif
 
@@ -141,6 +142,16 @@ void cuda_interval(CudaMatrix<const T> lower, CudaMatrix<const T> upper, CudaMat
                            distance_upper.data(), sizes<T>(lower, weight), as_stream(stream));
 }
 
+template <class T>
+void cuda_adamw(CudaMatrix<T> weight, CudaMatrix<const T> grad, CudaMatrix<T> exp_avg,
+                CudaMatrix<T> exp_avg_sq, double p, double rate, double lr, double beta1,
+                double beta2, double eps, int64_t steps, uintptr_t stream) {
+  linfdist::cuda::adamw(weight.data(), grad.data(), exp_avg.data(), exp_avg_sq.data(),
+                        int64_t(weight.shape(0)), int64_t(weight.shape(1)),
+                        AdamW<T>::at(p, rate, lr, beta1, beta2, eps, steps),
+                        reinterpret_cast<void*>(stream));
+}
+
 #endif
 
 // Overloads of one name: nanobind picks by dtype and device.
@@ -170,6 +181,8 @@ void define(nb::module_& m) {
         grad_weight, workspace, "stream"_a);
   m.def("interval", cuda_interval<T>, lower, upper, weight, distance_lower, distance_upper,
         "stream"_a);
+  m.def("adamw", cuda_adamw<T>, weight, grad, exp_avg, exp_avg_sq, "p"_a, "rate"_a, "lr"_a,
+        "beta1"_a, "beta2"_a, "eps"_a, "steps"_a, "stream"_a);
 #endif
 }
 
