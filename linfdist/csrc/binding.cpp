@@ -7,6 +7,7 @@
 
 #include <limits>
 
+#include "adamw.h"
 #include "cpu_kernels.h"
 #if defined(LINFDIST_CUDA)
 #include "cuda_adamw.h"

@@ -6,13 +6,14 @@
 
 #include <cstdint>
 
-#include "adamw.h"
-
 namespace linfdist {
 
 struct Sizes {
   int64_t batch, out_features, in_features;
 };
+
+template <class T>
+struct AdamW;  // adamw.h
 
 template <class T>
 struct CpuKernels {
