@@ -1,5 +1,5 @@
-// The numeric core of one optimizer step, shared by the CPU and the CUDA kernel: the decay of a row of
-// weights, then Adam with eps outside the root, as torch's fused Adam has it.
+// The numeric core of one optimizer step, shared by the CPU and the CUDA kernel: the decay of a row
+// of weights, then Adam with eps outside the root, as in torch.
 //
 // The l_p decay w −= rate (|w| / ‖w‖_p)^(p−2) w takes factor · sign(w) · t from each weight. With
 // m = max|w| over the row and r = |w| / m, t is r^(p−1), the sum s = Σ t r = (‖w‖_p / m)^p and the
@@ -19,26 +19,26 @@ enum class Decay { kPlain, kPower, kLargest };
 template <class T>
 struct AdamW {
   Decay decay;
-  T rate, power, least, root;                                        // power = p − 1
+  T rate, power, least, exponent;  // p − 1, the ratio from which t counts, (2 − p) / p
   T beta1, beta2, rest1, rest2, step_size, inverse_root, eps;  // rest = 1 − beta
 
   // `steps` counts this one. In double and rounded once, because 1 − beta^steps cancels.
   static AdamW at(double p, double rate, double lr, double beta1, double beta2, double eps,
                   int64_t steps) {
-    AdamW step;
-    step.decay = p == 2 || rate == 0 ? Decay::kPlain : std::isinf(p) ? Decay::kLargest : Decay::kPower;
-    step.rate = T(rate);
-    step.power = T(p - 1);
-    step.least = T(ratio_cutoff(p - 1, kLeastCutoff<T>));
-    step.root = T(2 / p - 1);
-    step.beta1 = T(beta1);
-    step.beta2 = T(beta2);
-    step.rest1 = T(1 - beta1);
-    step.rest2 = T(1 - beta2);
-    step.step_size = T(lr / (1 - std::pow(beta1, double(steps))));
-    step.inverse_root = T(1 / std::sqrt(1 - std::pow(beta2, double(steps))));
-    step.eps = T(eps);
-    return step;
+    return {.decay = p == 2 || rate == 0 ? Decay::kPlain
+                     : std::isinf(p)     ? Decay::kLargest
+                                         : Decay::kPower,
+            .rate = T(rate),
+            .power = T(p - 1),
+            .least = T(ratio_cutoff(p - 1, kLeastCutoff<T>)),
+            .exponent = T(2 / p - 1),
+            .beta1 = T(beta1),
+            .beta2 = T(beta2),
+            .rest1 = T(1 - beta1),
+            .rest2 = T(1 - beta2),
+            .step_size = T(lr / (1 - std::pow(beta1, double(steps)))),
+            .inverse_root = T(1 / std::sqrt(1 - std::pow(beta2, double(steps)))),
+            .eps = T(eps)};
   }
 
   LINFDIST_HOST_DEVICE T plainly_decayed(T weight) const { return weight - rate * weight; }
@@ -49,7 +49,7 @@ struct AdamW {
   }
 
   LINFDIST_HOST_DEVICE T factor(T largest, T sum) const {
-    return largest > 0 ? rate * largest * std::exp2(root * std::log2(sum)) : T(0);
+    return largest > 0 ? rate * largest * std::exp2(exponent * std::log2(sum)) : T(0);
   }
 
   LINFDIST_HOST_DEVICE T decayed(T weight, T t, T factor) const {

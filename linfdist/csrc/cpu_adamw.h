@@ -1,8 +1,8 @@
 // One optimizer step on the rows of a matrix, in place: decay, then Adam (see adamw.h).
 //
 // A thread owns whole rows. The weights of a row come from memory once and stay in cache from the
-// sweep that finds the largest, over those that sum the powers and decay, to the one that is Adam's:
-// 28 bytes of memory traffic a weight in float, one pass over the four arrays.
+// sweep that finds the largest, over those that sum the powers and decay, to Adam's: one pass over
+// the four arrays, 28 bytes of memory traffic a weight in float.
 #pragma once
 
 #if defined(__SSE2__)
@@ -15,9 +15,9 @@
 
 namespace linfdist::LINFDIST_ISA {
 
-// While it lives, denormals count as 0 on its thread. At a p of some tens many gradients are so small
-// that their squares are denormals, on which x86 is some 30 times slower; and a moment without a
-// gradient would stay one for ever, because 0.9 of the smallest rounds to itself.
+// While it lives, denormals count as 0 on its thread. At a p of some tens many gradients are so
+// small that their squares are denormals, on which x86 is some 30 times slower; and a moment without
+// a gradient would stay one for ever, because 0.9 of the smallest rounds to itself.
 class NoDenormals {
 #if defined(__SSE2__)
  public:
@@ -100,6 +100,7 @@ void adamw(T* weight, const T* grad, T* exp_avg, T* exp_avg_sq, int64_t rows, in
            const AdamW<T>& step) {
   const Power<T> power(step.power, kLeastCutoff<T>);
   const int64_t room = step.decay == Decay::kPower ? ceil_div(length, kChunk<T>) * kChunk<T> : 0;
+  // To move a weight takes about as long as 64 subtractions.
 #pragma omp parallel num_threads(threads_for({rows, length, 64}))
   {
     [[maybe_unused]] const NoDenormals guard{};

@@ -2,11 +2,11 @@
 //
 // A block has a row, a thread every blockDim-th 16 bytes of it. The first sweep finds the largest
 // weight and leaves the row in dynamic shared memory, the second sums the powers, the last is decay
-// and Adam. It takes the powers again: that costs less than room for them.
+// and Adam; it takes the powers again, and shared memory holds rows twice as long.
 //
-// Bound by memory: 28 bytes a float weight, each read or written once, which an H100 moves for 120
-// weights a nanosecond (3.35 TB/s). It can issue 250 instructions a weight in that time; plain decay
-// and p = ∞ take some 50, other p some 160 (sm_90), with at most 40 registers.
+// Bound by memory: 28 bytes a float weight, each read or written once, which an H100's 3.35 TB/s do
+// for 120 weights a nanosecond. Its multiprocessors issue 250 instructions a weight in that time;
+// plain decay and p = ∞ take some 50, other p some 160 (sm_90, float), in less than 40 registers.
 #include <cuda_runtime.h>
 
 #include "cuda_adamw.h"
