@@ -43,10 +43,11 @@ def build_planted(folder: Path) -> Path:
     return _build(folder, [HERE / "planted.cu"], ["-shared"])
 
 
-def build_program(folder: Path, sanitizer: str) -> Path:
-    """The kernels of csrc and check_memory.cpp as a program under "address" or "thread"."""
+def build_program(folder: Path, sanitizer: str, *, planted: bool = False) -> Path:
+    """check_memory.cpp with the kernels of csrc, or planted.cu, under "address" or "thread"."""
     flags = ["-g", f"-fsanitize={sanitizer}", f"-DEMULATOR_{sanitizer[0].upper()}SAN"]
-    return _build(folder, [*_csrc(), HERE / "check_memory.cpp"], flags)
+    checked = [HERE / "planted.cu"] if planted else [*_csrc(), HERE / "check_memory.cpp"]
+    return _build(folder, checked, flags)
 
 
 def _csrc() -> list[Path]:

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
@@ -42,7 +43,8 @@ struct Thread {
 };
 
 // The block that runs.
-std::vector<Thread> threads;
+std::vector<Thread> all_threads;  // of the largest block so far
+std::span<Thread> threads;
 size_t running;
 Fiber launcher;
 const std::function<void()>* kernel_body;
@@ -174,7 +176,8 @@ void run_block(const Stacks& stacks) {
   std::memset(fixed.begin, settings.poison, fixed.size);
   std::memset(dynamic.begin, settings.poison, dynamic.size);
   Fiber::release(&position);
-  threads.resize(block.count());
+  if (all_threads.size() < block.count()) all_threads.resize(block.count());
+  threads = std::span(all_threads).first(block.count());
   for (size_t i = 0; i < threads.size(); ++i) {
     Thread& t = threads[i];
     t.index = dim3(unsigned(i % block.x), unsigned(i / block.x % block.y),
@@ -187,7 +190,6 @@ void run_block(const Stacks& stacks) {
   enter(first_of(0, threads.size()));
   launcher.leave_for(threads[running].fiber);
   Fiber::acquire(&launcher);
-  for (Thread& t : threads) t.fiber.destroy();
   const auto live = [](const Thread& t) { return t.state != State::kEnded; };
   if (failure.empty() && std::any_of(threads.begin(), threads.end(), live)) wait_complaint();
 }

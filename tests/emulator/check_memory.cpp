@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 
+#include "block.h"
 #include "cuda_kernels.h"
 
 namespace {
@@ -37,7 +38,7 @@ void run_all(Sizes n) {
   const std::unique_ptr<int32_t[]> index(new int32_t[pairs]);
 
   const double infinity = std::numeric_limits<double>::infinity();
-  for (double p : {1.0, 2.0, 4.0, 8.0, 3.3, 8.7, 100.0, infinity}) {
+  for (double p : {1.0, 8.0, 8.7, 100.0, infinity}) {
     const std::unique_ptr<char[]> workspace(
         new char[linfdist::cuda::backward_workspace(n, p, sizeof(T))]);
     int32_t* const indices = std::isinf(p) ? index.get() : nullptr;
@@ -54,6 +55,7 @@ void run_all(Sizes n) {
 }  // namespace
 
 int main(int count, char** arguments) {
+  emulator::settings.multiprocessors = 8;  // fewer and longer segments
   for (int i = 1; i + 2 < count; i += 3) {
     const Sizes n{std::atoll(arguments[i]), std::atoll(arguments[i + 1]),
                   std::atoll(arguments[i + 2])};

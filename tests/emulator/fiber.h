@@ -27,13 +27,8 @@ class Fiber {
     stack_ = stack;
     size_ = size;
 #if defined(EMULATOR_TSAN)
-    handle_ = __tsan_create_fiber(0);
-#endif
-  }
-
-  void destroy() {
-#if defined(EMULATOR_TSAN)
-    __tsan_destroy_fiber(handle_);
+    // One for all blocks, which run one after the other: making it takes long.
+    if (!handle_) handle_ = __tsan_create_fiber(0);
 #endif
   }
 

@@ -1,9 +1,11 @@
 // Kernels with a bug each, and the same kernels without it: the emulator has to tell them apart.
 #include <cuda_runtime.h>
 
+#include <cstdio>
 #include <exception>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "cuda_device.cuh"
 
@@ -146,4 +148,13 @@ extern "C" __attribute__((visibility("default"))) const char* run_planted(const 
     message = error.what();
     return message.c_str();
   }
+}
+
+// planted NAME 0|1: as a program, for a sanitizer.
+int main(int, char** arguments) {
+  const std::vector<float> in(kThreads);
+  std::vector<float> out(kThreads);
+  const char* error = run_planted(arguments[1], arguments[2][0] == '1', in.data(), out.data());
+  if (error) std::puts(error);
+  return error != nullptr;
 }
