@@ -172,6 +172,16 @@ class Emulator(_Library):
             self._call(_typed("interval", lower), *arrays, low, high, self._sizes(lower, weight))
         return low.tensor, high.tensor
 
+    def adamw(self, weight, grad, exp_avg, exp_avg_sq, *, p, rate, lr, betas, eps, steps):
+        """Weight and moments after the step."""
+        with self._arrays(weight, grad, exp_avg, exp_avg_sq) as (arrays, _):
+            rows, length = map(ctypes.c_int64, weight.shape)
+            settings = (float(p), rate, lr, *betas, eps, ctypes.c_int64(steps))
+            self._call(_typed("adamw", weight), *arrays, rows, length, *settings)
+        after, unchanged, *moments = (array.tensor for array in arrays)
+        assert torch.equal(unchanged, grad)
+        return after, *moments
+
     @staticmethod
     def _sizes(x, weight) -> Sizes:
         return Sizes(x.shape[0], weight.shape[0], x.shape[1])

@@ -3,6 +3,8 @@
 // ThreadSanitizer whatever two threads of a block do to one address with no barrier between them.
 //
 // check_memory BATCH OUT IN [BATCH OUT IN …]
+#include <cuda_runtime.h>
+
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +12,7 @@
 #include <memory>
 
 #include "block.h"
+#include "cuda_adamw.h"
 #include "cuda_kernels.h"
 
 namespace {
@@ -30,6 +33,8 @@ void run_all(Sizes n) {
   const auto x = values<T>(n.batch * n.in_features, 1);
   const auto weight = values<T>(n.out_features * n.in_features, 2);
   const auto grad = values<T>(pairs, 3);
+  const auto exp_avg = values<T>(n.out_features * n.in_features, 4);
+  const auto exp_avg_sq = values<T>(n.out_features * n.in_features, 5);
   const auto upper = values<T>(n.batch * n.in_features, 1);
   for (int64_t i = 0; i < n.batch * n.in_features; ++i) upper[i] += T(0.1);
   const std::unique_ptr<T[]> distance(new T[pairs]), high(new T[pairs]);
@@ -48,6 +53,10 @@ void run_all(Sizes n) {
     linfdist::cuda::backward(grad.get(), x.get(), weight.get(), distance.get(), indices, to_x.get(),
                              to_weight.get(), workspace.get(), n, p, nullptr);
   }
+  for (double p : {2.0, 8.7, infinity})
+    linfdist::cuda::adamw(weight.get(), to_weight.get(), exp_avg.get(), exp_avg_sq.get(),
+                          n.out_features, n.in_features,
+                          linfdist::AdamW<T>::at(p, 1e-4, 0.02, 0.9, 0.99, 1e-10, 1), nullptr);
   linfdist::cuda::interval(x.get(), upper.get(), weight.get(), distance.get(), high.get(), n,
                            nullptr);
 }

@@ -1,8 +1,11 @@
 // The functions of cuda_kernels.h for ctypes: each returns null, or what went wrong.
+#include <cuda_runtime.h>
+
 #include <exception>
 #include <string>
 
 #include "block.h"
+#include "cuda_adamw.h"
 #include "cuda_kernels.h"
 
 namespace {
@@ -46,7 +49,16 @@ int64_t emulated_backward_workspace(Sizes n, double p, int64_t bytes_per_element
   }                                                                                                \
   const char* emulated_interval_##name(const T* lower, const T* upper, const T* weight, T* low,    \
                                        T* high, Sizes n) {                                         \
-    return guarded([&] { linfdist::cuda::interval(lower, upper, weight, low, high, n, nullptr); }); \
+    return guarded([&] { linfdist::cuda::interval(lower, upper, weight, low, high, n, nullptr); });\
+  }                                                                                                \
+  const char* emulated_adamw_##name(T* weight, const T* grad, T* exp_avg, T* exp_avg_sq,           \
+                                    int64_t rows, int64_t length, double p, double rate,           \
+                                    double lr, double beta1, double beta2, double eps,             \
+                                    int64_t steps) {                                               \
+    return guarded([&] {                                                                           \
+      const auto step = linfdist::AdamW<T>::at(p, rate, lr, beta1, beta2, eps, steps);             \
+      linfdist::cuda::adamw(weight, grad, exp_avg, exp_avg_sq, rows, length, step, nullptr);       \
+    });                                                                                            \
   }
 
 LINFDIST_ENTRIES(float, float32)
