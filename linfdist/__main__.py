@@ -1,4 +1,4 @@
-"""The command line: python -m linfdist list | run | table | bench."""
+"""The command line: python -m linfdist list | run | table | bench | session."""
 
 import argparse
 import math
@@ -13,6 +13,8 @@ l-inf-dist Neurons" (Zhang et al., ICML 2021).
   python -m linfdist run table1/mnist_net --scale smoke  train, evaluate and record one row
   python -m linfdist table 1                             the paper beside what is recorded
   python -m linfdist bench                               speed of the operations on this machine
+  python -m linfdist session --seconds 600 table1/mnist_net
+                                                         build, test, bench and train in 10 minutes
 """
 EPILOG = """\
 LINFDIST_DATA   folder of the data sets (default: ~/.cache/linfdist, downloaded when missing)
@@ -39,7 +41,8 @@ up to the order of summation. With --device cpu they share the CPU.
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from linfdist import bench
+    from linfdist import session
+    from linfdist.bench import command as bench
     from linfdist.experiments import SCALES
 
     top = argparse.ArgumentParser(
@@ -79,6 +82,10 @@ def parser() -> argparse.ArgumentParser:
     speed = commands.add_parser("bench", help="speed of the operations beside other libraries")
     bench.add_arguments(speed)
     speed.set_defaults(action=bench.main)
+
+    budget = commands.add_parser("session", help="build, test, bench and train in so many seconds")
+    session.add_arguments(budget)
+    budget.set_defaults(action=session.main)
     return top
 
 
@@ -168,15 +175,18 @@ def print_table(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 2 for bad input, 3 out of time, 130 when interrupted."""
     args = parser().parse_args(arguments)
+    from linfdist.bench.peers import PeerError
     from linfdist.checkpoint import CheckpointError
     from linfdist.data import DataError
     from linfdist.environment import DeviceError
     from linfdist.experiments import UnknownName
     from linfdist.records import RecordError, RunExists
+    from linfdist.session import SessionError
 
+    bad_input = (UnknownName, RunExists, RecordError, DataError, CheckpointError, DeviceError)
     try:
         return args.action(args)
-    except (UnknownName, RunExists, RecordError, DataError, CheckpointError, DeviceError) as error:
+    except (*bad_input, PeerError, SessionError) as error:
         print(f"python -m linfdist: {error}", file=sys.stderr)
         return 2
 

@@ -1,5 +1,6 @@
 """What a measurement was taken on: code, versions, device, memory."""
 
+import hashlib
 import os
 import platform
 import resource
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 
 from linfdist import ops, records
+
+SOURCES = {".py", ".cpp", ".h", ".cu", ".cuh"}
 
 
 class DeviceError(RuntimeError):
@@ -62,6 +65,22 @@ def describe(device: torch.device | str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "backend": ops.backend(device),
     }
+
+
+def code_sha256(*folders: str) -> str:
+    """The code itself, whatever git says of it: a hash of source files in folders of the checkout.
+
+    With them go the files that say how it is built.
+    """
+    root = Path(__file__).resolve().parents[1]
+    files = [root / "CMakeLists.txt", root / "pyproject.toml"]
+    for folder in folders:
+        files += (path for path in (root / folder).rglob("*") if path.suffix in SOURCES)
+    digest = hashlib.sha256()
+    for path in sorted(filter(Path.is_file, files)):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root)} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def device_name(device: torch.device | str) -> str:

@@ -83,16 +83,18 @@ def run_dir(experiment: str, scale: str, seed: int) -> Path:
 
 
 def work_dir(experiment: str, scale: str, seed: int) -> Path:
-    """The folder of a run's checkpoint and weights, which are not part of the record.
+    """The folder of a run's checkpoint and weights, which are not part of the record."""
+    return work_root() / experiment / scale / f"seed{seed}"
 
-    It lies in ``LINFDIST_WORK``, else in work/ in the repository.
-    """
+
+def work_root() -> Path:
+    """Where what is not recorded is kept: ``LINFDIST_WORK``, else work/ in the repository."""
     root = Path(os.environ.get("LINFDIST_WORK") or repository() / "work")
     if root.resolve() == runs_dir().resolve():
         raise RecordError(
             f"LINFDIST_WORK and LINFDIST_RUNS must be two folders; both are {root}. Change one."
         )
-    return root / experiment / scale / f"seed{seed}"
+    return root
 
 
 def refuse_recorded(experiment: str, scale: str, seed: int) -> Path:

@@ -1,0 +1,6 @@
+"""``python -m linfdist bench``: speed and memory, ours beside the best that other libraries offer.
+
+``peers`` says what is timed against ours, ``timing`` how, ``distances`` and ``iterations`` time the
+operations and whole steps of training, ``roofline`` has what the hardware allows, ``file`` what is
+written, ``command`` the command line, and ``plots`` draws what is written.
+"""

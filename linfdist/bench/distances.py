@@ -1,0 +1,115 @@
+"""The distances timed: ours and the peers' at one shape, one p and one pass."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from linfdist.bench import peers, roofline
+from linfdist.bench.peers import NO_PEERS, OURS, Distance, Peer
+from linfdist.bench.timing import Call, Timing, input_sets, race
+from linfdist.ops import lp_dist, reference
+
+# batch, in_features, out_features: of the paper's nets on a GPU, and what a CPU can do in minutes
+SHAPES: Mapping[str, tuple[tuple[int, int, int], ...]] = MappingProxyType(
+    {
+        "cpu": ((512, 784, 1024), (512, 5120, 5120)),
+        "cuda": ((512, 784, 5120), (512, 3072, 5120), (512, 5120, 5120)),
+    }
+)
+P_VALUES = (math.inf, 8.0, 8.7, 1000.0)
+Row = dict[str, object]
+
+
+def small_check(device: torch.device) -> None:
+    """Our ops agree with their reference before anything is timed."""
+    x, weight = torch.randn(37, 65), torch.randn(29, 65)
+    for p in P_VALUES:
+        ours = lp_dist(x.to(device), weight.to(device), p).cpu()
+        torch.testing.assert_close(ours, reference.lp_dist(x, weight, p), rtol=1e-5, atol=1e-6)
+
+
+def case(shape: tuple[int, int, int], p: float, backward: bool) -> Row:
+    """The columns that say what is timed."""
+    batch, in_features, out_features = shape
+    return {
+        "shape": f"{batch}x{in_features}->{out_features}",
+        "p": "inf" if math.isinf(p) else p,
+        "pass": "forward+backward" if backward else "forward",
+    }
+
+
+def measure(
+    shape: tuple[int, int, int],
+    p: float,
+    backward: bool,
+    *,
+    device: torch.device,
+    rounds: int,
+    patience: float,
+    limit: float = math.inf,
+    speeds: Mapping[str, float] = MappingProxyType({}),
+    extra: Mapping[str, Peer] = NO_PEERS,
+    hardware: roofline.Hardware | None = None,
+) -> list[Row]:
+    """One row a candidate: seconds, pairs a second, and ours against it (``race`` says how).
+
+    A peer that cannot run, or would take more than ``limit`` seconds at its earlier speed in 10^9
+    pairs a second, has a row with the reason alone.
+    """
+    pairs = math.prod(shape)
+    contenders: dict[str, list[Call]] = {}
+    notes: dict[str, str] = {}
+    inputs = _inputs(shape, backward, device)
+    for name, distance in peers.candidates(p, backward, device, extra).items():
+        estimate = pairs / 1e9 / speeds[name] if name in speeds else 0.0
+        if distance is None:
+            notes[name] = 'not installed: pip install -e ".[bench]"'
+        elif name != OURS and estimate > limit:
+            notes[name] = f"left out: about {estimate:.0f} s by its speed at the smaller shape"
+        else:
+            contenders[name] = [_call(distance, *given) for given in inputs]
+    found = race(contenders, device, rounds=rounds, patience=patience, compiled=peers.COMPILED)
+    least = roofline.least_seconds(pairs, p, backward, hardware)
+    ours = found[OURS]
+    what = case(shape, p, backward)
+    rows = []
+    for name, timing in found.items():
+        if not isinstance(timing, Timing):
+            notes[name] = timing
+            continue
+        row = what | {"candidate": name} | timing.columns()
+        row["giga_pairs_per_second"] = pairs / timing.seconds / 1e9
+        row["ours_is_faster_by"] = timing.seconds / ours.seconds
+        if least is not None:
+            row["roofline_share"] = least / timing.seconds
+        rows.append(row | {"note": timing.note})
+    return rows + [what | {"candidate": name, "note": note} for name, note in notes.items()]
+
+
+def _inputs(
+    shape: tuple[int, int, int], backward: bool, device: torch.device
+) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """x, weight and the gradient of the distances, or None; as many sets as the device needs."""
+    batch, in_features, out_features = shape
+    generator = torch.Generator().manual_seed(0)
+    one = 4 * (batch + out_features) * in_features
+    sets = []
+    for _ in range(input_sets(one, device)):
+        x = torch.randn(batch, in_features, generator=generator).to(device)
+        weight = torch.randn(out_features, in_features, generator=generator).to(device)
+        grad = None
+        if backward:
+            grad = torch.randn(batch, out_features, generator=generator).to(device)
+            x.requires_grad_()
+            weight.requires_grad_()
+        sets.append((x, weight, grad))
+    return sets
+
+
+def _call(distance: Distance, x: Tensor, weight: Tensor, grad: Tensor | None) -> Call:
+    if grad is None:
+        return lambda: distance(x, weight)
+    return lambda: torch.autograd.grad(distance(x, weight), (x, weight), grad)

@@ -1,0 +1,75 @@
+"""What the bench writes: one JSON file for a device, in the form that runs/README.md describes."""
+
+import json
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from linfdist.bench.roofline import Hardware
+from linfdist.environment import code_sha256
+
+Row = dict[str, Any]
+SAME = ("device", "threads", "backend")  # with the same code, two calls make one bench
+
+
+class Results:
+    """The rows of one bench, written to ``path`` after each case, whole or not at all."""
+
+    def __init__(
+        self, path: Path | None, environment: dict[str, Any], hardware: Hardware | None
+    ) -> None:
+        self.path = path
+        self.environment = environment
+        self.code = code_sha256("linfdist")
+        self.hardware = hardware
+        self.rows: list[Row] = []
+        self.iterations: list[Row] = []
+
+    def resume(self) -> None:
+        """Take over what the file has of the same code on the same device; else start afresh."""
+        if self.path is None or not self.path.is_file():
+            return
+        before = json.loads(self.path.read_text())
+        same = all(before["environment"][key] == self.environment[key] for key in SAME)
+        if same and before.get("code_sha256") == self.code:
+            self.rows, self.iterations = before["rows"], before.get("iterations", [])
+
+    def has(self, case: Row, candidates: Collection[str]) -> bool:
+        """Whether the case is there already, with all these candidates."""
+        rows = (row for row in (*self.rows, *self.iterations) if case.items() <= row.items())
+        return {*candidates} <= {row["candidate"] for row in rows}
+
+    def add(self, case: Row, *, rows: Sequence[Row] = (), iterations: Sequence[Row] = ()) -> None:
+        """Put a case's rows in, in the place of what was there of it, and write the file."""
+        self.rows = [row for row in self.rows if not case.items() <= row.items()] + [*rows]
+        kept = [row for row in self.iterations if not case.items() <= row.items()]
+        self.iterations = [*kept, *iterations]
+        self._write()
+
+    def speeds(self, p: float | str, passes: str) -> dict[str, float]:
+        """Each candidate's last 10^9 pairs a second at this p and pass, of whatever shape."""
+        return {
+            row["candidate"]: row["giga_pairs_per_second"]
+            for row in self.rows
+            if (row["p"], row["pass"]) == (p, passes) and "seconds" in row
+        }
+
+    def _write(self) -> None:
+        if self.path is None:
+            return
+        content: dict[str, Any] = {"environment": self.environment, "code_sha256": self.code}
+        if self.hardware is not None:
+            content["hardware"] = asdict(self.hardware)
+        content |= {"rows": self.rows, "iterations": self.iterations}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(unfinished, self.path)
+
+
+def file_name(device: str) -> str:
+    """A device's file in runs/bench: "NVIDIA H100 PCIe" -> "nvidia-h100-pcie.json"."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json"

@@ -1,0 +1,108 @@
+"""A whole step of training timed, of the paper's nets: forward and backward, the optimizer, both.
+
+The step is the trainer's own but for the data: pixels through the net, the hinge loss, gradients,
+``LpAdamW``. Beside the optimizer stands torch's fused AdamW on the same weights, for scale: it does
+less, its decay being plain.
+"""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from linfdist import data, experiments
+from linfdist.bench import roofline
+from linfdist.bench.distances import Row
+from linfdist.bench.timing import Timing, race
+from linfdist.experiments import Scale, runner
+from linfdist.nn import parameter_count
+from linfdist.optim import LpAdamW, param_groups, set_p
+from linfdist.robust import hinge_loss
+
+NETS = ("table1/mnist_net", "table1/cifar10_net")
+SCALES: Mapping[str, str] = MappingProxyType({"cpu": "reduced", "cuda": "paper"})
+FORWARD_BACKWARD, OPTIMIZER, ITERATION = "forward+backward", "optimizer", "iteration"
+ADAMW = "torch.optim.AdamW(fused)"
+LR = 1e-6  # so small that the weights stay as they were initialised, round after round
+STEP_BYTES = 28  # a weight: read it, its gradient and two moments, write it and the moments
+
+
+def case(name: str, scale: str, p: float) -> Row:
+    """The columns that say what is timed."""
+    return {"net": name, "scale": scale, "p": "inf" if math.isinf(p) else p}
+
+
+def measure(
+    name: str,
+    scale: str,
+    p: float,
+    *,
+    device: torch.device,
+    rounds: int,
+    patience: float,
+    hardware: roofline.Hardware | None = None,
+) -> list[Row]:
+    """One row for each part of the step, and one for the peer of the optimizer."""
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+    setting = experiments.get_scale(name, scale)
+    step = _Step(setting, p, device)
+    calls = {
+        FORWARD_BACKWARD: [step.forward_backward],
+        ITERATION: [step.iteration],
+        OPTIMIZER: [step.optimizer.step],
+        ADAMW: [step.adamw.step],
+    }
+    found = race(calls, device, rounds=rounds, patience=patience, checked=False, baseline=before)
+    weights = parameter_count(step.net)
+    pairs = setting.train.batch_size * weights
+    compute = roofline.least_seconds(pairs, p, True, hardware)
+    bandwidth = hardware and hardware.bandwidth_gb_per_second
+    memory = STEP_BYTES * weights / (1e9 * bandwidth) if bandwidth else None
+    whole = None if compute is None or memory is None else compute + memory
+    least = {FORWARD_BACKWARD: compute, ITERATION: whole, OPTIMIZER: memory, ADAMW: memory}
+    what = case(name, scale, p) | {"batch": setting.train.batch_size, "weights": weights}
+    rows = []
+    for part, timing in found.items():
+        peer = part == ADAMW
+        row = what | {
+            "part": OPTIMIZER if peer else part,
+            "candidate": ADAMW if peer else "linfdist",
+        }
+        if not isinstance(timing, Timing):
+            rows.append(row | {"note": timing})
+            continue
+        row |= timing.columns()
+        if least[part] is not None:
+            row["roofline_share"] = least[part] / timing.seconds
+        rows.append(row | {"note": timing.note})
+    return rows
+
+
+class _Step:
+    """A net with one batch, and the parts of its step of training."""
+
+    def __init__(self, setting: Scale, p: float, device: torch.device) -> None:
+        info = data.DATASETS[setting.dataset]
+        generator = torch.Generator().manual_seed(0)
+        batch, loss = setting.train.batch_size, setting.train.loss
+        self.p = p
+        self.net: nn.Module = runner.build(setting, info, seed=0).to(device).train()
+        self.pixels = torch.rand(batch, *info.input_shape, generator=generator).to(device)
+        labels = torch.randint(info.num_classes, (batch,), generator=generator)
+        self.labels = labels.to(device)
+        self.threshold, self.mix = float(loss.threshold) * self.net.lipschitz, loss.mix
+        self.optimizer = LpAdamW(param_groups(self.net), lr=LR)
+        set_p(self.optimizer, p)
+        self.adamw = torch.optim.AdamW(self.net.parameters(), lr=LR, fused=True)
+
+    def forward_backward(self) -> None:
+        logits = self.net(self.pixels, self.p)
+        loss = hinge_loss(logits, self.labels, self.threshold, self.mix)
+        self.optimizer.zero_grad()
+        loss.backward()
+
+    def iteration(self) -> None:
+        self.forward_backward()
+        self.optimizer.step()

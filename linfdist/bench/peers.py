@@ -1,0 +1,126 @@
+"""What the distances are timed against: torch.cdist, torch.compile, numba, scipy, a user's own.
+
+Each is a function distance(x, weight, p), used where it is installed and can do the job.
+"""
+
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from linfdist.ops import lp_dist
+
+OURS = "linfdist"
+COMPILED = ("torch.compile", "numba")  # their first call compiles, and is not timed
+Distance = Callable[[Tensor, Tensor], Tensor]
+Peer = Callable[[Tensor, Tensor, float], Tensor]
+NO_PEERS: Mapping[str, Peer] = MappingProxyType({})
+
+
+class PeerError(ValueError):
+    """A peer given by name cannot be used."""
+
+
+def candidates(
+    p: float, backward: bool, device: torch.device, extra: Mapping[str, Peer] = NO_PEERS
+) -> dict[str, Distance | None]:
+    """What is timed, ours first; None is not installed. numba and scipy: no gradient, no GPU."""
+    found: dict[str, Distance | None] = {
+        OURS: lambda x, weight: lp_dist(x, weight, p),
+        **{name: _at(peer, p) for name, peer in extra.items()},
+        "torch.cdist": lambda x, weight: torch.cdist(x, weight, p=p),
+        "torch.compile": _compiled(p),
+    }
+    if not backward and device.type == "cpu":
+        for name, make in (("numba", _numba), ("scipy", _scipy)):
+            found[name] = make(p) if find_spec(name) else None
+    return found
+
+
+def load(names: list[str]) -> dict[str, Peer]:
+    """The peers called ``module:function``; modules are looked for in the working directory too.
+
+    Raises:
+        PeerError: the name has another form, or there is no such module or function.
+    """
+    found: dict[str, Peer] = {}
+    sys.path.insert(0, os.getcwd())
+    try:
+        for name in names:
+            module, _, function = name.partition(":")
+            if not (module and function):
+                raise PeerError(
+                    f"bench: --peer must be module:function; got {name!r}. The function is called "
+                    "as distance(x, weight, p)."
+                )
+            try:
+                found[name] = getattr(importlib.import_module(module), function)
+            except (ImportError, AttributeError) as error:
+                raise PeerError(
+                    f"bench: --peer {name} cannot be loaded: {error}. The module must be "
+                    "importable here, or lie in the working directory."
+                ) from error
+    finally:
+        sys.path.pop(0)
+    return found
+
+
+def _at(peer: Peer, p: float) -> Distance:
+    return lambda x, weight: peer(x, weight, p)
+
+
+def _broadcast(x: Tensor, weight: Tensor, p: float) -> Tensor:
+    """The formula as one would write it; the compiler fuses it, so nothing is stored."""
+    difference = (x.unsqueeze(1) - weight).abs()
+    if math.isinf(p):
+        return difference.amax(-1)
+    top = difference.amax(-1, keepdim=True)
+    return (difference / top).pow(p).sum(-1).pow(1 / p) * top.squeeze(-1)
+
+
+def _compiled(p: float) -> Distance:
+    torch.compiler.reset()  # dynamo keeps few variants of one function; each case is one
+    compiled = torch.compile(_broadcast, fullgraph=True, dynamic=False)
+    return lambda x, weight: compiled(x, weight, p)
+
+
+def _numba(p: float) -> Distance:
+    import numba
+    import numpy as np
+
+    infinite = math.isinf(p)
+
+    @numba.njit(parallel=True, fastmath={"contract", "nsz", "reassoc", "arcp"})
+    def distances(x, weight, out):
+        for b in numba.prange(x.shape[0]):
+            for j in range(weight.shape[0]):
+                total = np.float32(0)
+                for i in range(x.shape[1]):
+                    d = abs(x[b, i] - weight[j, i])
+                    total = max(total, d) if infinite else total + d ** np.float32(p)
+                out[b, j] = total if infinite else total ** np.float32(1 / p)
+
+    numba.set_num_threads(torch.get_num_threads())
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        out = torch.empty(len(x), len(weight))
+        distances(x.numpy(), weight.numpy(), out.numpy())
+        return out
+
+    return run
+
+
+def _scipy(p: float) -> Distance:
+    from scipy.spatial.distance import cdist
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        metric = {"metric": "chebyshev"} if math.isinf(p) else {"metric": "minkowski", "p": p}
+        return torch.from_numpy(cdist(x.numpy(), weight.numpy(), **metric)).float()
+
+    return run

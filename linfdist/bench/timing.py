@@ -1,0 +1,192 @@
+"""How a call is timed: rounds that alternate between the candidates, on the device's own clock.
+
+On a GPU a candidate is called many times back to back between two events, over several sets of
+inputs that together are larger than its cache, after one call that does not count. What training
+sees is that rate: the time of the kernels, or of launching them where that takes longer. The
+second is reported beside it, so that a gap shows. On a CPU one call is one measurement.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Call = Callable[[], object]
+WINDOW = 0.02  # seconds that a GPU is busy between two events, thousands of times their resolution
+MOST_CALLS = 64  # times a dozen kernels still fits the queue, so that launching never waits
+MOST_SETS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One candidate's times: seconds of one call, the best round's and the median round's."""
+
+    seconds: float
+    median_seconds: float
+    rounds: int
+    launch_seconds: float | None  # of a call on the CPU; None on a CPU, where it is the call
+    peak_memory_mb: float | None  # that the call holds at once beyond its inputs; None on a CPU
+    note: str = ""
+
+    def columns(self) -> dict[str, object]:
+        """As a row of the bench has them; what does not exist on a CPU is left out."""
+        found = {"seconds": self.seconds, "median_seconds": self.median_seconds}
+        found["rounds"] = self.rounds
+        for name in ("launch_seconds", "peak_memory_mb"):
+            if getattr(self, name) is not None:
+                found[name] = getattr(self, name)
+        return found
+
+
+def input_sets(bytes_of_one: int, device: torch.device) -> int:
+    """How many sets of inputs a candidate is called on, so that no cache holds them."""
+    if device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return min(MOST_SETS, 1 + math.ceil(4 * cache / max(1, bytes_of_one)))
+
+
+def race(
+    candidates: Mapping[str, Sequence[Call]],
+    device: torch.device,
+    *,
+    rounds: int,
+    patience: float,
+    compiled: Collection[str] = (),
+    checked: bool = True,
+    baseline: int | None = None,
+) -> dict[str, Timing | str]:
+    """Time the candidates, each the same call on one or more sets of inputs; ours comes first.
+
+    The first call of each is compared with ours and not timed, unless it takes more than
+    ``patience`` seconds: then it is the only one (one of ``compiled`` is called once more). One
+    that cannot run has the reason instead of a timing, one that disagrees a note. Memory is counted
+    from ``baseline`` bytes, or from what is held before the call. An error of ours is raised.
+    """
+    runners = {
+        name: _Runner(calls, device, patience, name in compiled)
+        for name, calls in candidates.items()
+    }
+    ours, *peers = runners.values()
+    expected = ours.start(baseline)
+    for peer in peers:
+        peer.attempt(peer.start, baseline, expected if checked else None)
+    del expected
+    for _ in range(rounds):
+        ours.again()
+        for peer in peers:
+            peer.attempt(peer.again)
+    return {name: runner.failed or runner.timing() for name, runner in runners.items()}
+
+
+class _Runner:
+    """One candidate: its calls, what they have taken so far, and why it is out of the race."""
+
+    def __init__(
+        self, calls: Sequence[Call], device: torch.device, patience: float, compiled: bool
+    ) -> None:
+        self.calls = calls
+        self.device = device
+        self.patience = patience
+        self.compiled = compiled
+        self.rounds: list[tuple[float, float]] = []
+        self.note = self.failed = ""
+
+    def attempt(self, action: Callable[..., object], *arguments: object) -> None:
+        """``action``, a method of this runner; whatever a peer raises is its row's note."""
+        if self.failed:
+            return
+        try:
+            action(*arguments)
+        except Exception as error:
+            self.failed = (str(error) or type(error).__name__).splitlines()[0]
+
+    def start(self, baseline: int | None, expected: object = None) -> object:
+        """The first call, its result held against ``expected``."""
+        self.first, self.memory, result = _first(self.calls[0], self.device, baseline)
+        if expected is not None and not agree(expected, result):
+            self.note = "differs by more than 1 %"
+        return result
+
+    def again(self) -> None:
+        """One more round, if the first call was fast enough for that."""
+        if self.first <= self.patience or (self.compiled and not self.rounds):
+            self.rounds.append(_round(self.calls, self.device))
+
+    def timing(self) -> Timing:
+        rounds = self.rounds or [(self.first, self.first)]
+        seconds = [one for one, _ in rounds]
+        on_gpu = self.device.type == "cuda" and self.rounds
+        return Timing(
+            seconds=min(seconds),
+            median_seconds=statistics.median(seconds),
+            rounds=len(seconds),
+            launch_seconds=min(launch for _, launch in rounds) if on_gpu else None,
+            peak_memory_mb=self.memory,
+            note=self.note,
+        )
+
+
+def best_seconds(call: Call, device: torch.device, rounds: int = 5) -> float:
+    """The best of some rounds of one call."""
+    return min(_round([call], device)[0] for _ in range(rounds))
+
+
+def _first(
+    call: Call, device: torch.device, baseline: int | None
+) -> tuple[float, float | None, object]:
+    """The first call: its seconds, the memory in MB that it takes on a GPU, and its result."""
+    memory = None
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # a failed candidate's, or another's that this one cannot use
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) if baseline is None else baseline
+    started = time.perf_counter()
+    result = call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        memory = round((torch.cuda.max_memory_allocated(device) - before) / 1e6, 1)
+    return time.perf_counter() - started, memory, result
+
+
+def _round(calls: Sequence[Call], device: torch.device) -> tuple[float, float]:
+    """Seconds of one call, and the CPU's seconds to launch it."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        calls[0]()
+        seconds = time.perf_counter() - started
+        return seconds, seconds
+    alone, _ = _between_events(calls[:1], 1, device)  # the warm-up, which also says how long one is
+    count = min(MOST_CALLS, max(1, round(WINDOW / alone)))
+    return _between_events(calls, count, device)
+
+
+def _between_events(calls: Sequence[Call], count: int, device: torch.device) -> tuple[float, float]:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()
+        begin.record()
+        started = time.perf_counter()
+        for index in range(count):
+            calls[index % len(calls)]()
+        launched = time.perf_counter() - started
+        end.record()
+        end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / count, launched / count
+
+
+def agree(ours: object, theirs: object) -> bool:
+    """Whether two results are the same within single precision at a large power."""
+    for a, b in zip(_tensors(ours), _tensors(theirs), strict=True):
+        if not bool((a - b).abs().max() < 1e-2 * a.abs().max().clamp_min(1e-30)):
+            return False
+    return True
+
+
+def _tensors(result: object) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)

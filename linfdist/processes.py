@@ -1,0 +1,53 @@
+"""Processes that get so many seconds and are then stopped, politely at first."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from linfdist import records
+
+
+def run_within(seconds: float, command: Sequence[str], log: Path, *, grace: float) -> int | None:
+    """The exit code of a process in the checkout, or None if it was stopped after ``seconds``.
+
+    Its output goes to ``log``. A stopped process has ``grace`` seconds to save what it has.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=records.checkout(),
+            start_new_session=True,  # so that its own children are stopped with it
+        )
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _stop(process, grace)
+
+
+def _stop(process: subprocess.Popen, grace: float) -> None:
+    """Ctrl-C, SIGTERM for one that was started to ignore that, and at last a kill."""
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace / 2)
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Whoever stops this process stops what it runs, which would live on in its own session."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
