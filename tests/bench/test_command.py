@@ -1,0 +1,131 @@
+"""The command line of the bench: its tables and its file, and going on where it stopped."""
+
+import json
+
+import pytest
+import torch
+
+from linfdist import environment
+from linfdist.__main__ import main
+from linfdist.bench import distances, iterations, peers
+from linfdist.bench.file import file_name
+
+SHAPE = (6, 20, 10)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Shapes and a net of milliseconds, and no peer that has to be compiled."""
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    monkeypatch.setattr(peers, "_compiled", lambda p: lambda x, w: peers._broadcast(x, w, p))
+    monkeypatch.setattr(distances, "SHAPES", {"cpu": (SHAPE, (6, 30, 10))})
+    monkeypatch.setattr(iterations, "SCALES", {"cpu": "smoke"})
+    monkeypatch.setattr(iterations, "NETS", ("table1/mnist_net",))
+
+
+def bench(*arguments):
+    return main(["bench", "--device", "cpu", "--rounds", "1", *map(str, arguments)])
+
+
+def test_prints_the_tables_and_writes_json(tmp_path, capsys):
+    out = tmp_path / "deep" / "bench.json"
+    assert bench("--json", out) == 0
+    printed = capsys.readouterr().out
+    assert "torch.cdist" in printed and "6x20->10" in printed and "AdamW(fused)" in printed
+    assert printed.endswith(f"Written to {out}.\n")
+    written = json.loads(out.read_text())
+    assert {row["p"] for row in written["rows"]} == {"inf", 8.0, 8.7, 1000.0}
+    assert {row["p"] for row in written["iterations"]} == {"inf", 8.0, 8.7, 1000.0}
+    assert written["environment"]["backend"].startswith(("native", "reference"))
+    assert "hardware" not in written  # a CPU has no roofline
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_quick_is_the_smallest_shape(capsys):
+    assert bench("--quick") == 0
+    printed = capsys.readouterr().out
+    assert "6x20->10" in printed and "6x30->10" not in printed
+    assert "Written" not in printed
+
+
+def test_out_of_time_keeps_what_is_done_and_resume_measures_the_rest(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "bench.json"
+    assert bench("--json", out, "--seconds", "-1") == 3
+    assert "20 cases are left; --resume measures them." in capsys.readouterr().err
+    assert not out.exists()
+
+    assert bench("--json", out, "--quick") == 0
+    before = json.loads(out.read_text())
+    assert bench("--json", out, "--resume") == 0
+    after = json.loads(out.read_text())
+    assert after["iterations"] == before["iterations"]
+    assert after["rows"][: len(before["rows"])] == before["rows"]
+    assert {row["shape"] for row in after["rows"]} == {"6x20->10", "6x30->10"}
+
+    assert bench("--json", out, "--resume") == 0  # nothing is left
+    assert json.loads(out.read_text()) == after
+
+
+def test_resume_starts_afresh_for_other_code(tmp_path, monkeypatch):
+    out = tmp_path / "bench.json"
+    bench("--json", out, "--quick")
+    content = json.loads(out.read_text())
+    first = content["rows"][0] | {"seconds": 123.0}
+    for change in (
+        {"code_sha256": "other"},
+        {"environment": content["environment"] | {"threads": 99}},
+    ):
+        out.write_text(json.dumps(content | {"rows": [first, *content["rows"][1:]]} | change))
+        bench("--json", out, "--quick", "--resume")
+        assert json.loads(out.read_text())["rows"][0]["seconds"] < 100
+
+
+def test_resume_measures_a_case_again_for_a_new_peer(tmp_path, monkeypatch):
+    (tmp_path / "own_kernels.py").write_text(
+        "import torch\ndef distance(x, weight, p):\n    return torch.cdist(x, weight, p=p)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    bench("--json", "bench.json", "--quick")
+    before = json.loads((tmp_path / "bench.json").read_text())
+    bench("--json", "bench.json", "--quick", "--resume", "--peer", "own_kernels:distance")
+    after = json.loads((tmp_path / "bench.json").read_text())
+    assert after["iterations"] == before["iterations"]
+    names = [row["candidate"] for row in after["rows"]]
+    assert names.count("linfdist") == names.count("own_kernels:distance") == 8
+
+
+def test_a_peer_that_is_not_there_is_one_line_on_stderr(capsys):
+    assert bench("--peer", "no_kernels:distance") == 2
+    assert "--peer no_kernels:distance cannot be loaded" in capsys.readouterr().err
+
+
+def test_our_ops_are_held_to_the_reference_before_anything_is_timed(monkeypatch):
+    monkeypatch.setattr(distances, "lp_dist", lambda x, w, p: torch.cdist(x, w, p=2.0))
+    with pytest.raises(AssertionError, match="not close"):
+        bench()
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "nvidia-h100-80gb-hbm3.json"),
+        ("NVIDIA GeForce RTX 3090", "nvidia-geforce-rtx-3090.json"),
+    ],
+)
+def test_a_device_has_a_file(device, name):
+    assert file_name(device) == name
+
+
+def test_the_code_is_known_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "linfdist" / "environment.py"))
+    folder = tmp_path / "linfdist"
+    folder.mkdir()
+    (folder / "a.py").write_text("a = 1\n")
+    first = environment.code_sha256("linfdist")
+    (folder / "notes.txt").write_text("no code")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "b.py").write_text("b = 1\n")
+    assert environment.code_sha256("linfdist") == first
+    assert environment.code_sha256("linfdist", "tests") != first
+    (folder / "a.py").write_text("a = 2\n")
+    assert environment.code_sha256("linfdist") != first
