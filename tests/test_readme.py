@@ -1,9 +1,9 @@
 """README.md: its table, its code, its commands, and the files that repeat what pyproject.toml says.
 
-``python tests/test_readme.py`` renders the tables of results and speed from runs/ into README.md.
+``python tests/test_readme.py`` renders the tables of results and speed, and what
+may be said of GPUs, from runs/ into README.md.
 """
 
-import json
 import re
 import tomllib
 from pathlib import Path
@@ -14,11 +14,13 @@ import yaml
 from packaging.requirements import Requirement
 
 from linfdist import report
+from linfdist.bench import recorded
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
 SPEED = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- /speed -->)", re.DOTALL)
+GPU = re.compile(r"(?<=<!-- gpu -->\n).*?(?=<!-- /gpu -->)", re.DOTALL)
 SCALES = ("reduced", "paper")
 
 
@@ -47,27 +49,42 @@ def _accuracies(row, prefix: str = "") -> str:
 
 
 def speed() -> str:
-    """The recorded bench as Markdown: ours, and the fastest peer that was timed beside it."""
-    bench = json.loads((ROOT / "runs" / "bench" / "cpu.json").read_text())
-    surroundings = bench["environment"]
-    lines = [
-        f"{surroundings['device']}, {surroundings['threads']} threads, "
-        f"{surroundings['backend']}, float32, batch 512:\n\n",
-        "| in → out | p | pass | 10⁹ pairs/s | best peer | faster by |\n",
-        "| --- | --- | --- | --- | --- | --- |\n",
-    ]
-    cases: dict[tuple, list] = {}
-    for row in bench["rows"]:
-        cases.setdefault((row["shape"], row["p"], row["pass"]), []).append(row)
-    for (shape, p, passes), (ours, *peers) in cases.items():
-        timed = [row for row in peers if "seconds" in row and not row["note"]]
-        best = min(timed, key=lambda row: row["seconds"], default=None)
-        peer = (best["candidate"], f"{best['ours_is_faster_by']:.0f}×") if best else ("–", "–")
-        shape = shape.removeprefix("512x").replace("->", " → ")
-        cells = [shape, "∞" if p == "inf" else f"{p:g}", passes]
-        cells += [f"{ours['giga_pairs_per_second']:.1f}", *peer]
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines)
+    """The recorded benches as Markdown: ours, and the fastest peer that was timed beside it."""
+    return "\n".join(map(_speed_of, _benches()))
+
+
+def _speed_of(bench: recorded.Bench) -> str:
+    share = bench.hardware is not None
+    heading = ["in → out", "p", "pass", "10⁹ pairs/s", *["of the roofline"] * share]
+    lines = [[*heading, "best peer", "faster by"]]
+    lines.append(["---"] * len(lines[0]))
+    for row in recorded.best_peers(bench).to_dict("records"):
+        cells = [recorded.format_shape(row["shape"]), recorded.format_p(row["p"]), row["pass"]]
+        cells.append(f"{row['giga_pairs_per_second']:.1f}")
+        if share:
+            known = row["roofline_share"] == row["roofline_share"]
+            cells.append(f"{row['roofline_share']:.0%}" if known else "–")
+        peer = row["best_peer"]
+        cells += [peer, f"{row['faster_by']:.0f}×"] if peer else ["–", "–"]
+        lines.append(cells)
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return f"{bench.title}, float32, batch 512:\n\n{table}"
+
+
+def gpu() -> str:
+    """What the README says of GPUs: that no bench is recorded on one, or on which."""
+    state = recorded.gpu_state(_benches())
+    yet = ": none of their numbers is known" if state == recorded.NOT_YET else ""
+    return (
+        "**On a GPU.** The CUDA kernels are compiled for sm_80, sm_90 and PTX, which later GPUs "
+        f"compile for themselves;\nthey have **{state}**{yet}. `python -m linfdist session` "
+        "builds, tests, benches and\ntrains on one within a budget of seconds; "
+        "[the book's page on speed](book/method/speed.ipynb) has the rooflines.\n"
+    )
+
+
+def _benches() -> list[recorded.Bench]:
+    return recorded.benches(ROOT / "runs" / "bench")
 
 
 def _commands() -> list[str]:
@@ -91,6 +108,14 @@ def test_speeds_are_those_of_runs():
     assert SPEED.search(README.read_text()).group() == speed(), (
         "README.md's speeds differ from runs/: render them with `python tests/test_readme.py`."
     )
+
+
+def test_it_says_not_yet_run_on_a_gpu_until_a_record_shows_that_it_has():
+    assert GPU.search(README.read_text()).group() == gpu(), (
+        "README.md's words on GPUs differ from runs/bench: `python tests/test_readme.py`."
+    )
+    has_run = any(bench.on_gpu for bench in _benches())
+    assert (recorded.NOT_YET in README.read_text()) is not has_run
 
 
 @pytest.fixture
@@ -163,4 +188,5 @@ def test_citation_names_the_paper_and_this_version():
 
 if __name__ == "__main__":
     text = RESULTS.sub(lambda _: results(), README.read_text())
-    README.write_text(SPEED.sub(lambda _: speed(), text))
+    text = SPEED.sub(lambda _: speed(), text)
+    README.write_text(GPU.sub(lambda _: gpu(), text))

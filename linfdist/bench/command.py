@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the tables, and write them as JSON where asked; 3 if the time did not suffice."""
+    """Print the tables, and write them as JSON where asked; 3 if time did not suffice."""
     started = time.monotonic()
     device = environment.usable_device(args.device)
     if args.threads:
@@ -92,18 +92,22 @@ def main(args: argparse.Namespace) -> int:
         if not results.has(case, names)
     ]
     done = 0
-    for _, run in tqdm(left, unit="case"):
-        if time.monotonic() - started > args.seconds:
-            break
-        run()
-        done += 1
+    interrupted = False
+    try:
+        for _, run in tqdm(left, unit="case"):
+            if time.monotonic() - started > args.seconds:
+                break
+            run()
+            done += 1
+    except KeyboardInterrupt:
+        interrupted = True
     _print(results, device)
     if args.json:
         print(f"Written to {args.json}.")
     if done == len(left):
         return 0
     print(f"{len(left) - done} cases are left; --resume measures them.", file=sys.stderr)
-    return OUT_OF_TIME
+    return 130 if interrupted else OUT_OF_TIME
 
 
 def _cases(

@@ -63,25 +63,24 @@ def _copy_seconds(device: torch.device) -> float:
     return best_seconds(lambda: target.copy_(source), device)
 
 
-def instructions(p: float, backward: bool) -> Instructions | None:
-    """What one pair costs at the least; None where the work does not grow with the pairs.
+def instructions(p: float, backward: bool, capability: str) -> Instructions | None:
+    """What one pair costs at the least; None where that is unknown or does not grow with the pairs.
 
     Forward: a subtraction, then at p = ∞ a maximum, and at finite p a scaling, the power and the
-    sum. A whole power is a chain of multiplications by repeated squaring, the last one fused with
-    the sum; a real one is exp2(p log2), its scaling a multiply-add. Backward, both gradients come
-    from one power p − 1 by a multiply-add each. At p = ∞ it touches one entry of each neuron only.
+    sum. A real power is exp2(p log2), its scaling a multiply-add; a whole one may be a chain of
+    multiplications by repeated squaring, the last one fused with the sum. Backward, both gradients
+    come from one power p − 1 by a multiply-add each. At p = ∞ it touches one entry of each neuron.
     """
+    if capability not in FMA or (math.isinf(p) and backward):
+        return None
     if math.isinf(p):
-        return None if backward else Instructions(fma=1, min_max=1)
+        return Instructions(fma=1, min_max=1)
+    ways = [Instructions(fma=4 if backward else 3, special=2)]
     power = p - 1 if backward else p
-    if power != int(power):
-        return _real_power(backward)
-    chain = _multiplications(int(power))
-    return Instructions(fma=2 + chain + 2 if backward else 2 + chain)
-
-
-def _real_power(backward: bool) -> Instructions:
-    return Instructions(fma=4 if backward else 3, special=2)
+    if power == int(power):
+        chain = 2 + _multiplications(int(power))
+        ways.append(Instructions(fma=chain + 2 if backward else chain))
+    return max(ways, key=lambda cost: pairs_per_clock(cost, capability))
 
 
 def _multiplications(power: int) -> int:
@@ -89,25 +88,22 @@ def _multiplications(power: int) -> int:
     return power.bit_length() + power.bit_count() - 2 if power > 0 else 0
 
 
-def pairs_per_clock(cost: Instructions, capability: str) -> float | None:
-    """What a multiprocessor can do of ``cost`` in one clock; None for an unknown capability."""
-    if capability not in FMA:
-        return None
+def pairs_per_clock(cost: Instructions, capability: str) -> float:
+    """What a multiprocessor can do of ``cost`` in one clock."""
     pipes = ((cost.fma, FMA[capability]), (cost.min_max, MIN_MAX), (cost.special, SPECIAL))
     issued = ISSUED / (cost.fma + cost.min_max + cost.special)
     return min(issued, *(rate / count for count, rate in pipes if count))
 
 
 def pairs_per_second(p: float, backward: bool, found: Hardware | None) -> float | None:
-    """The roofline of one pass; the better way where a whole power may be taken as a real one."""
-    cost = instructions(p, backward)
-    if found is None or cost is None or found.clock_mhz is None:
+    """The roofline of one pass; None where there is none."""
+    if found is None or found.clock_mhz is None:
         return None
-    ways = [cost] if math.isinf(p) else [cost, _real_power(backward)]
-    rates = [pairs_per_clock(way, found.capability) for way in ways]
-    if None in rates:
+    cost = instructions(p, backward, found.capability)
+    if cost is None:
         return None
-    return max(rates) * found.multiprocessors * found.clock_mhz * 1e6
+    a_clock = pairs_per_clock(cost, found.capability)
+    return a_clock * found.multiprocessors * found.clock_mhz * 1e6
 
 
 def least_seconds(

@@ -66,6 +66,17 @@ def test_out_of_time_keeps_what_is_done_and_resume_measures_the_rest(tmp_path, c
     assert json.loads(out.read_text()) == after
 
 
+def test_ctrl_c_keeps_what_is_done(tmp_path, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "bench.json"
+    monkeypatch.setattr(distances, "measure", stopped)
+    assert bench("--json", out) == 130
+    assert "16 cases are left; --resume measures them." in capsys.readouterr().err
+    assert len(json.loads(out.read_text())["iterations"]) == 16
+
+
 def test_resume_starts_afresh_for_other_code(tmp_path, monkeypatch):
     out = tmp_path / "bench.json"
     bench("--json", out, "--quick")

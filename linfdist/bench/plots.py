@@ -1,0 +1,153 @@
+"""Pictures and tables of the book's page on speed."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from linfdist.bench import roofline
+from linfdist.bench.peers import OURS
+from linfdist.bench.recorded import Bench, best_peers, format_p, format_shape
+
+# Ours in the book's blue; the rest by what they are, and users' own peers in what is left.
+COLORS = {
+    OURS: "#3b7dd8",
+    "torch.compile": "#d9822b",
+    "torch.cdist": "#c0504d",
+    "numba": "#7f7f7f",
+    "scipy": "#b5b5b5",
+}
+OWN_COLORS = ("#2e8b57", "#8064a2", "#a0522d")
+PARTS = {"forward+backward": "#3b7dd8", "optimizer": "#9dc0ee"}
+ADAMW_COLOR = "#d9822b"
+
+
+def distances(bench: Bench) -> Figure:
+    """10^9 pairs a second of each candidate, a panel for each shape and pass.
+
+    A bar that is missing was left out or disagreed; a black line is the GPU's roofline.
+    """
+    shapes, passes = bench.rows["shape"].unique(), bench.rows["pass"].unique()
+    figure, axes = plt.subplots(
+        len(shapes),
+        len(passes),
+        figsize=(4 * len(passes), 2.3 * len(shapes) + 0.5),
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    colors = _colors(bench)
+    for line, shape in zip(axes, shapes, strict=True):
+        for ax, one_pass in zip(line, passes, strict=True):
+            here = bench.rows.query("shape == @shape and `pass` == @one_pass")
+            _bars(ax, here, colors)
+            _rooflines(ax, here)
+            ax.set(title=f"{format_shape(shape)}, {one_pass}", yscale="log")
+            ax.title.set_fontsize(10)
+        line[0].set_ylabel("10⁹ pairs a second")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
+    figure.legend(handles, colors, loc="outside lower center", ncols=len(colors), fontsize=9)
+    figure.suptitle(bench.title, fontsize=11)
+    return figure
+
+
+def steps(bench: Bench) -> Figure:
+    """Milliseconds of a step of training at each p, a panel for each net."""
+    nets = bench.iterations["net"].unique()
+    figure, axes = plt.subplots(
+        1, len(nets), figsize=(4 * len(nets), 2.9), squeeze=False, layout="constrained"
+    )
+    for ax, net in zip(axes[0], nets, strict=True):
+        timed = bench.iterations.query("net == @net and seconds == seconds")
+        ours = timed[timed["candidate"] == OURS].pivot(index="p", columns="part", values="seconds")
+        ours = ours.sort_index()
+        peer = timed[timed["candidate"] != OURS].set_index("p")["seconds"].reindex(ours.index)
+        below = 0.0
+        for part, color in PARTS.items():
+            ax.bar(range(len(ours)), 1e3 * ours[part], 0.6, below, color=color, label=part)
+            below = below + 1e3 * ours[part]
+        ax.plot(1e3 * peer.to_numpy(), "_", color=ADAMW_COLOR, markersize=24, label="fused AdamW")
+        scale = timed["scale"].iloc[0]
+        ax.set(title=f"{net}, {scale}", xlabel="p", ylabel="milliseconds")
+        ax.title.set_fontsize(10)
+        ax.set_xticks(range(len(ours)), map(format_p, ours.index))
+        ax.grid(axis="y", alpha=0.3)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    figure.suptitle(bench.title, fontsize=11)
+    return figure
+
+
+def _colors(bench: Bench) -> dict[str, str]:
+    names = list(bench.rows["candidate"].unique())
+    own = iter(OWN_COLORS * len(names))
+    return {name: COLORS.get(name) or next(own) for name in names}
+
+
+def _bars(ax: Axes, rows: pd.DataFrame, colors: dict[str, str]) -> None:
+    values = sorted(rows["p"].unique())
+    width = 0.8 / len(colors)
+    for index, (name, color) in enumerate(colors.items()):
+        found = rows[(rows["candidate"] == name) & (rows["note"] == "")].set_index("p")
+        at = [place + (index - (len(colors) - 1) / 2) * width for place in range(len(values))]
+        speeds = found["giga_pairs_per_second"].reindex(values)
+        ax.bar(at, speeds, width, color=color)
+    ax.set_xticks(range(len(values)), [f"p = {format_p(p)}" for p in values])
+    ax.grid(axis="y", alpha=0.3)
+    ax.set_axisbelow(True)
+
+
+def _rooflines(ax: Axes, rows: pd.DataFrame) -> None:
+    """A line across each p: what our own share and speed say the roofline is."""
+    if "roofline_share" not in rows:
+        return
+    values = sorted(rows["p"].unique())
+    ours = rows[rows["candidate"] == OURS].set_index("p").reindex(values)
+    limit = ours["giga_pairs_per_second"] / ours["roofline_share"]
+    for place, height in enumerate(limit):
+        ax.plot([place - 0.45, place + 0.45], [height, height], color="black", linewidth=1.5)
+
+
+def roofline_table(gpu: roofline.Hardware, p_values: tuple[float, ...]) -> pd.DataFrame:
+    """The arithmetic of the rooflines: instructions of a pair, pairs a clock and a second."""
+    lines = []
+    for p in p_values:
+        for backward in (False, True):
+            cost = roofline.instructions(p, backward, gpu.capability)
+            if cost is None:
+                continue
+            lines.append(
+                {
+                    "p": format_p(p),
+                    "pass": "backward" if backward else "forward",
+                    "FMA pipe": cost.fma,
+                    "min or max": cost.min_max,
+                    "special functions": cost.special,
+                    "pairs a clock": roofline.pairs_per_clock(cost, gpu.capability),
+                    "10¹² pairs a second": roofline.pairs_per_second(p, backward, gpu) / 1e12,
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def show(bench: Bench) -> Styler:
+    """Each case of a bench in a line: our speed, the best peer's, and our factor."""
+    table = best_peers(bench)
+    table["shape"] = table["shape"].map(format_shape)
+    table["p"] = table["p"].map(format_p)
+    table["best_peer"] = table["best_peer"].replace("", "–")
+    if bench.hardware is None:
+        table = table.drop(columns="roofline_share")
+    headings = {
+        "shape": "in → out",
+        "giga_pairs_per_second": "10⁹ pairs/s",
+        "roofline_share": "of the roofline",
+        "best_peer": "best peer",
+        "faster_by": "faster by",
+    }
+    styler = table.rename(columns=headings).style.hide(axis="index").set_caption(bench.title)
+    styler = styler.format("{:.1f}", subset=["10⁹ pairs/s"])
+    if bench.hardware is not None:
+        styler = styler.format("{:.0%}", subset=["of the roofline"], na_rep="–")
+    return styler.format("{:.0f}×", subset=["faster by"], na_rep="–")

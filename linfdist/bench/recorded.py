@@ -1,0 +1,102 @@
+"""The recorded benches, runs/bench/*.json, as tables."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from linfdist import records
+from linfdist.bench import roofline
+from linfdist.bench.peers import OURS
+
+NOT_YET = "not yet run on a GPU"
+CASE = ["shape", "p", "pass"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One recorded bench; p is a float, and ``iterations`` may be empty, as older files are."""
+
+    path: Path
+    environment: dict[str, Any]
+    hardware: roofline.Hardware | None
+    rows: pd.DataFrame
+    iterations: pd.DataFrame
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the CUDA kernels ran."""
+        return "cuda" in self.environment["backend"]
+
+    @property
+    def title(self) -> str:
+        """The device and what ran there."""
+        surroundings = self.environment
+        threads = "" if self.on_gpu else f", {surroundings['threads']} threads"
+        return f"{surroundings['device']}{threads}, {surroundings['backend']}"
+
+
+def load(path: Path) -> Bench:
+    """The bench that a file holds."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    hardware = content.get("hardware")
+    return Bench(
+        path=path,
+        environment=content["environment"],
+        hardware=None if hardware is None else roofline.Hardware(**hardware),
+        rows=_table(content["rows"]),
+        iterations=_table(content.get("iterations", [])),
+    )
+
+
+def benches(folder: Path | None = None) -> list[Bench]:
+    """Every bench in runs/bench, or in ``folder``: CPUs, then GPUs, each by the file's name."""
+    folder = folder or records.runs_dir() / "bench"
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name != "sass.json"]
+    return sorted(map(load, paths), key=lambda bench: bench.on_gpu)
+
+
+def gpu_state(found: Sequence[Bench]) -> str:
+    """What may be said of GPUs: the names of those that are recorded, or that there is none."""
+    names = [bench.environment["device"] for bench in found if bench.on_gpu]
+    return f"run on {', '.join(names)}" if names else NOT_YET
+
+
+def best_peers(bench: Bench) -> pd.DataFrame:
+    """One row a case: our 10^9 pairs a second, the fastest peer that agrees, and our factor.
+
+    Without such a peer its name is empty.
+    """
+    lines = []
+    for case, rows in bench.rows.groupby(CASE, sort=False):
+        ours = rows[rows["candidate"] == OURS].iloc[0]
+        peers = rows[(rows["candidate"] != OURS) & rows["seconds"].notna() & (rows["note"] == "")]
+        best = peers.loc[peers["seconds"].idxmin()] if len(peers) else None
+        lines.append(
+            dict(zip(CASE, case, strict=True))
+            | {
+                "giga_pairs_per_second": ours["giga_pairs_per_second"],
+                "roofline_share": ours.get("roofline_share", math.nan),
+                "best_peer": "" if best is None else best["candidate"],
+                "faster_by": math.nan if best is None else best["ours_is_faster_by"],
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def format_p(p: float) -> str:
+    """A power as it is printed."""
+    return "∞" if math.isinf(p) else f"{p:g}"
+
+
+def format_shape(shape: str) -> str:
+    """in → out of a shape; the batch is 512 in every one."""
+    return shape.removeprefix("512x").replace("->", " → ")
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame([row | {"p": float(row["p"])} for row in rows])
