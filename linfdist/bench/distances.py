@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -94,15 +95,15 @@ def _inputs(
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     """x, weight and the gradient of the distances, or None; as many sets as the device needs."""
     batch, in_features, out_features = shape
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
+    random = partial(torch.randn, generator=generator, device=device)
     one = 4 * (batch + out_features) * in_features
     sets = []
     for _ in range(input_sets(one, device)):
-        x = torch.randn(batch, in_features, generator=generator).to(device)
-        weight = torch.randn(out_features, in_features, generator=generator).to(device)
+        x, weight = random(batch, in_features), random(out_features, in_features)
         grad = None
         if backward:
-            grad = torch.randn(batch, out_features, generator=generator).to(device)
+            grad = random(batch, out_features)
             x.requires_grad_()
             weight.requires_grad_()
         sets.append((x, weight, grad))

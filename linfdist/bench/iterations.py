@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
-from torch import nn
 
 from linfdist import data, experiments
 from linfdist.bench import roofline
 from linfdist.bench.distances import Row
 from linfdist.bench.timing import Timing, race
-from linfdist.experiments import Scale, runner
-from linfdist.nn import parameter_count
+from linfdist.experiments import Scale
+from linfdist.nn import build_net, parameter_count
 from linfdist.optim import LpAdamW, param_groups, set_p
 from linfdist.robust import hinge_loss
 
@@ -85,13 +84,20 @@ class _Step:
 
     def __init__(self, setting: Scale, p: float, device: torch.device) -> None:
         info = data.DATASETS[setting.dataset]
-        generator = torch.Generator().manual_seed(0)
         batch, loss = setting.train.batch_size, setting.train.loss
         self.p = p
-        self.net: nn.Module = runner.build(setting, info, seed=0).to(device).train()
-        self.pixels = torch.rand(batch, *info.input_shape, generator=generator).to(device)
-        labels = torch.randint(info.num_classes, (batch,), generator=generator)
-        self.labels = labels.to(device)
+        on_gpu = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(on_gpu), device:  # 10^8 weights take seconds on a CPU
+            torch.manual_seed(0)
+            self.net = build_net(
+                setting.net,
+                input_shape=info.input_shape,
+                num_classes=info.num_classes,
+                mean=info.mean,
+                std=info.std,
+            ).train()
+            self.pixels = torch.rand(batch, *info.input_shape)
+            self.labels = torch.randint(info.num_classes, (batch,))
         self.threshold, self.mix = float(loss.threshold) * self.net.lipschitz, loss.mix
         self.optimizer = LpAdamW(param_groups(self.net), lr=LR)
         set_p(self.optimizer, p)

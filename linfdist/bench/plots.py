@@ -1,5 +1,7 @@
 """Pictures and tables of the book's page on speed."""
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,8 +21,11 @@ COLORS = {
     "scipy": "#b5b5b5",
 }
 OWN_COLORS = ("#2e8b57", "#8064a2", "#a0522d")
-PARTS = {"forward+backward": "#3b7dd8", "optimizer": "#9dc0ee"}
-ADAMW_COLOR = "#d9822b"
+STEP_COLORS = {
+    "forward+backward": COLORS[OURS],
+    "optimizer": "#9dc0ee",
+    "fused AdamW": "#d9822b",
+}
 
 
 def distances(bench: Bench) -> Figure:
@@ -41,42 +46,29 @@ def distances(bench: Bench) -> Figure:
     for line, shape in zip(axes, shapes, strict=True):
         for ax, one_pass in zip(line, passes, strict=True):
             here = bench.rows.query("shape == @shape and `pass` == @one_pass")
-            _bars(ax, here, colors)
-            _rooflines(ax, here)
-            ax.set(title=f"{format_shape(shape)}, {one_pass}", yscale="log")
-            ax.title.set_fontsize(10)
+            good = here[here["note"] == ""]
+            _bars(ax, good, "candidate", "giga_pairs_per_second", colors)
+            _rooflines(ax, good)
+            ax.set_title(f"{format_shape(shape)}, {one_pass}", fontsize=10)
         line[0].set_ylabel("10⁹ pairs a second")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
-    figure.legend(handles, colors, loc="outside lower center", ncols=len(colors), fontsize=9)
-    figure.suptitle(bench.title, fontsize=11)
-    return figure
+    return _finish(figure, bench, colors)
 
 
 def steps(bench: Bench) -> Figure:
-    """Milliseconds of a step of training at each p, a panel for each net."""
+    """Milliseconds of the parts of a step of training, a panel for each net."""
     nets = bench.iterations["net"].unique()
     figure, axes = plt.subplots(
-        1, len(nets), figsize=(4 * len(nets), 2.9), squeeze=False, layout="constrained"
+        1, len(nets), figsize=(4 * len(nets), 3), sharey=True, squeeze=False, layout="constrained"
     )
+    timed = bench.iterations[bench.iterations["note"] == ""]
+    part = timed["part"].where(timed["candidate"] == OURS, "fused AdamW")
+    timed = timed.assign(part=part, milliseconds=1e3 * timed["seconds"])
     for ax, net in zip(axes[0], nets, strict=True):
-        timed = bench.iterations.query("net == @net and seconds == seconds")
-        ours = timed[timed["candidate"] == OURS].pivot(index="p", columns="part", values="seconds")
-        ours = ours.sort_index()
-        peer = timed[timed["candidate"] != OURS].set_index("p")["seconds"].reindex(ours.index)
-        below = 0.0
-        for part, color in PARTS.items():
-            ax.bar(range(len(ours)), 1e3 * ours[part], 0.6, below, color=color, label=part)
-            below = below + 1e3 * ours[part]
-        ax.plot(1e3 * peer.to_numpy(), "_", color=ADAMW_COLOR, markersize=24, label="fused AdamW")
-        scale = timed["scale"].iloc[0]
-        ax.set(title=f"{net}, {scale}", xlabel="p", ylabel="milliseconds")
-        ax.title.set_fontsize(10)
-        ax.set_xticks(range(len(ours)), map(format_p, ours.index))
-        ax.grid(axis="y", alpha=0.3)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    figure.suptitle(bench.title, fontsize=11)
-    return figure
+        here = timed[timed["net"] == net]
+        _bars(ax, here, "part", "milliseconds", STEP_COLORS)
+        ax.set_title(f"{net}, {here['scale'].iloc[0]}", fontsize=10)
+    axes[0, 0].set_ylabel("milliseconds")
+    return _finish(figure, bench, STEP_COLORS)
 
 
 def _colors(bench: Bench) -> dict[str, str]:
@@ -85,15 +77,16 @@ def _colors(bench: Bench) -> dict[str, str]:
     return {name: COLORS.get(name) or next(own) for name in names}
 
 
-def _bars(ax: Axes, rows: pd.DataFrame, colors: dict[str, str]) -> None:
-    values = sorted(rows["p"].unique())
+def _bars(ax: Axes, rows: pd.DataFrame, name: str, value: str, colors: dict[str, str]) -> None:
+    """A group of bars for each p, one for each name that has a colour, on a logarithmic axis."""
+    table = rows.pivot(index="p", columns=name, values=value).reindex(rows["p"].unique())
     width = 0.8 / len(colors)
-    for index, (name, color) in enumerate(colors.items()):
-        found = rows[(rows["candidate"] == name) & (rows["note"] == "")].set_index("p")
-        at = [place + (index - (len(colors) - 1) / 2) * width for place in range(len(values))]
-        speeds = found["giga_pairs_per_second"].reindex(values)
-        ax.bar(at, speeds, width, color=color)
-    ax.set_xticks(range(len(values)), [f"p = {format_p(p)}" for p in values])
+    for index, (each, color) in enumerate(colors.items()):
+        first = (index - (len(colors) - 1) / 2) * width
+        if each in table:
+            ax.bar([first + place for place in range(len(table))], table[each], width, color=color)
+    ax.set_xticks(range(len(table)), [f"p = {format_p(p)}" for p in table.index])
+    ax.set(xlim=(-0.5, len(table) - 0.5), yscale="log")
     ax.grid(axis="y", alpha=0.3)
     ax.set_axisbelow(True)
 
@@ -102,11 +95,20 @@ def _rooflines(ax: Axes, rows: pd.DataFrame) -> None:
     """A line across each p: what our own share and speed say the roofline is."""
     if "roofline_share" not in rows:
         return
-    values = sorted(rows["p"].unique())
-    ours = rows[rows["candidate"] == OURS].set_index("p").reindex(values)
+    ours = rows[rows["candidate"] == OURS]
     limit = ours["giga_pairs_per_second"] / ours["roofline_share"]
     for place, height in enumerate(limit):
         ax.plot([place - 0.45, place + 0.45], [height, height], color="black", linewidth=1.5)
+
+
+def _finish(figure: Figure, bench: Bench, colors: dict[str, str]) -> Figure:
+    for ax in figure.axes:  # from a whole decade on; panels of a row share the axis
+        lowest = min(bar.get_height() for bar in ax.patches if bar.get_height() > 0)
+        ax.set_ylim(bottom=min(10 ** math.floor(math.log10(lowest)), ax.get_ylim()[0]))
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
+    figure.legend(handles, colors, loc="outside lower center", ncols=len(colors), fontsize=9)
+    figure.suptitle(bench.title, fontsize=11)
+    return figure
 
 
 def roofline_table(gpu: roofline.Hardware, p_values: tuple[float, ...]) -> pd.DataFrame:

@@ -19,6 +19,7 @@ Call = Callable[[], object]
 WINDOW = 0.02  # seconds that a GPU is busy between two events, thousands of times their resolution
 MOST_CALLS = 64  # times a dozen kernels still fits the queue, so that launching never waits
 MOST_SETS = 16
+MOST_LETTERS = 160  # of a peer's error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class _Runner:
         try:
             action(*arguments)
         except Exception as error:
-            self.failed = (str(error) or type(error).__name__).splitlines()[0]
+            self.failed = (str(error) or type(error).__name__).splitlines()[0][:MOST_LETTERS]
 
     def start(self, baseline: int | None, expected: object = None) -> object:
         """The first call, its result held against ``expected``."""

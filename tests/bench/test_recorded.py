@@ -100,14 +100,15 @@ def test_pictures_have_a_bar_for_what_was_timed_and_a_line_for_the_roofline(writ
     plt.close(figure)
 
 
-def test_steps_are_stacked_and_their_peer_marked(write):
+def test_a_step_has_a_bar_for_each_part_and_one_for_the_optimizers_peer(write):
     parts = [step(part) for part in ("forward+backward", "iteration", "optimizer")]
-    peer = step("optimizer", "torch.optim.AdamW(fused)")
-    bench = recorded.load(write("cpu", rows=[row("linfdist", 1.0)], iterations=[*parts, peer]))
-    figure = plots.steps(bench)
+    peer = step("optimizer", "torch.optim.AdamW(fused)") | {"seconds": 0.002}
+    failed = step("optimizer", p=8.0) | {"seconds": None, "note": "out of memory"}
+    rows = {"rows": [row("linfdist", 1.0)], "iterations": [*parts, peer, failed]}
+    figure = plots.steps(recorded.load(write("cpu", **rows)))
     (ax,) = figure.axes
-    assert [bar.get_height() for bar in ax.patches] == [10, 10]
-    assert list(ax.lines[0].get_ydata()) == [10]
+    assert [bar.get_height() for bar in ax.patches] == [10, 10, 2]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["p = ∞"]
     plt.close(figure)
 
 
