@@ -66,10 +66,14 @@ def _copy_seconds(device: torch.device) -> float:
 def instructions(p: float, backward: bool, capability: str) -> Instructions | None:
     """What one pair costs at the least; None where that is unknown or does not grow with the pairs.
 
-    Forward: a subtraction, then at p = ∞ a maximum, and at finite p a scaling, the power and the
-    sum. A real power is exp2(p log2), its scaling a multiply-add; a whole one may be a chain of
-    multiplications by repeated squaring, the last one fused with the sum. Backward, both gradients
-    come from one power p − 1 by a multiply-add each. At p = ∞ it touches one entry of each neuron.
+    Forward: a subtraction, then at p = ∞ a maximum, and at finite p the power and the sum. A real
+    power is exp2(p log2), scaled by a multiply-add; a whole one may be a chain of multiplications
+    by repeated squaring, the last one fused with the sum. Backward, both gradients come from one
+    power p − 1, scaled, by a multiply-add each, which the last multiplication of a chain is part
+    of. At p = ∞ the backward pass touches one entry of each neuron.
+
+    A kernel can pass the roofline of a real power: by skipping differences that do not count beside
+    the largest, as most do not at a large p, or by computing some powers of two as polynomials.
     """
     if capability not in FMA or (math.isinf(p) and backward):
         return None
@@ -78,8 +82,8 @@ def instructions(p: float, backward: bool, capability: str) -> Instructions | No
     ways = [Instructions(fma=4 if backward else 3, special=2)]
     power = p - 1 if backward else p
     if power == int(power):
-        chain = 2 + _multiplications(int(power))
-        ways.append(Instructions(fma=chain + 2 if backward else chain))
+        chain = _multiplications(int(power))
+        ways.append(Instructions(fma=3 + chain if backward else 1 + max(1, chain)))
     return max(ways, key=lambda cost: pairs_per_clock(cost, capability))
 
 

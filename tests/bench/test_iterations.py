@@ -42,7 +42,7 @@ def test_shares_of_the_roofline_add_compute_and_memory():
         row["roofline_share"] * row["seconds"] for row in measure(8.0, hardware=gpu)
     )
     weights = 64 * 48 + 48 * 48 + 48 * 10
-    assert compute == pytest.approx(64 * weights * (5 + 8) / 128 / 1e6)
+    assert compute == pytest.approx(64 * weights * (4 + 7) / 128 / 1e6)
     assert [memory, peer] == pytest.approx([28 * weights / 1e6] * 2)
     assert whole == pytest.approx(compute + memory)
 
