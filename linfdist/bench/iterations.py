@@ -73,6 +73,8 @@ def measure(
             rows.append(row | {"note": timing})
             continue
         row |= timing.columns()
+        if row["part"] == OPTIMIZER:
+            row.pop("peak_memory_mb", None)  # the other optimizer's moments are in it
         if least[part] is not None:
             row["roofline_share"] = least[part] / timing.seconds
         rows.append(row | {"note": timing.note})
