@@ -65,7 +65,7 @@ def _speed_of(bench: recorded.Bench) -> str:
             known = row["roofline_share"] == row["roofline_share"]
             cells.append(f"{row['roofline_share']:.0%}" if known else "–")
         peer = row["best_peer"]
-        cells += [peer, f"{row['faster_by']:.0f}×"] if peer else ["–", "–"]
+        cells += [peer, recorded.format_factor(row["faster_by"])] if peer else ["–", "–"]
         lines.append(cells)
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     return f"{bench.title}, float32, batch 512:\n\n{table}"

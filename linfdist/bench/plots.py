@@ -10,7 +10,7 @@ from pandas.io.formats.style import Styler
 
 from linfdist.bench import roofline
 from linfdist.bench.peers import OURS
-from linfdist.bench.recorded import Bench, best_peers, format_p, format_shape
+from linfdist.bench.recorded import Bench, best_peers, format_factor, format_p, format_shape
 
 # Ours in the book's blue; the rest by what they are, and users' own peers in what is left.
 COLORS = {
@@ -152,4 +152,4 @@ def show(bench: Bench) -> Styler:
     styler = styler.format("{:.1f}", subset=["10⁹ pairs/s"])
     if bench.hardware is not None:
         styler = styler.format("{:.0%}", subset=["of the roofline"], na_rep="–")
-    return styler.format("{:.0f}×", subset=["faster by"], na_rep="–")
+    return styler.format(format_factor, subset=["faster by"], na_rep="–")

@@ -98,5 +98,10 @@ def format_shape(shape: str) -> str:
     return shape.removeprefix("512x").replace("->", " → ")
 
 
+def format_factor(factor: float) -> str:
+    """How much faster ours is; digits where it is close to the peer, or behind it."""
+    return f"{factor:.0f}×" if factor >= 2 else f"{factor:.2f}×"
+
+
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame([row | {"p": float(row["p"])} for row in rows])

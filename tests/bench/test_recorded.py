@@ -112,6 +112,23 @@ def test_a_step_has_a_bar_for_each_part_and_one_for_the_optimizers_peer(write):
     plt.close(figure)
 
 
+def test_a_factor_below_two_has_digits():
+    assert [recorded.format_factor(x) for x in (96.6, 2.2, 1.26, 0.8)] == [
+        "97×",
+        "2×",
+        "1.26×",
+        "0.80×",
+    ]
+
+
+def test_the_table_of_the_page_has_the_share_of_the_roofline_where_there_is_one(write):
+    rows = [row("linfdist", 10.0, roofline_share=0.61), row("torch.cdist", 1.0)]
+    cpu = plots.show(recorded.load(write("cpu", rows=rows))).to_html()
+    gpu = plots.show(recorded.load(write("gpu", rows=rows, hardware=H100))).to_html()
+    assert "61%" in gpu and "of the roofline" in gpu and "10×" in gpu
+    assert "roofline" not in cpu
+
+
 def test_the_arithmetic_of_the_rooflines():
     table = plots.roofline_table(roofline.Hardware(**H100), (math.inf, 8.0, 8.7))
     assert list(table["p"]) == ["∞", "8", "8", "8.7", "8.7"]
