@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from linfdist import records
-from linfdist.bench import roofline
+from linfdist.bench import machine_code, roofline
 from linfdist.bench.peers import OURS
 
 NOT_YET = "not yet run on a GPU"
@@ -56,7 +56,7 @@ def load(path: Path) -> Bench:
 def benches(folder: Path | None = None) -> list[Bench]:
     """Every bench in runs/bench, or in ``folder``: CPUs, then GPUs, each by the file's name."""
     folder = folder or records.runs_dir() / "bench"
-    paths = [path for path in sorted(folder.glob("*.json")) if path.name != "sass.json"]
+    paths = [path for path in sorted(folder.glob("*.json")) if path.name != machine_code.FILE]
     return sorted(map(load, paths), key=lambda bench: bench.on_gpu)
 
 
