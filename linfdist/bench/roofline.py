@@ -8,6 +8,7 @@ There is none for a CPU: its clock depends on the vector instructions in use and
 """
 
 import math
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -33,6 +34,14 @@ class Hardware:
     clock_mhz: float | None  # the highest, so that a share of the roofline is never flattered
     bandwidth_gb_per_second: float | None  # measured: a copy in the same run, read plus written
 
+    def __str__(self) -> str:
+        clock = (
+            "unknown clock, so no roofline" if self.clock_mhz is None else f"{self.clock_mhz:g} MHz"
+        )
+        bandwidth = self.bandwidth_gb_per_second
+        memory = "unknown bandwidth" if bandwidth is None else f"{bandwidth:.0f} GB/s measured"
+        return f"{self.multiprocessors} multiprocessors, {clock}, {memory}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
@@ -48,13 +57,26 @@ def hardware(device: torch.device) -> Hardware | None:
     if device.type != "cuda":
         return None
     properties = torch.cuda.get_device_properties(device)
-    clock_khz = getattr(properties, "clock_rate", 0)
     return Hardware(
         capability=f"{properties.major}.{properties.minor}",
         multiprocessors=properties.multi_processor_count,
-        clock_mhz=clock_khz / 1e3 or None,
+        clock_mhz=_clock_mhz(properties),
         bandwidth_gb_per_second=2 * COPY_BYTES / _copy_seconds(device) / 1e9,
     )
+
+
+def _clock_mhz(properties: object) -> float | None:
+    """The highest clock: torch's, nvidia-smi's where torch is too old to say, None if neither."""
+    if clock_khz := getattr(properties, "clock_rate", 0):
+        return clock_khz / 1e3
+    query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(
+            [*query, f"--id=GPU-{properties.uuid}"], capture_output=True, text=True, check=True
+        )
+        return float(answer.stdout)
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None
 
 
 def _copy_seconds(device: torch.device) -> float:

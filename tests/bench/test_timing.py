@@ -1,6 +1,7 @@
 """Timing on a GPU, on a device that is made up: each call is queued, and runs by a clock."""
 
 import contextlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -46,16 +47,18 @@ class Event:
         return 1e3 * (end.time - self.time)
 
 
+PROPERTIES = SimpleNamespace(
+    major=9,
+    minor=0,
+    multi_processor_count=132,
+    clock_rate=1_750_000,
+    L2_cache_size=50 * 2**20,
+)
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     made_up = Gpu()
-    properties = SimpleNamespace(
-        major=9,
-        minor=0,
-        multi_processor_count=132,
-        clock_rate=1_750_000,
-        L2_cache_size=50 * 2**20,
-    )
     fakes = {
         "synchronize": made_up.synchronize,
         "empty_cache": lambda: None,
@@ -64,7 +67,7 @@ def gpu(monkeypatch):
         "max_memory_allocated": lambda *_: made_up.peak,
         "Event": lambda enable_timing: Event(made_up),
         "device": lambda *_: contextlib.nullcontext(),
-        "get_device_properties": lambda *_: properties,
+        "get_device_properties": lambda *_: PROPERTIES,
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
@@ -138,3 +141,24 @@ def test_the_hardware_is_read_and_its_bandwidth_measured(gpu, monkeypatch):
         clock_mhz=1750,
         bandwidth_gb_per_second=pytest.approx(3000),
     )
+
+
+@pytest.mark.parametrize(("answer", "clock"), [("1980\n", 1980.0), ("[N/A]\n", None), (None, None)])
+def test_an_older_torch_has_the_clock_from_nvidia_smi_if_it_is_there(answer, clock, monkeypatch):
+    def nvidia_smi(command, **_):
+        assert command[0] == "nvidia-smi" and command[-1] == "--id=GPU-1234"
+        if answer is None:
+            raise FileNotFoundError(command[0])
+        return SimpleNamespace(stdout=answer)
+
+    monkeypatch.setattr(roofline.subprocess, "run", nvidia_smi)
+    assert roofline._clock_mhz(SimpleNamespace(uuid="1234")) == clock
+
+
+def test_what_is_unknown_is_printed_as_unknown():
+    known = roofline.Hardware(
+        capability="9.0", multiprocessors=132, clock_mhz=1750.0, bandwidth_gb_per_second=2951.2
+    )
+    assert str(known) == "132 multiprocessors, 1750 MHz, 2951 GB/s measured"
+    unknown = replace(known, clock_mhz=None, bandwidth_gb_per_second=None)
+    assert "unknown clock, so no roofline, unknown bandwidth" in str(unknown)
