@@ -47,7 +47,8 @@ class Step:
     """One process of a session.
 
     ``budgeted``: takes ``--seconds`` and ends by itself, with code 3 if they did not suffice.
-    ``leaves``: the file that is there when it is done. ``skip``: why it is not run.
+    ``essential``: if it fails, nothing else is run. ``leaves``: the file that is there when it is
+    done. ``skip``: why it is not run.
     """
 
     name: str
@@ -143,7 +144,8 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[Step]:
         pip = (*python, "pip", "install", "--no-build-isolation", "--no-deps", "-e", ".")
         steps.append(Step(name="build", command=pip, essential=True))
     if not args.no_tests:
-        steps.append(Step(name="tests", command=(*pytest, *_gpu_tests(checkout))))
+        go_on = "--continue-on-collection-errors"  # a GPU's machine may lack what few files need
+        steps.append(Step(name="tests", command=(*pytest, go_on, *_gpu_tests(checkout))))
     if args.sanitize:
         here = shutil.which("compute-sanitizer") is not None
         skip = "" if here else "skipped: compute-sanitizer is not on PATH"

@@ -58,7 +58,10 @@ def test_dry_run_shows_every_step_and_does_nothing(capsys, folders):
     assert names == ("build", "tests", "bench", NET, "table1/cifar10_net")
     build, tests, bench, first, _ = commands
     assert build.endswith("-m pip install --no-build-isolation --no-deps -e .")
-    assert "-m pytest -q tests/ops tests/optim " in tests and "tests/bench/test_cuda.py" in tests
+    assert (
+        "-m pytest -q --continue-on-collection-errors tests/ops tests/optim " in tests
+        and "tests/bench/test_cuda.py" in tests
+    )
     file = folders / "runs" / "bench" / "cpu.json"
     assert bench.endswith(f"-m linfdist bench --device cpu --json {file} --resume")
     assert first.endswith(f"-m linfdist run {NET} --scale reduced --seed 0 --device cpu")

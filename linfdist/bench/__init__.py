@@ -2,5 +2,6 @@
 
 ``peers`` says what is timed against ours, ``timing`` how, ``distances`` and ``iterations`` time the
 operations and whole steps of training, ``roofline`` has what the hardware allows, ``file`` what is
-written, ``command`` the command line, and ``plots`` draws what is written.
+written, ``command`` the command line; ``recorded``, ``machine_code`` and ``plots`` are for the
+book's page.
 """
