@@ -22,6 +22,7 @@ def run_within(seconds: float, command: Sequence[str], log: Path, *, grace: floa
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=records.checkout(),
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},  # so that a kill loses no output
             start_new_session=True,  # so that its own children are stopped with it
         )
         try:
