@@ -26,11 +26,7 @@ DTYPES = [torch.float32, torch.float64]
 LAYERS = [(65, 1537, 33), (3, 3072, 48), (449, 385, 20), (3, 3100, 5), (3100, 3, 34)]
 # one row or column more and less than a tile, K around slices, more than one block's 512 samples
 SIZES = [*SHAPES, (70, 66, 37), (63, 9, 64), (9, 63, 16), (65, 5, 63), (1, 9, 65), (515, 3, 34)]
-SURROUNDINGS = [
-    {"order": "reverse"},
-    {"order": "reverse", "poison": 0x7F},
-    {"poison": 0x00},
-]
+SURROUNDINGS = [{"order": "reverse", "poison": 0x7F}, {"poison": 0x00}]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +94,7 @@ def test_layers_that_fill_a_gpu(cuda, shape, p):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("p", [1.0, 8.0, 8.7, 100.0, INF])
-@pytest.mark.parametrize("shape", [(13, 70, 37), (3, 17, 130), (65, 1537, 20), (515, 3, 34)])
+@pytest.mark.parametrize("shape", [(13, 70, 37), (3, 17, 130), (3, 3073, 20), (515, 3, 34)])
 def test_no_result_depends_on_order_or_on_memory_never_written(cuda, shape, p, dtype):
     x, w, grad = sample(shape, dtype)
     first = everything(cuda, x, w, grad, p)

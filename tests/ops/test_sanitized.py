@@ -22,8 +22,8 @@ pytestmark = [
 
 # every mainloop: one row by rows, tiles of 64 × 64, more samples than a block has
 SIZES = {
-    "address": ["9 7 33", "3 3100 20", "3073 3 18", "65 1537 33"],
-    "thread": ["9 7 33", "3 3073 20", "515 3 18"],
+    "address": ["9 7 33", "9 200 130", "3 3100 20", "3073 3 18", "65 1537 33"],
+    "thread": ["9 7 33", "2 3073 4", "515 3 4"],
 }
 
 
