@@ -77,18 +77,21 @@ void run_next(size_t from) {
 // The first of the threads [begin, end) in the direction of the run.
 size_t first_of(size_t begin, size_t end) { return settings.reverse_threads ? end - 1 : begin; }
 
-// A rendezvous orders what its threads did before it with what each does after it: all `state`s are
-// released on arrival, and the last to arrive passes them on through each one's `received`.
+// Lets the members go on. A barrier orders what its threads did before it with what each does after
+// it: all `state`s are released on arrival, and the last to arrive passes them on through each one's
+// `received`. To a shuffle, a vote or a match CUDA gives no such meaning.
 template <class Member>
-void pass_on(size_t begin, size_t end, const Member& member) {
+void pass_on(size_t begin, size_t end, bool orders, const Member& member) {
   for (size_t i = begin; i < end; ++i)
-    if (member(i)) Fiber::acquire(&threads[i].state);
-  for (size_t i = begin; i < end; ++i)
-    if (member(i)) {
-      Fiber::release(&threads[i].received);
-      threads[i].state = State::kReady;
-    }
+    if (orders && member(i)) Fiber::acquire(&threads[i].state);
+  for (size_t i = begin; i < end; ++i) {
+    if (!member(i)) continue;
+    if (orders) Fiber::release(&threads[i].received);
+    threads[i].state = State::kReady;
+  }
 }
+
+bool orders_memory(const char* operation) { return std::strcmp(operation, "__syncwarp") == 0; }
 
 // Whether `ready` holds for [begin, end). Whoever comes last in the direction of the run is asked
 // first: most calls end there.
@@ -103,7 +106,7 @@ bool all_of(size_t begin, size_t end, const Ready& ready) {
 void open_barrier() {
   const auto waits = [](size_t i) { return threads[i].state == State::kAtBarrier; };
   const auto ready = [&](size_t i) { return waits(i) || threads[i].state == State::kEnded; };
-  if (all_of(0, threads.size(), ready)) pass_on(0, threads.size(), waits);
+  if (all_of(0, threads.size(), ready)) pass_on(0, threads.size(), true, waits);
 }
 
 // The same for an operation of the running thread's warp by the lanes of `mask`.
@@ -128,7 +131,7 @@ void open_exchange(unsigned mask, const char* operation) {
     }
   for (size_t i = begin; i < end; ++i)
     if (member(i)) threads[i].received = lanes;
-  pass_on(begin, end, member);
+  pass_on(begin, end, orders_memory(operation), member);
 }
 
 void thread_main() {
@@ -248,10 +251,10 @@ const Lanes& exchange(unsigned mask, const char* operation, uint64_t value) {
   self.mask = mask;
   self.operation = operation;
   self.value = value;
-  Fiber::release(&self.state);
+  if (orders_memory(operation)) Fiber::release(&self.state);
   open_exchange(mask, operation);
   run_next(self.state == State::kReady ? first_of(warp_begin(), warp_end()) : running);
-  Fiber::acquire(&self.received);
+  if (orders_memory(operation)) Fiber::acquire(&self.received);
   return self.received;
 }
 

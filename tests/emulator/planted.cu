@@ -33,6 +33,19 @@ __global__ void warp_race(const float* in, float* out) {
   out[threadIdx.x] = all[threadIdx.x ^ 31];
 }
 
+// The same; the bug: a vote, which orders no memory, in place of __syncwarp. Nothing but
+// ThreadSanitizer sees it.
+template <bool kRight>
+__global__ void voted(const float* in, float* out) {
+  float* all = dynamic_shared<float>();
+  all[threadIdx.x] = in[threadIdx.x];
+  if constexpr (kRight)
+    __syncwarp();
+  else
+    __any_sync(0xffffffffu, 1);
+  out[threadIdx.x] = all[threadIdx.x ^ 31];
+}
+
 // out[i] = in[i] by an asynchronous copy; the bug: nobody waits for it.
 template <bool kRight>
 __global__ void unwaited(const float* in, float* out) {
@@ -129,9 +142,10 @@ struct Planted {
 
 #define PLANTED(name, ...) {#name, {name<true>, name<false>, ##__VA_ARGS__}}
 const std::map<std::string, Planted> kPlanted = {
-    PLANTED(race),       PLANTED(warp_race),    PLANTED(unwaited),  PLANTED(waited_for_too_few),
-    PLANTED(early_copy), PLANTED(deadlock),     PLANTED(wrong_mask), PLANTED(misaligned),
-    PLANTED(unwritten),  PLANTED(past_the_end), PLANTED(blocks_in_order, kThreads)};
+    PLANTED(race),       PLANTED(warp_race),          PLANTED(voted),
+    PLANTED(unwaited),   PLANTED(waited_for_too_few), PLANTED(early_copy),
+    PLANTED(deadlock),   PLANTED(wrong_mask),         PLANTED(misaligned),
+    PLANTED(unwritten),  PLANTED(past_the_end),       PLANTED(blocks_in_order, kThreads)};
 
 }  // namespace
 

@@ -93,19 +93,23 @@ def test_layers_that_fill_a_gpu(cuda, shape, p):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("p", [1.0, 8.0, 8.7, 100.0, INF])
-@pytest.mark.parametrize("shape", [(13, 70, 37), (3, 17, 130), (3, 3073, 20), (515, 3, 34)])
-def test_no_result_depends_on_order_or_on_memory_never_written(cuda, shape, p, dtype):
+@pytest.mark.parametrize("p", [8.0, 8.7, 100.0, INF])
+@pytest.mark.parametrize("multiprocessors", [1, 132])
+@pytest.mark.parametrize("shape", [(13, 33, 37), (3, 17, 130), (3, 3073, 20), (515, 3, 34)])
+def test_no_result_depends_on_order_or_on_memory_never_written(
+    cuda, shape, multiprocessors, p, dtype
+):
     x, w, grad = sample(shape, dtype)
-    first = everything(cuda, x, w, grad, p)
+    with cuda.configured(multiprocessors=multiprocessors):
+        first = everything(cuda, x, w, grad, p)
     for surroundings in SURROUNDINGS:
-        with cuda.configured(**surroundings):
+        with cuda.configured(multiprocessors=multiprocessors, **surroundings):
             again = everything(cuda, x, w, grad, p)
         for one, other in zip(bits(first), bits(again), strict=True):
             assert torch.equal(one, other), surroundings
 
 
-@pytest.mark.parametrize("p", [8.0, 8.7, 100.0, INF])
+@pytest.mark.parametrize("p", [8.0, 8.7, INF])
 @pytest.mark.parametrize("multiprocessors", [1, 7, 108])
 @pytest.mark.parametrize("shape", [(3, 3100, 34), (3100, 3, 34), (70, 260, 9)])
 def test_any_gpu_is_right(cuda, shape, multiprocessors, p):

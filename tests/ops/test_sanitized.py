@@ -52,7 +52,7 @@ def planted(request, tmp_path_factory):
     return request.param, emulator.build_program(folder, request.param, planted=True)
 
 
-@pytest.mark.parametrize("name", ["race", "warp_race", "early_copy", "past_the_end"])
+@pytest.mark.parametrize("name", ["race", "warp_race", "voted", "early_copy", "past_the_end"])
 def test_a_sanitizer_finds_what_is_its_own_to_find(planted, name):
     sanitizer, program = planted
     assert run(program, name, "1").returncode == 0
