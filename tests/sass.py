@@ -62,7 +62,7 @@ KERNELS = (
     Kernel(title="p = 2, forward", symbol=TILES + "8PowerSumILi2E"),
     Kernel(title="p = 4, forward", symbol=TILES + "8PowerSumILi4E"),
     Kernel(title="p = 8, forward", symbol=TILES + "8PowerSumILi8E",
-           ideal={"FMA": 5}),
+           ideal={"FMA": 4}),
     Kernel(title="real p, forward", symbol=TILES + "12RealPowerSumILb0E",
            ideal={"MUFU": 2}),
     Kernel(title="large p, forward, nothing counts",

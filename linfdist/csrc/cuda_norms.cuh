@@ -118,6 +118,7 @@ struct FirstMaximum : Maximum {
     }
     found = min(found, __shfl_xor_sync(0xffffffffu, found, 1));
     found = min(found, __shfl_xor_sync(0xffffffffu, found, 2));
+    __syncwarp();  // the four have read index[at]
     if (valid && part == 0) index[at] = first + found;
   }
   __device__ static bool attains(float d, float top) { return fabsf(d) == top || d != d; }
