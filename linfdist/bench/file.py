@@ -1,6 +1,7 @@
 """What the bench writes: one JSON file for a device, in the form that runs/README.md describes."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -44,7 +45,8 @@ class Results:
 
     def add(self, case: Row, *, rows: Sequence[Row] = (), iterations: Sequence[Row] = ()) -> None:
         """Put a case's rows in, in the place of what was there of it, and write the file."""
-        self.rows = [row for row in self.rows if not case.items() <= row.items()] + [*rows]
+        kept = [row for row in self.rows if not case.items() <= row.items()]
+        self.rows = sorted([*kept, *rows], key=_place)
         kept = [row for row in self.iterations if not case.items() <= row.items()]
         self.iterations = [*kept, *iterations]
         self._write()
@@ -68,6 +70,12 @@ class Results:
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(unfinished, self.path)
+
+
+def _place(row: Row) -> tuple[int, float, str]:
+    """The order of the rows, in whatever order they were measured: small to large, p = ∞ first."""
+    sizes = (int(size) for size in re.findall(r"\d+", row["shape"]))
+    return math.prod(sizes), 0.0 if row["p"] == "inf" else row["p"], row["pass"]
 
 
 def file_name(device: str) -> str:

@@ -65,6 +65,14 @@ def test_out_of_time_keeps_what_is_done_and_resume_measures_the_rest(tmp_path, c
     assert bench("--json", out, "--resume") == 0  # nothing is left
     assert json.loads(out.read_text()) == after
 
+    case = {"shape": "6x20->10", "p": 8.0}  # measured last, it comes back to its place
+    others = [row for row in after["rows"] if not case.items() <= row.items()]
+    out.write_text(json.dumps(after | {"rows": others}))
+    assert bench("--json", out, "--resume") == 0
+    places = [[row[key] for key in ("shape", "p", "pass", "candidate")] for row in after["rows"]]
+    again = json.loads(out.read_text())["rows"]
+    assert places == [[row[key] for key in ("shape", "p", "pass", "candidate")] for row in again]
+
 
 def test_ctrl_c_keeps_what_is_done(tmp_path, capsys, monkeypatch):
     def stopped(*_, **__):
