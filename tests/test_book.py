@@ -201,6 +201,7 @@ def built(tmp_path_factory) -> Path:
     copy = tmp_path_factory.mktemp("book")
     for file in ("_config.yml", "references.bib"):
         shutil.copy(BOOK / file, copy)
+    shutil.copytree(BOOK / "_ext", copy / "_ext")
     (copy / "_toc.yml").write_text("format: jb-book\nroot: page\n")
     (copy / "page.md").write_text(
         "# Page\n\n$$x$$\n\n{cite:p}`Zhang2021`\n\n```{bibliography}\n```\n"
