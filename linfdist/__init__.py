@@ -16,7 +16,7 @@ from linfdist.nn import (
     build_net,
     reestimate_mean_shift,
 )
-from linfdist.ops import backend, linf_interval, lp_dist
+from linfdist.ops import backend, linf_interval, lp_dist, lse_dist
 from linfdist.optim import LpAdamW
 from linfdist.robust import interval_certified, interval_radius, margin_radius, pgd
 
@@ -34,6 +34,7 @@ __all__ = [
     "interval_radius",
     "linf_interval",
     "lp_dist",
+    "lse_dist",
     "margin_radius",
     "pgd",
     "reestimate_mean_shift",

@@ -33,6 +33,26 @@ def lp_dist_gradients(
     return terms.sum(1), -terms.sum(0)
 
 
+def lse_dist(x: np.ndarray, weight: np.ndarray, t: float) -> np.ndarray:
+    """(1/t) log Σ_i [e^(td) + e^(−td)] in float64, each pair shifted by its own maximum."""
+    d = np.abs(x.astype(np.float64)[:, None] - weight.astype(np.float64)[None])
+    top = d.max(-1, keepdims=True)
+    total = (np.exp(t * (d - top)) + np.exp(-t * (d + top))).sum(-1)
+    return np.log(total) / t + top[..., 0]
+
+
+def lse_dist_gradients(
+    grad: np.ndarray, x: np.ndarray, weight: np.ndarray, t: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of Σ grad · lse_dist in float64."""
+    d = x.astype(np.float64)[:, None] - weight.astype(np.float64)[None]
+    top = np.abs(d).max(-1, keepdims=True)
+    plus, minus = np.exp(t * (d - top)), np.exp(t * (-d - top))
+    share = (plus - minus) / (plus + minus).sum(-1, keepdims=True)
+    terms = grad.astype(np.float64)[..., None] * share
+    return terms.sum(1), -terms.sum(0)
+
+
 def linf_interval(
     lower: np.ndarray, upper: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

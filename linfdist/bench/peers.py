@@ -14,9 +14,10 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from linfdist.ops import lp_dist
+from linfdist.ops import lp_dist, lse_dist
 
 OURS = "linfdist"
+SMOOTHED = "linfdist.lse_dist"  # at a real p: what an l_p step costs beside one of LogSumExp
 COMPILED = ("torch.compile", "numba")  # their first call compiles, and is not timed
 Distance = Callable[[Tensor, Tensor], Tensor]
 Peer = Callable[[Tensor, Tensor, float], Tensor]
@@ -30,13 +31,18 @@ class PeerError(ValueError):
 def candidates(
     p: float, backward: bool, device: torch.device, extra: Mapping[str, Peer] = NO_PEERS
 ) -> dict[str, Distance | None]:
-    """What is timed, ours first; None is not installed. numba and scipy: no gradient, no GPU."""
+    """What is timed, ours first; None is not installed. numba and scipy: no gradient, no GPU.
+
+    Beside a p that is no integer there is ``SMOOTHED``, which is another function.
+    """
     found: dict[str, Distance | None] = {
         OURS: lambda x, weight: lp_dist(x, weight, p),
         **{name: _at(peer, p) for name, peer in extra.items()},
         "torch.cdist": lambda x, weight: torch.cdist(x, weight, p=p),
         "torch.compile": _compiled(p),
     }
+    if p < math.inf and not p.is_integer():
+        found[SMOOTHED] = lambda x, weight: lse_dist(x, weight, 1.0)
     if not backward and device.type == "cpu":
         for name, make in (("numba", _numba), ("scipy", _scipy)):
             found[name] = make(p) if find_spec(name) else None

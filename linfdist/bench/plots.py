@@ -72,7 +72,7 @@ def steps(bench: Bench) -> Figure:
 
 
 def _colors(bench: Bench) -> dict[str, str]:
-    names = list(bench.rows["candidate"].unique())
+    names = list(bench.rows.loc[bench.rows["note"] == "", "candidate"].unique())
     own = iter(OWN_COLORS * len(names))
     return {name: COLORS.get(name) or next(own) for name in names}
 

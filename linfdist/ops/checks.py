@@ -19,6 +19,19 @@ def check_p(op: str, p: float) -> float:
     return value
 
 
+def check_t(op: str, t: float) -> float:
+    """``t`` as a float in (0, ∞]."""
+    if isinstance(t, Tensor):
+        raise TypeError(f"{op}: t must be a Python number; got a tensor. Pass t.item().")
+    value = float(t)
+    if not value > 0:
+        raise ValueError(
+            f"{op}: t must be in (0, inf]; got t={value}. The larger t, the nearer the l_inf "
+            "distance; math.inf is that itself."
+        )
+    return value
+
+
 def check_pair(op: str, x: Tensor, weight: Tensor, name: str = "x") -> None:
     """x (…, in_features) and weight (out_features, in_features), one dtype, one device."""
     for label, value in ((name, x), ("weight", weight)):

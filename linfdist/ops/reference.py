@@ -75,6 +75,42 @@ def linf_dist_backward(
     return grad_x, grad_weight
 
 
+def lse_dist(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """f_t of every pair, and total = Σ_i [e^(t(|d_i| − top)) + e^(−t(|d_i| + top))], top = max |d|.
+
+    No exponent is above 0, and total is at least 1.
+    """
+    distance, totals = [], []
+    for chunk in x.split(_rows_per_chunk(weight)):
+        magnitude, top = _magnitude_and_top(chunk, weight)
+        total = (t * (magnitude - top)).exp() + (-t * (magnitude + top)).exp()
+        totals.append(total.sum(-1))
+        distance.append(totals[-1].log() / t + top.squeeze(-1))
+    return torch.cat(distance), torch.cat(totals)
+
+
+def lse_dist_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of lse_dist: Σ_j g_j sign(d) (e^(t(|d| − top)) − e^(−t(|d| + top))) / total."""
+    grad_x, grad_weight = [], torch.zeros_like(weight)
+    rows = _rows_per_chunk(weight)
+    for g, chunk in zip((grad / total).split(rows), x.split(rows), strict=True):
+        magnitude, top = _magnitude_and_top(chunk, weight)
+        share = (t * (magnitude - top)).exp() * -torch.expm1(-2 * t * magnitude)
+        term = g.unsqueeze(-1) * share * (chunk.unsqueeze(1) - weight).sign()
+        grad_x.append(term.sum(1))
+        grad_weight -= term.sum(0)
+    return torch.cat(grad_x), grad_weight
+
+
+def _magnitude_and_top(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """|x − w| and its largest entry; 0 instead of one that is not finite, so that ∞ stays ∞."""
+    magnitude = (x.unsqueeze(1) - weight).abs()
+    top = magnitude.amax(-1, keepdim=True)
+    return magnitude, torch.where(top.isfinite(), top, 0.0)
+
+
 def linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Exact range of ‖x − w‖_∞ over the box lower ≤ x ≤ upper."""
     lows, highs = [], []
