@@ -78,6 +78,23 @@ void interval(Matrix<const T> lower, Matrix<const T> upper, Matrix<const T> weig
 }
 
 template <class T>
+void lse_forward(Matrix<const T> x, Matrix<const T> weight, Matrix<T> distance, Matrix<T> total,
+                 double t) {
+  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  nb::gil_scoped_release release;
+  kernels<T>().lse_forward(x.data(), weight.data(), distance.data(), total.data(), n, t);
+}
+
+template <class T>
+void lse_backward(Matrix<const T> grad, Matrix<const T> x, Matrix<const T> weight,
+                  Matrix<const T> total, Matrix<T> grad_x, Matrix<T> grad_weight, double t) {
+  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  nb::gil_scoped_release release;
+  kernels<T>().lse_backward(grad.data(), x.data(), weight.data(), total.data(), grad_x.data(),
+                            grad_weight.data(), n, t);
+}
+
+template <class T>
 void adamw(Matrix<T> weight, Matrix<const T> grad, Matrix<T> exp_avg, Matrix<T> exp_avg_sq,
            double p, double rate, double lr, double beta1, double beta2, double eps,
            int64_t steps) {
@@ -159,7 +176,7 @@ void cuda_adamw(CudaMatrix<T> weight, CudaMatrix<const T> grad, CudaMatrix<T> ex
 template <class T>
 void define(nb::module_& m) {
   const auto x = "x"_a.noconvert(), weight = "weight"_a.noconvert(), grad = "grad"_a.noconvert(),
-             distance = "distance"_a.noconvert(), index = "index"_a.noconvert(),
+             distance = "distance"_a.noconvert(), total = "total"_a.noconvert(), index = "index"_a.noconvert(),
              grad_x = "grad_x"_a.noconvert(), grad_weight = "grad_weight"_a.noconvert(),
              lower = "lower"_a.noconvert(), upper = "upper"_a.noconvert(),
              distance_lower = "distance_lower"_a.noconvert(),
@@ -170,6 +187,8 @@ void define(nb::module_& m) {
   m.def("backward", backward<T>, grad, x, weight, distance, grad_x, grad_weight, "p"_a);
   m.def("backward_with_index", backward_with_index<T>, grad, x, weight, index, grad_x, grad_weight);
   m.def("interval", interval<T>, lower, upper, weight, distance_lower, distance_upper);
+  m.def("lse_forward", lse_forward<T>, x, weight, distance, total, "t"_a);
+  m.def("lse_backward", lse_backward<T>, grad, x, weight, total, grad_x, grad_weight, "t"_a);
   m.def("adamw", adamw<T>, weight, grad, exp_avg, exp_avg_sq, "p"_a, "rate"_a, "lr"_a, "beta1"_a,
         "beta2"_a, "eps"_a, "steps"_a);
 #if defined(LINFDIST_CUDA)

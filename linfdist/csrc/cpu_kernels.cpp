@@ -1,7 +1,7 @@
 // Compiled once for each instruction set, LINFDIST_ISA naming it (see CMakeLists.txt).
 #include "cpu_adamw.h"
-#include "cpu_backward.h"
 #include "cpu_interval.h"
+#include "cpu_lse.h"
 
 namespace linfdist::LINFDIST_ISA {
 
@@ -10,7 +10,9 @@ namespace linfdist::LINFDIST_ISA {
 
 extern const CpuIsa isa;
 const CpuIsa isa{LINFDIST_NAME(LINFDIST_ISA),
-                 {forward<float>, backward<float>, interval<float>, adamw<float>},
-                 {forward<double>, backward<double>, interval<double>, adamw<double>}};
+                 {forward<float>, backward<float>, interval<float>, lse_forward<float>,
+                  lse_backward<float>, adamw<float>},
+                 {forward<double>, backward<double>, interval<double>, lse_forward<double>,
+                  lse_backward<double>, adamw<double>}};
 
 }  // namespace linfdist::LINFDIST_ISA

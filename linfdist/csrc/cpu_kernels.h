@@ -25,6 +25,11 @@ struct CpuKernels {
   // Exact range of ‖x − w‖_∞ over the box lower ≤ x ≤ upper.
   void (*interval)(const T* lower, const T* upper, const T* weight, T* distance_lower,
                    T* distance_upper, Sizes);
+  // f_t by LogSumExp, and the total of each pair's exponentials, e^(−t ‖x − w‖_∞) times their sum.
+  void (*lse_forward)(const T* x, const T* weight, T* distance, T* total, Sizes, double t);
+  // Both gradients of Σ grad · f_t.
+  void (*lse_backward)(const T* grad, const T* x, const T* weight, const T* total, T* grad_x,
+                       T* grad_weight, Sizes, double t);
   // One optimizer step on `rows` rows of `length` weights, in place.
   void (*adamw)(T* weight, const T* grad, T* exp_avg, T* exp_avg_sq, int64_t rows, int64_t length,
                 const AdamW<T>& step);

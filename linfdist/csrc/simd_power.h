@@ -63,6 +63,31 @@ struct Power<double> {
   Power(double p, double cutoff) : power(p), least(ratio_cutoff(p, cutoff)) {}
 };
 
+// y[n] becomes 2^y[n], or 0 where y[n] ≤ lowest; −126 ≤ lowest and y[n] < 127.
+template <int N>
+LINFDIST_INLINE void exp2_each(Vec<float> lowest, Vec<float> (&y)[N]) {
+  Vec<float> f[N], q[N], whole[N];
+#if defined(__AVX512DQ__)
+  LINFDIST_EACH(whole[n] = _mm512_roundscale_ps(y[n], _MM_FROUND_TO_NEAREST_INT);
+                f[n] = y[n] - whole[n])
+#else
+  constexpr float round_to_integer = 12582912.0f;  // 1.5 · 2^23; the sum's low bits are the integer
+  LINFDIST_EACH(y[n] = max<float>(y[n], broadcast<float>(-126.0f)))
+  LINFDIST_EACH(whole[n] = y[n] + round_to_integer; f[n] = y[n] - (whole[n] - round_to_integer))
+#endif
+  LINFDIST_EACH(q[n] = Exp2::c5 * f[n] + Exp2::c4)
+  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c3)
+  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c2)
+  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c1)
+  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c0)
+#if defined(__AVX512DQ__)
+  LINFDIST_EACH(y[n] = _mm512_maskz_scalef_ps(greater<float>(y[n], lowest), q[n], whole[n]))
+#else
+  LINFDIST_EACH(y[n] = (Vec<float>)(((Bits<float>)q[n] + ((Bits<float>)whole[n] << 23)) &
+                                    greater<float>(y[n], lowest)))
+#endif
+}
+
 // v[n] becomes |v[n]|^power, or 0 where that does not count. False, and v as it was, where nothing does.
 template <int N>
 LINFDIST_INLINE bool raise(const Power<float>& p, Vec<float> (&v)[N]) {
@@ -83,11 +108,9 @@ LINFDIST_INLINE bool raise(const Power<float>& p, Vec<float> (&v)[N]) {
   LINFDIST_EACH(q[n] = q[n] * f[n] + p.q1)
   LINFDIST_EACH(q[n] = q[n] * f[n] + p.q0)
   LINFDIST_EACH(y[n] = q[n] * f[n] + y[n])
-  LINFDIST_EACH(v[n] = _mm512_roundscale_ps(y[n], _MM_FROUND_TO_NEAREST_INT); f[n] = y[n] - v[n])
 #else
   // √½ ≤ 1 + f < √2, c = 1; q has degree 7 (2e-7).
   constexpr int32_t sqrt_half = 0x3f3504f3;
-  constexpr float round_to_integer = 12582912.0f;  // 1.5 · 2^23; the sum's low bits are the integer
   LINFDIST_EACH(v[n] = abs<float>(v[n]);
                 const Bits<float> e = ((Bits<float>)v[n] - sqrt_half) >> 23;
                 f[n] = (Vec<float>)((Bits<float>)v[n] - (e << 23)) - 1.0f;
@@ -99,24 +122,21 @@ LINFDIST_INLINE bool raise(const Power<float>& p, Vec<float> (&v)[N]) {
   LINFDIST_EACH(q[n] = q[n] * f[n] + 0.4809158742f)
   LINFDIST_EACH(q[n] = q[n] * f[n] - 0.7213529348f)
   LINFDIST_EACH(q[n] = q[n] * f[n] + 1.4426950216f)
-  LINFDIST_EACH(y[n] = max<float>((q[n] * f[n] + y[n]) * p.power, broadcast<float>(-126.0f)))
-  LINFDIST_EACH(v[n] = y[n] + round_to_integer; f[n] = y[n] - (v[n] - round_to_integer))
+  LINFDIST_EACH(y[n] = (q[n] * f[n] + y[n]) * p.power)
 #endif
-  LINFDIST_EACH(q[n] = Exp2::c5 * f[n] + Exp2::c4)
-  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c3)
-  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c2)
-  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c1)
-  LINFDIST_EACH(q[n] = q[n] * f[n] + Exp2::c0)
-#if defined(__AVX512DQ__)
-  LINFDIST_EACH(v[n] = _mm512_maskz_scalef_ps(greater<float>(y[n], p.lowest), q[n], v[n]))
-#else
-  LINFDIST_EACH(v[n] = (Vec<float>)(((Bits<float>)q[n] + ((Bits<float>)v[n] << 23)) &
-                                    greater<float>(y[n], p.lowest)))
-#endif
+  exp2_each(p.lowest, y);
+  LINFDIST_EACH(v[n] = y[n])
   return true;
 }
 
 // Double precision is for gradcheck and for oracles: lane by lane through the C library.
+template <int N>
+LINFDIST_INLINE void exp2_each(Vec<double> lowest, Vec<double> (&y)[N]) {
+  for (int n = 0; n < N; ++n)
+    for (int lane = 0; lane < kLanes<double>; ++lane)
+      y[n][lane] = y[n][lane] > lowest[lane] ? std::exp2(y[n][lane]) : 0.0;
+}
+
 template <int N>
 LINFDIST_INLINE bool raise(const Power<double>& p, Vec<double> (&v)[N]) {
   for (int n = 0; n < N; ++n)

@@ -23,9 +23,9 @@ import math
 import torch
 from torch import Tensor
 
-from linfdist.ops import reference
+from linfdist.ops import native, reference
 from linfdist.ops.checks import check_pair, check_t
-from linfdist.ops.lp_distance import as_rows, lp_dist
+from linfdist.ops.lp_distance import as_rows, lp_dist, plain, uses_native
 
 LARGEST_EXPONENT = {torch.float32: 60.0, torch.float64: 600.0}  # of t · spread
 
@@ -42,14 +42,15 @@ def lse_dist(x: Tensor, weight: Tensor, t: float) -> Tensor:
     Where t times the widest range of a feature of x, over the leading axes, is at most 60 (600 in
     float64), two matrix products do it, and four the backward pass; the result then depends on the
     other rows by rounding. Beyond, each pair's exponentials are summed by themselves: right for
-    every t, but slow. On a GPU the choice waits for the device. Finite input gives finite results,
-    an entry that is not finite one that is not.
+    every t, and on a CPU about as fast as ``lp_dist`` at a real p. On a GPU that sum is the
+    reference's, correct but slow, and the choice waits for the device. Finite input gives finite
+    results, an entry that is not finite one that is not.
 
     Raises TypeError for a dtype, ValueError for a shape, a device or t ≤ 0.
     """
     t = check_t("lse_dist", t)
     check_pair("lse_dist", x, weight)
-    if t >= torch.finfo(x.dtype).max or x.shape[-1] == 0:
+    if t > torch.finfo(x.dtype).max / 2 or x.shape[-1] == 0:
         return lp_dist(x, weight)
     distance, _ = torch.ops.linfdist.lse_dist(as_rows(x), weight, t)
     return distance.reshape(*x.shape[:-1], weight.shape[0])
@@ -62,7 +63,7 @@ def _lse_dist(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
         empty = x.new_zeros(x.shape[0], weight.shape[0])
         return empty, torch.zeros_like(empty)
     if not _factorises(x, t):
-        return reference.lse_dist(x, weight, t)
+        return _direct(x, weight, t)
     (reach_x, *e), (reach_w, *f) = _factors(x, weight, t)
     total = (e[0] @ f[1].t()).addmm_(e[1], f[0].t())
     return total.log() / t + (reach_x + reach_w.t()), total
@@ -81,7 +82,7 @@ def _lse_dist_backward(
     if x.numel() == 0 or weight.numel() == 0:
         return torch.zeros_like(x), torch.zeros_like(weight)
     if not _factorises(x, t):
-        return reference.lse_dist_backward(grad, x, weight, total, t)
+        return _direct_backward(grad, x, weight, total, t)
     (_, *e), (_, *f) = _factors(x, weight, t)
     share = grad / total
     grad_x = (share @ f[1]).mul_(e[0]).sub_((share @ f[0]).mul_(e[1]))
@@ -92,6 +93,32 @@ def _lse_dist_backward(
 @_lse_dist_backward.register_fake
 def _(grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float):
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _direct(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    if not _on_cpu(x, weight):
+        return reference.lse_dist(x, weight, t)
+    distance = x.new_empty(x.shape[0], weight.shape[0])
+    total = torch.empty_like(distance)
+    native.call("lse_forward", plain(x), plain(weight), distance, total, t)
+    return distance, total
+
+
+def _direct_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float
+) -> tuple[Tensor, Tensor]:
+    if not _on_cpu(x, weight):
+        return reference.lse_dist_backward(grad, x, weight, total, t)
+    grad_x, grad_weight = torch.empty_like(plain(x)), torch.empty_like(plain(weight))
+    native.call(
+        "lse_backward", plain(grad), plain(x), plain(weight), plain(total), grad_x, grad_weight, t
+    )
+    return grad_x, grad_weight
+
+
+def _on_cpu(x: Tensor, weight: Tensor) -> bool:
+    """Whether the direct sum runs natively: there is no CUDA kernel of it."""
+    return x.device.type == "cpu" and uses_native(x, weight)
 
 
 def _factorises(x: Tensor, t: float) -> bool:

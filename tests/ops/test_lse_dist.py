@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pairs import SHAPES, sample
 
 from linfdist.ops import lp_dist, lse_dist, reference
-from linfdist.ops.lse_distance import LARGEST_EXPONENT, _factorises
+from linfdist.ops.lse_distance import LARGEST_EXPONENT, _direct, _direct_backward, _factorises
 
 DTYPES = [torch.float32, torch.float64]
 T_VALUES = [1e-3, 0.3, 1.0, 4.5, 30.0, 1e3, 1e6]
@@ -130,6 +130,40 @@ def test_ties_share_the_gradient_and_x_equal_to_w_has_none(t):
     assert (x.grad == 0).all() and (w.grad == 0).all()
     distance[0, 0].backward()
     torch.testing.assert_close(x.grad, torch.full_like(x, -math.tanh(t) / 10))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("t", [0.1, 8.0, 1e3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_native_sum_equals_the_reference(shape, t, dtype):
+    x, w, grad = sample(shape, dtype)
+    eps = torch.finfo(dtype).eps
+    expected = reference.lse_dist(x, w, t)
+    distance, total = _direct(x, w, t)
+    torch.testing.assert_close(distance, expected[0], rtol=16 * eps, atol=0)
+    torch.testing.assert_close(total, expected[1], rtol=64 * eps * max(1, t), atol=0)
+    gradients = _direct_backward(grad, x, w, total, t)
+    torch.testing.assert_close(
+        gradients,
+        reference.lse_dist_backward(grad, x, w, expected[1], t),
+        rtol=0,
+        atol=256 * eps * max(1, t),
+    )
+
+
+@pytest.mark.parametrize("t", [1.0, 1e3])
+def test_results_do_not_depend_on_threads(t):
+    x, w, grad = sample((50, 70, 130), torch.float32)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            distance, total = _direct(x, w, t)
+            found.append((distance, total, *_direct_backward(grad, x, w, total, t)))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(*pair) for pair in zip(found[0], other, strict=True))
 
 
 def test_an_infinite_temperature_is_the_l_inf_distance():

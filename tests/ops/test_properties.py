@@ -65,7 +65,7 @@ def test_results_do_not_depend_on_threads_or_on_the_batch(p):
 
 SCRIPT = """
 import math, sys, numpy as np, oracles, torch
-from linfdist.ops import backend, linf_interval, lp_dist
+from linfdist.ops import backend, linf_interval, lp_dist, lse_dist
 assert backend() == f"native ({sys.argv[1]})", backend()
 torch.manual_seed(0)
 for shape in ((13, 70, 129), (5, 7, 3)):
@@ -79,6 +79,15 @@ for shape in ((13, 70, 129), (5, 7, 3)):
             np.testing.assert_allclose(distance.detach().numpy(), expected, rtol=2e-6)
             to_x, to_w = oracles.lp_dist_gradients(np.ones(shape[:2]), x.numpy(), w.numpy(), p)
             for actual, wanted in ((a.grad, to_x), (b.grad, to_w)):
+                assert np.abs(actual.numpy() - wanted).max() <= 1e-3 * np.abs(wanted).max()
+        for t in (0.5, 200.0):
+            a, b = x.clone().requires_grad_(), w.clone().requires_grad_()
+            distance = lse_dist(a, b, t)
+            distance.sum().backward()
+            expected = oracles.lse_dist(x.numpy(), w.numpy(), t)
+            np.testing.assert_allclose(distance.detach().numpy(), expected, rtol=2e-6)
+            gradients = oracles.lse_dist_gradients(np.ones(shape[:2]), x.numpy(), w.numpy(), t)
+            for actual, wanted in zip((a.grad, b.grad), gradients):
                 assert np.abs(actual.numpy() - wanted).max() <= 1e-3 * np.abs(wanted).max()
         low, high = linf_interval(x - 0.25, x + 0.25, w)
         wanted = oracles.linf_interval((x - 0.25).numpy(), (x + 0.25).numpy(), w.numpy())
