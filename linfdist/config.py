@@ -7,15 +7,23 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+# Metadata of a field that came later: files from before it stay equal to what they would be now.
+OMITTED_AT_DEFAULT: Mapping[str, bool] = types.MappingProxyType({"omitted_at_default": True})
+
 
 def to_dict(value: Any) -> Any:
     """A configuration in JSON's types.
 
     A frozen dataclass becomes {"type": its name, field: …}, a ``Fraction`` "8/255", a tuple a list,
-    ∞ "inf". ``from_dict`` is the inverse.
+    ∞ "inf"; a field with ``OMITTED_AT_DEFAULT`` is left out at its default. ``from_dict`` is the
+    inverse.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {
+            field.name: to_dict(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.metadata != OMITTED_AT_DEFAULT or getattr(value, field.name) != field.default
+        }
         return {"type": type(value).__name__, **fields}
     if isinstance(value, Fraction):
         return f"{value.numerator}/{value.denominator}"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from linfdist import distributed, records
 from linfdist.data import ImageSet, to_pixels
-from linfdist.nn import LinfDistNet, LinfDistNetMLP, frozen
+from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp, frozen
 from linfdist.robust import interval_certified, interval_radius, margin_radius, pgd
 from linfdist.robust.checks import check_finite, check_labels
 
@@ -33,7 +33,7 @@ def accuracy(
     net: LinfDistNet | LinfDistNetMLP,
     images: ImageSet,
     *,
-    p: float = math.inf,
+    p: float | LogSumExp = math.inf,
     batch_size: int = 512,
     together: bool = False,
 ) -> float:

@@ -4,14 +4,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
+from linfdist.config import OMITTED_AT_DEFAULT
 from linfdist.data import Augmentation, ImageSet
-from linfdist.nn import LinfDistNet, LinfDistNetMLP
+from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp
 from linfdist.optim.lp_adamw import DECAYS
 from linfdist.robust import HingeLoss, IBPLoss
 from linfdist.robust.checks import check_labels
 
 Net = LinfDistNet | LinfDistNetMLP
+Smoothing = Literal["lp", "lse", "matched_lse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,10 @@ class TrainConfig:
 
     ``epochs``: e1 at p_start, e2 with p rising, e3 at p = ∞. ``decay``: "lp", "l2" or "none" for
     the dist layers. ``train_images``: only the first n training images; None for all.
+
+    ``smoothing``: what p < ∞ stands for. "lp" is the paper's l_p distance; "lse" is LogSumExp at
+    t = p in all layers, "matched_lse" at t_l = (p − 1) / m_l in layer l, with the running mean m_l
+    of its distances. The weights' "lp" decay is at p in each case.
     """
 
     epochs: tuple[int, int, int]
@@ -34,6 +41,7 @@ class TrainConfig:
     p_end: float = 1000.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     train_images: int | None = None
+    smoothing: Smoothing = field(default="lp", metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         if len(self.epochs) != 3 or min(self.epochs) < 0 or sum(self.epochs) == 0:
@@ -56,6 +64,24 @@ class TrainConfig:
             raise ValueError(
                 f"TrainConfig: decay must be one of {', '.join(DECAYS)}; got {self.decay!r}."
             )
+        if self.smoothing not in get_args(Smoothing):
+            raise ValueError(
+                f"TrainConfig: smoothing must be one of {', '.join(get_args(Smoothing))}; got "
+                f"{self.smoothing!r}."
+            )
+        if self.smoothing == "matched_lse" and not self.p_start > 1:
+            raise ValueError(
+                'TrainConfig: p_start must be above 1 for smoothing="matched_lse", whose '
+                f"temperatures are proportional to p - 1; got {self.p_start}."
+            )
+
+    def smooth(self, p: float) -> float | LogSumExp:
+        """What the network is given at the schedule's p."""
+        if math.isinf(p) or self.smoothing == "lp":
+            return p
+        if self.smoothing == "lse":
+            return LogSumExp(p)
+        return LogSumExp(p - 1, matched=True)
 
 
 def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: TrainConfig) -> None:

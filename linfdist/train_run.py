@@ -17,6 +17,7 @@ from linfdist.checkpoint import CheckpointError
 from linfdist.config import to_dict
 from linfdist.data import ImageSet
 from linfdist.evaluation import accuracy
+from linfdist.nn import LogSumExp, mean_distances, set_mean_distances
 from linfdist.optim import LpAdamW, eps_at, lr_at, p_at, param_groups, set_p
 from linfdist.robust import HingeLoss, IBPLoss, hinge_loss, ibp_loss
 from linfdist.train_config import Net, TrainConfig, check_fit
@@ -31,7 +32,7 @@ class _Objective(nn.Module):
         self.loss = loss
 
     def forward(
-        self, pixels: Tensor, labels: Tensor, p: float, eps: float
+        self, pixels: Tensor, labels: Tensor, p: float | LogSumExp, eps: float
     ) -> tuple[Tensor, Tensor]:
         """The mean loss and the logits; no images have the loss 0, on which all weights depend."""
         if isinstance(self.loss, HingeLoss):
@@ -113,7 +114,7 @@ class Run:
             self.eps = eps_at(done, config.epochs, float(config.loss.eps_train))
         self.net.train()
         pixels, labels = self.batches.get(epoch, index)
-        loss, logits = self.objective(pixels, labels, self.p, self.eps)
+        loss, logits = self.objective(pixels, labels, config.smooth(self.p), self.eps)
         self.optimizer.zero_grad()
         # DistributedDataParallel takes the mean over processes; the whole batch's loss is a sum.
         share = distributed.size() * len(labels) / self.batches.size(index)
@@ -159,7 +160,7 @@ class Run:
                 else accuracy(
                     self.net,
                     self.test,
-                    p=self.p,
+                    p=self.config.smooth(self.p),
                     batch_size=self.config.batch_size,
                     together=True,
                 ),
@@ -188,6 +189,7 @@ class Run:
         state = {
             "step": self.step,
             "net": self.net.state_dict(),
+            "mean_distances": mean_distances(self.net),
             "optimizer": self.optimizer.state_dict(),
             "rows": self.rows,
             "loss_sum": self.loss_sum,
@@ -215,6 +217,8 @@ class Run:
     def load(self, path: Path) -> None:
         state = checkpoints.load(path, self.fingerprint, self.device)
         self.net.load_state_dict(state["net"])
+        if "mean_distances" in state:  # older checkpoints are of l_p training, which has none
+            set_mean_distances(self.net, state["mean_distances"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
         self.rows = state["rows"]

@@ -29,6 +29,7 @@ MLP = NetConfig(kind="net_mlp", hidden=(12, 12), mlp_hidden=6)
 KINDS = pytest.mark.parametrize(
     ("net_config", "config"), [(NET, CONFIG), (MLP, replace(CONFIG, loss=IBP))], ids=["net", "mlp"]
 )
+SMOOTHINGS = pytest.mark.parametrize("smoothing", ["lse", "matched_lse"])
 
 
 def dots(n=56, seed=0, info=INFO):

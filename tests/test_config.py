@@ -37,6 +37,13 @@ def test_fractions_stay_exact_and_dataclasses_are_named():
     assert to_dict({"a": (Fraction(1, 3), None, True)}) == {"a": ["1/3", None, True]}
 
 
+def test_a_field_that_came_later_is_left_out_at_its_default():
+    assert "smoothing" not in to_dict(HINGE)
+    smoothed = replace(HINGE, smoothing="matched_lse")
+    assert to_dict(smoothed) == {**to_dict(HINGE), "smoothing": "matched_lse"}
+    assert from_dict(TrainConfig, to_dict(smoothed)) == smoothed
+
+
 def test_what_is_no_configuration_is_refused():
     with pytest.raises(TypeError, match=r"got set \{1\}"):
         to_dict({1})

@@ -38,6 +38,11 @@ CASES = {
         ("conv mlp", CONV, IBP),
     )
 }
+CASES |= {
+    f"{smoothing}, {name}": (net, replace(SHORT, loss=loss, smoothing=smoothing, p_end=60.0))
+    for smoothing in ("lse", "matched_lse")
+    for name, net, loss in (("net", NET, CONFIG.loss), ("conv mlp", CONV, IBP))
+}
 RUN = ["table1/mnist_net", "--scale", "smoke"]
 
 

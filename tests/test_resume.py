@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from dots import CONFIG, KINDS, NET, TEST, TRAIN, fresh, same, timeless
+from dots import CONFIG, KINDS, NET, SMOOTHINGS, TEST, TRAIN, fresh, same, timeless
 
 from linfdist import checkpoint as checkpoints
 from linfdist import train_run, training
 from linfdist.checkpoint import CheckpointError
-from linfdist.nn import NetConfig
+from linfdist.nn import NetConfig, mean_distances
 from linfdist.training import OutOfTime, fit
 
 
@@ -41,6 +41,31 @@ def test_stopped_anywhere_and_resumed_is_bit_equal(tmp_path, net_config, config,
     for key in states[0]:
         for name in ("step", "exp_avg", "exp_avg_sq"):
             assert torch.equal(states[0][key][name], states[1][key][name])
+
+
+@SMOOTHINGS
+@pytest.mark.parametrize("after", [1, 7, 15, 18])
+def test_smoothed_training_resumed_is_bit_equal(tmp_path, smoothing, after):
+    config = replace(CONFIG, smoothing=smoothing, p_start=2.0, p_end=30.0)
+    whole, path = fresh(), tmp_path / "parts"
+    expected = fit(whole, TRAIN, config, seed=3, test=TEST)
+    fit(fresh(), TRAIN, config, seed=3, test=TEST, checkpoint=path, stop_after_steps=after)
+    again = fresh()
+    rows = fit(again, TRAIN, config, seed=3, test=TEST, checkpoint=path)
+    assert same(whole, again) and timeless(rows) == timeless(expected)
+    assert mean_distances(whole) == mean_distances(again)
+
+
+def test_a_checkpoint_from_before_smoothing_still_goes_on(tmp_path):
+    path, whole, again = tmp_path / "c", fresh(), fresh()
+    expected = fit(whole, TRAIN, CONFIG, seed=3)
+    fit(fresh(), TRAIN, CONFIG, seed=3, checkpoint=path, stop_after_steps=7)
+    content = torch.load(path, weights_only=True)
+    assert "smoothing" not in content["fingerprint"]
+    del content["state"]["mean_distances"]
+    torch.save(content, path)
+    rows = fit(again, TRAIN, CONFIG, seed=3, checkpoint=path)
+    assert same(whole, again) and timeless(rows) == timeless(expected)
 
 
 class Killed(BaseException):

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from dots import CONFIG, IBP, INFO, KINDS, MLP, NET, TEST, TRAIN, fresh, same, timeless
+from dots import CONFIG, IBP, INFO, KINDS, MLP, NET, SMOOTHINGS, TEST, TRAIN, fresh, same, timeless
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from linfdist import train_run, training
@@ -95,6 +95,18 @@ def test_no_step_asks_for_a_value(net_config, config, p_start):
             run.train_step()
         with pytest.raises(AssertionError):
             run.loss_sum.item()
+
+
+@SMOOTHINGS
+@KINDS
+def test_smoothed_training_learns(net_config, config, smoothing):
+    p_start, p_end = (1.0, 5.0) if smoothing == "lse" else (8.0, 60.0)
+    config = replace(
+        config, smoothing=smoothing, p_start=p_start, p_end=p_end, epochs=(4, 8, 4), lr=0.05
+    )
+    rows = fit(fresh(net_config), TRAIN, config, seed=0, test=TEST)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1]["test_accuracy"] > 0.7
 
 
 def test_train_images_takes_the_first_ones():
@@ -185,6 +197,8 @@ def test_errors_name_the_value_and_the_fix():
         ({"p_end": math.inf}, "p_end finite.*got 8.0 and inf"),
         ({"p_end": 4.0}, "p_end must be at least p_start=8.0; got 4.0"),
         ({"decay": "l1"}, "decay must be one of lp, l2, none; got 'l1'"),
+        ({"smoothing": "max"}, "smoothing must be one of lp, lse, matched_lse; got 'max'"),
+        ({"smoothing": "matched_lse", "p_start": 1.0}, "p_start must be above 1 for smoothing="),
     ],
 )
 def test_config_errors(change, message):

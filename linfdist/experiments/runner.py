@@ -201,7 +201,7 @@ def _epochs_seconds(net: nn.Module, setting: Scale, train: data.ImageSet) -> flo
     total = 0.0
     for p, epochs in zip(phases, config.epochs, strict=True):
         started = time.perf_counter()
-        net(images, p=p).sum().backward()
+        net(images, config.smooth(p)).sum().backward()
         total += epochs * (time.perf_counter() - started) / len(images)
     net.zero_grad()
     net.train()

@@ -8,6 +8,7 @@ from linfdist.nn.mean_shift import MeanShift, reestimate_mean_shift, synchronize
 from linfdist.nn.modes import frozen
 from linfdist.nn.nets import DistFeatures, LinfDistNet, LinfDistNetMLP, build_net
 from linfdist.nn.normalize import Normalize
+from linfdist.nn.smoothing import LogSumExp, mean_distances, set_mean_distances
 
 __all__ = [
     "BoundedLinear",
@@ -15,6 +16,7 @@ __all__ = [
     "DistFeatures",
     "LinfDistNet",
     "LinfDistNetMLP",
+    "LogSumExp",
     "LpDist",
     "LpDistConv2d",
     "MeanShift",
@@ -23,7 +25,9 @@ __all__ = [
     "build_net",
     "flop_count",
     "frozen",
+    "mean_distances",
     "parameter_count",
     "reestimate_mean_shift",
+    "set_mean_distances",
     "synchronized",
 ]

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist.ops import linf_interval, lp_dist
+from linfdist.nn.smoothing import Distance, LogSumExp
+from linfdist.ops import linf_interval
 
 
 def _init_weight(weight: Tensor, identity_value: float | None, groups: int = 1) -> None:
@@ -26,7 +27,8 @@ class LpDist(nn.Module):
 
     At p = ∞ the layer is 1-Lipschitz with respect to l_inf; at finite p it is not (Remark 3.5).
     ``forward`` takes x of shape (..., in_features) and returns (..., out_features); p is its
-    argument, so that no module remembers one and no certificate is taken at the wrong one.
+    argument, so that no module remembers one and no certificate is taken at the wrong one. A
+    ``LogSumExp`` in its place smooths the l_inf distance instead; the layer is then 1-Lipschitz.
 
     ``weight``, of shape (out_features, in_features), starts as N(0, 1). With ``identity_value``
     (the paper's C_0 = −10) every weight[i, i mod in_features] is then set to it: output i copies
@@ -56,11 +58,12 @@ class LpDist(nn.Module):
         factory = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
         self.bias = nn.Parameter(torch.zeros(out_features, **factory)) if bias else None
+        self.distance = Distance()
         _init_weight(self.weight, identity_value)
 
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+    def forward(self, x: Tensor, p: float | LogSumExp = math.inf) -> Tensor:
         self._check(x)
-        out = lp_dist(x, self.weight, p)
+        out = self.distance(x, self.weight, p)
         return out if self.bias is None else out + self.bias
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +134,7 @@ class LpDistConv2d(nn.Module):
         self.groups = groups
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.distances = nn.ModuleList(Distance() for _ in range(groups))
         _init_weight(self.weight, identity_value, groups)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
@@ -141,10 +145,9 @@ class LpDistConv2d(nn.Module):
             sizes.append((size + 2 * self.padding[axis] - reach - 1) // self.stride[axis] + 1)
         return sizes[0], sizes[1]
 
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
-        weights = self._weights()
-        groups = zip(self._patches(x), weights, strict=True)
-        return self._image(x, [lp_dist(patches, weight, p) for patches, weight in groups])
+    def forward(self, x: Tensor, p: float | LogSumExp = math.inf) -> Tensor:
+        groups = zip(self.distances, self._patches(x), self._weights(), strict=True)
+        return self._image(x, [distance(patches, w, p) for distance, patches, w in groups])
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The exact range of each output at p = ∞ on the box lower <= x <= upper."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from linfdist import distributed
+from linfdist.nn.smoothing import LogSumExp
 
 
 class MeanShift(nn.Module):
@@ -92,7 +93,9 @@ def synchronized(net: nn.Module, sync: bool = True) -> Iterator[None]:
             shift.sync = value
 
 
-def reestimate_mean_shift(net: nn.Module, batches: Iterable[Tensor], p: float = math.inf) -> None:
+def reestimate_mean_shift(
+    net: nn.Module, batches: Iterable[Tensor], p: float | LogSumExp = math.inf
+) -> None:
     """Replace every running mean of ``net`` by the mean over ``batches`` at this p, in place.
 
     The running means belong to the p that the net was last trained at; a net that was trained at a

@@ -10,6 +10,7 @@ from linfdist.nn.config import NetConfig
 from linfdist.nn.dist import LpDist, LpDistConv2d
 from linfdist.nn.mean_shift import MeanShift
 from linfdist.nn.normalize import Normalize
+from linfdist.nn.smoothing import LogSumExp
 
 
 class DistFeatures(nn.Module):
@@ -56,7 +57,7 @@ class DistFeatures(nn.Module):
     def lipschitz(self) -> float:
         return self.normalize.lipschitz
 
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+    def forward(self, x: Tensor, p: float | LogSumExp = math.inf) -> Tensor:
         self._check(x)
         x = self.normalize(x)
         for layer in self.layers:
@@ -109,7 +110,7 @@ class LinfDistNet(nn.Module):
     def lipschitz(self) -> float:
         return self.features.lipschitz
 
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+    def forward(self, x: Tensor, p: float | LogSumExp = math.inf) -> Tensor:
         """Logits, (batch, num_classes), of pixels, (batch, *input_shape)."""
         return -self.last(self.features(x, p), p)
 
@@ -157,7 +158,7 @@ class LinfDistNetMLP(nn.Module):
         """Logits of features."""
         return self.fc2(self.tanh(self.fc1(features)))
 
-    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+    def forward(self, x: Tensor, p: float | LogSumExp = math.inf) -> Tensor:
         """Logits, (batch, num_classes), of pixels, (batch, *input_shape)."""
         return self.head(self.features(x, p))
 
