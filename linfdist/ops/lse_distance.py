@@ -46,6 +46,10 @@ def lse_dist(x: Tensor, weight: Tensor, t: float) -> Tensor:
     reference's, correct but slow, and the choice waits for the device. Finite input gives finite
     results, an entry that is not finite one that is not.
 
+    The products are torch's: ``torch.set_float32_matmul_precision("medium")`` lets it take bfloat16
+    where the processor has matrix units for it; then f_t is off by up to 2e-4 and a gradient by
+    3e-3 of the largest entry, at t = 1.5 and 2048 Gaussian features.
+
     Raises TypeError for a dtype, ValueError for a shape, a device or t ≤ 0.
     """
     t = check_t("lse_dist", t)
@@ -62,9 +66,10 @@ def _lse_dist(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
     if x.numel() == 0 or weight.numel() == 0:
         empty = x.new_zeros(x.shape[0], weight.shape[0])
         return empty, torch.zeros_like(empty)
-    if not _factorises(x, t):
+    centre = _centre(x, t)
+    if centre is None:
         return _direct(x, weight, t)
-    (reach_x, *e), (reach_w, *f) = _factors(x, weight, t)
+    (reach_x, *e), (reach_w, *f) = (_factors(values, centre, t) for values in (x, weight))
     total = (e[0] @ f[1].t()).addmm_(e[1], f[0].t())
     return total.log() / t + (reach_x + reach_w.t()), total
 
@@ -81,9 +86,10 @@ def _lse_dist_backward(
 ) -> tuple[Tensor, Tensor]:
     if x.numel() == 0 or weight.numel() == 0:
         return torch.zeros_like(x), torch.zeros_like(weight)
-    if not _factorises(x, t):
+    centre = _centre(x, t)
+    if centre is None:
         return _direct_backward(grad, x, weight, total, t)
-    (_, *e), (_, *f) = _factors(x, weight, t)
+    (_, *e), (_, *f) = (_factors(values, centre, t) for values in (x, weight))
     share = grad / total
     grad_x = (share @ f[1]).mul_(e[0]).sub_((share @ f[0]).mul_(e[1]))
     grad_weight = (share.t() @ e[1]).mul_(f[0]).sub_((share.t() @ e[0]).mul_(f[1]))
@@ -121,25 +127,23 @@ def _on_cpu(x: Tensor, weight: Tensor) -> bool:
     return x.device.type == "cpu" and uses_native(x, weight)
 
 
-def _factorises(x: Tensor, t: float) -> bool:
-    """Whether two products of factors lose nothing; False where an entry of x is not finite."""
-    low, high = x.aminmax(dim=0)
-    return bool(t * (high - low).amax() <= LARGEST_EXPONENT[x.dtype])
+def _centre(x: Tensor, t: float) -> Tensor | None:
+    """c, if two products of factors lose nothing; None too where an entry of x is not finite."""
+    low, high = x.amin(0), x.amax(0)
+    spread = (high - low).amax()
+    return low + (high - low) / 2 if bool(t * spread <= LARGEST_EXPONENT[x.dtype]) else None
 
 
-def _factors(x: Tensor, weight: Tensor, t: float) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(X, E⁺, E⁻) and (W, F⁺, F⁻), X and W as columns; in place, since new memory costs most."""
-    low, high = x.aminmax(dim=0)
-    centre = low + (high - low) / 2
-    least = math.log(2 * torch.finfo(x.dtype).tiny)  # exp rounds: not below the normal numbers
-    found = []
-    for values in (x - centre, weight - centre):
-        low, high = values.aminmax(dim=1, keepdim=True)
-        reach = torch.maximum(high, -low)
-        minus = torch.sub(-reach, values)
-        plus = values.sub_(reach)
-        found.append((reach, *(y.mul_(t).clamp_min_(least).exp_() for y in (plus, minus))))
-    return found
+def _factors(values: Tensor, centre: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(X, E⁺, E⁻) of x or (W, F⁺, F⁻) of the weights; in place, since new memory costs most."""
+    plus = values - centre
+    reach = torch.maximum(plus.amax(1, keepdim=True), -plus.amin(1, keepdim=True))
+    minus = torch.sub(-reach, plus)
+    plus -= reach
+    least = math.log(2 * torch.finfo(values.dtype).tiny)  # exp rounds: not below normal numbers
+    for exponents in (plus, minus):
+        exponents.mul_(t).clamp_min_(least).exp_()
+    return reach, plus, minus
 
 
 def _setup(ctx, inputs, output) -> None:
