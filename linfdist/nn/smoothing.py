@@ -40,10 +40,11 @@ class Distance(nn.Module):
     """The distances of a dist layer, and their running mean for a matched temperature.
 
     ``mean`` is the running mean of ‖x − w_j‖_∞ over every eighth sample and all neurons, of all
-    processes together: the same samples as in one process where shares are multiples of eight. A matched ``LogSumExp`` updates it in training mode, before it is used, and
-    takes it as a constant; until the first batch has trained, each batch's own mean serves. It is a
-    buffer outside of the state dict: p = ∞ does not need it, and weights fit any network however
-    they were trained.
+    processes together: the same samples as in one process where shares are multiples of eight. A
+    matched ``LogSumExp`` updates it in training mode, before it is used, and takes it as a
+    constant; until the first batch has trained, each batch's own mean serves. It is a buffer
+    outside of the state dict: p = ∞ does not need it, and weights fit any network however they were
+    trained.
     """
 
     mean: Tensor | None
