@@ -1,12 +1,12 @@
 // The two mainloops of the forward kernels: out(m, n) = a norm of the differences x(m, k) − w(n, k).
 //
 // distance_tiles, for layers: tiled in registers as a matrix product is. A block computes a tile of
-// 64 × 64 outputs, a thread 8 × 4 of them. Slices of 16 k of both operands pass through
-// three stages of shared memory, filled by asynchronous copies two slices ahead (10 KB a stage; 15 KB
-// with two planes). Rows are kept as they lie in memory, k last, and 20 floats apart, so that 16-byte
-// loads of eight neighbouring rows touch every bank once. Beside the norm's own instructions a pair
-// costs 3/32 of a 16-byte load. Four warps a block, so that a multiprocessor's four schedulers have the
-// same to do.
+// 64 × 64 outputs, a thread 8 × 4 of them; four warps a block, so that a multiprocessor's four
+// schedulers have the same to do. Slices of 16 k of both operands pass through three stages of shared
+// memory, filled by asynchronous copies two slices ahead (10 KB a stage; 15 KB with two planes). Rows
+// are kept as they lie in memory, k last, and 20 floats apart, so that 16-byte loads of eight
+// neighbouring rows touch every bank once. Beside the norm's own instructions a pair costs 3/32 of a
+// 16-byte load.
 //
 // distance_rows, where tiles would leave most of the GPU idle (a last layer of 10 neurons, a batch of
 // one): a warp takes one row of one operand and up to eight of the other, its lanes the features.

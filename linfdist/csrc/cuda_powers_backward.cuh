@@ -114,8 +114,8 @@ struct RealTerm {
 
 struct PowerShapes {
   Sizes n;
-  int warps;              // of a block
-  int64_t padded;         // samples in the coefficients: whole blocks
+  int warps;               // of a block
+  int64_t padded;          // samples in the coefficients: whole blocks
   int64_t neurons, tiles;  // of a segment: neurons, blocks of samples
 
   __host__ __device__ int samples() const { return warps * kSamples; }
