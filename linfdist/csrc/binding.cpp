@@ -95,6 +95,21 @@ void lse_backward(Matrix<const T> grad, Matrix<const T> x, Matrix<const T> weigh
 }
 
 template <class T>
+void lse_factors(Matrix<const T> rows, Matrix<const T> centre, Matrix<T> factors, Matrix<T> reach,
+                 double t, double least) {
+  nb::gil_scoped_release release;
+  kernels<T>().lse_factors(rows.data(), centre.data(), factors.data(), reach.data(),
+                           int64_t(rows.shape(0)), int64_t(rows.shape(1)), t, least);
+}
+
+template <class T>
+void lse_combine(Matrix<const T> products, Matrix<const T> factors, Matrix<T> grad) {
+  nb::gil_scoped_release release;
+  kernels<T>().lse_combine(products.data(), factors.data(), grad.data(), int64_t(grad.shape(0)),
+                           int64_t(grad.shape(1)));
+}
+
+template <class T>
 void adamw(Matrix<T> weight, Matrix<const T> grad, Matrix<T> exp_avg, Matrix<T> exp_avg_sq,
            double p, double rate, double lr, double beta1, double beta2, double eps,
            int64_t steps) {
@@ -189,6 +204,11 @@ void define(nb::module_& m) {
   m.def("interval", interval<T>, lower, upper, weight, distance_lower, distance_upper);
   m.def("lse_forward", lse_forward<T>, x, weight, distance, total, "t"_a);
   m.def("lse_backward", lse_backward<T>, grad, x, weight, total, grad_x, grad_weight, "t"_a);
+  const auto rows = "rows"_a.noconvert(), centre = "centre"_a.noconvert(),
+             factors = "factors"_a.noconvert(), reach = "reach"_a.noconvert(),
+             products = "products"_a.noconvert();
+  m.def("lse_factors", lse_factors<T>, rows, centre, factors, reach, "t"_a, "least"_a);
+  m.def("lse_combine", lse_combine<T>, products, factors, grad);
   m.def("adamw", adamw<T>, weight, grad, exp_avg, exp_avg_sq, "p"_a, "rate"_a, "lr"_a, "beta1"_a,
         "beta2"_a, "eps"_a, "steps"_a);
 #if defined(LINFDIST_CUDA)

@@ -1,5 +1,6 @@
 // Compiled once for each instruction set, LINFDIST_ISA naming it (see CMakeLists.txt).
 #include "cpu_adamw.h"
+#include "cpu_factors.h"
 #include "cpu_interval.h"
 #include "cpu_lse.h"
 
@@ -11,8 +12,8 @@ namespace linfdist::LINFDIST_ISA {
 extern const CpuIsa isa;
 const CpuIsa isa{LINFDIST_NAME(LINFDIST_ISA),
                  {forward<float>, backward<float>, interval<float>, lse_forward<float>,
-                  lse_backward<float>, adamw<float>},
+                  lse_backward<float>, lse_factors<float>, lse_combine<float>, adamw<float>},
                  {forward<double>, backward<double>, interval<double>, lse_forward<double>,
-                  lse_backward<double>, adamw<double>}};
+                  lse_backward<double>, lse_factors<double>, lse_combine<double>, adamw<double>}};
 
 }  // namespace linfdist::LINFDIST_ISA

@@ -30,6 +30,11 @@ struct CpuKernels {
   // Both gradients of Σ grad · f_t.
   void (*lse_backward)(const T* grad, const T* x, const T* weight, const T* total, T* grad_x,
                        T* grad_weight, Sizes, double t);
+  // What the two products of f_t are made of, and the last step of its gradients (cpu_factors.h).
+  // rows (count, length), centre (length), factors and products (count, 2 length), reach (count).
+  void (*lse_factors)(const T* rows, const T* centre, T* factors, T* reach, int64_t count,
+                      int64_t length, double t, double least);
+  void (*lse_combine)(const T* products, const T* factors, T* grad, int64_t count, int64_t length);
   // One optimizer step on `rows` rows of `length` weights, in place.
   void (*adamw)(T* weight, const T* grad, T* exp_avg, T* exp_avg_sq, int64_t rows, int64_t length,
                 const AdamW<T>& step);

@@ -19,6 +19,7 @@ Beyond that bound the direct sum, which subtracts each pair's own maximum, is ri
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,7 +28,18 @@ from linfdist.ops import native, reference
 from linfdist.ops.checks import check_pair, check_t
 from linfdist.ops.lp_distance import as_rows, lp_dist, plain, uses_native
 
-LARGEST_EXPONENT = {torch.float32: 60.0, torch.float64: 600.0}  # of t · spread
+
+@dataclass(frozen=True)
+class Range:
+    """What a dtype can hold: the bound on t · spread, and the exponent of 2 of the least factor."""
+
+    largest: float
+    least: float
+
+
+RANGES = {torch.float32: Range(60, -125), torch.float64: Range(600, -1021)}
+# Neurons whose factors are made, used and made again: on a CPU they stay in its cache.
+CPU_BLOCK_BYTES = 2**24
 
 
 def lse_dist(x: Tensor, weight: Tensor, t: float) -> Tensor:
@@ -40,15 +52,14 @@ def lse_dist(x: Tensor, weight: Tensor, t: float) -> Tensor:
     float32 or float64. Without features it is 0, as ``lp_dist``.
 
     Where t times the widest range of a feature of x, over the leading axes, is at most 60 (600 in
-    float64), two matrix products do it, and four the backward pass; the result then depends on the
-    other rows by rounding. Beyond, each pair's exponentials are summed by themselves: right for
-    every t, and on a CPU about as fast as ``lp_dist`` at a real p. On a GPU that sum is the
-    reference's, correct but slow, and the choice waits for the device. Finite input gives finite
-    results, an entry that is not finite one that is not.
+    float64), two matrix products do it, and four the backward pass, two where only one gradient is
+    wanted; the result then depends on the other rows by rounding. Beyond, each pair's exponentials
+    are summed by themselves: right for every t, and on a CPU about as fast as ``lp_dist`` at a
+    real p. Finite input gives finite results, an entry that is not finite one that is not.
 
-    The products are torch's: ``torch.set_float32_matmul_precision("medium")`` lets it take bfloat16
-    where the processor has matrix units for it; then f_t is off by up to 2e-4 and a gradient by
-    3e-3 of the largest entry, at t = 1.5 and 2048 Gaussian features.
+    The products are torch's: after ``torch.set_float32_matmul_precision("medium")`` it takes
+    bfloat16 where the processor has matrix units for it; then f_t is off by up to 2e-4 and a
+    gradient by 3e-3 of the largest entry, at t = 1.5 and 2048 Gaussian features.
 
     Raises TypeError for a dtype, ValueError for a shape, a device or t ≤ 0.
     """
@@ -66,12 +77,11 @@ def _lse_dist(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
     if x.numel() == 0 or weight.numel() == 0:
         empty = x.new_zeros(x.shape[0], weight.shape[0])
         return empty, torch.zeros_like(empty)
-    centre = _centre(x, t)
-    if centre is None:
-        return _direct(x, weight, t)
-    (reach_x, *e), (reach_w, *f) = (_factors(values, centre, t) for values in (x, weight))
-    total = (e[0] @ f[1].t()).addmm_(e[1], f[0].t())
-    return total.log() / t + (reach_x + reach_w.t()), total
+    if not uses_native(x, weight):
+        return reference.lse_dist(x, weight, t)
+    x, weight = plain(x), plain(weight)
+    fits, centre = _centre(x, t)
+    return _products(x, weight, centre, t) if fits else _direct(x, weight, t)
 
 
 @_lse_dist.register_fake
@@ -82,68 +92,115 @@ def _(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("linfdist::lse_dist_backward", mutates_args=())
 def _lse_dist_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float
+    grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float, wants: list[bool]
 ) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of weight; of one that is not wanted, nothing."""
     if x.numel() == 0 or weight.numel() == 0:
-        return torch.zeros_like(x), torch.zeros_like(weight)
-    centre = _centre(x, t)
-    if centre is None:
-        return _direct_backward(grad, x, weight, total, t)
-    (_, *e), (_, *f) = (_factors(values, centre, t) for values in (x, weight))
-    share = grad / total
-    grad_x = (share @ f[1]).mul_(e[0]).sub_((share @ f[0]).mul_(e[1]))
-    grad_weight = (share.t() @ e[1]).mul_(f[0]).sub_((share.t() @ e[0]).mul_(f[1]))
-    return grad_x, grad_weight
+        gradients = torch.zeros_like(x), torch.zeros_like(weight)
+    elif not uses_native(x, weight):
+        gradients = reference.lse_dist_backward(grad, x, weight, total, t)
+    else:
+        grad, x, weight = plain(grad), plain(x), plain(weight)
+        fits, centre = _centre(x, t)
+        if fits:
+            return _products_backward(grad / total, x, weight, centre, t, *wants)
+        gradients = _direct_backward(grad, x, weight, plain(total), t)
+    return tuple(
+        gradient if wanted else x.new_empty(0)
+        for gradient, wanted in zip(gradients, wants, strict=True)
+    )
 
 
 @_lse_dist_backward.register_fake
-def _(grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float):
-    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+def _(grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float, wants: list[bool]):
+    return tuple(
+        x.new_empty(operand.shape if wanted else 0)
+        for operand, wanted in zip((x, weight), wants, strict=True)
+    )
 
 
 def _direct(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    if not _on_cpu(x, weight):
-        return reference.lse_dist(x, weight, t)
     distance = x.new_empty(x.shape[0], weight.shape[0])
     total = torch.empty_like(distance)
-    native.call("lse_forward", plain(x), plain(weight), distance, total, t)
+    native.call("lse_forward", x, weight, distance, total, t)
     return distance, total
 
 
 def _direct_backward(
     grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float
 ) -> tuple[Tensor, Tensor]:
-    if not _on_cpu(x, weight):
-        return reference.lse_dist_backward(grad, x, weight, total, t)
-    grad_x, grad_weight = torch.empty_like(plain(x)), torch.empty_like(plain(weight))
-    native.call(
-        "lse_backward", plain(grad), plain(x), plain(weight), plain(total), grad_x, grad_weight, t
-    )
+    gradients = torch.empty_like(x), torch.empty_like(weight)
+    native.call("lse_backward", grad, x, weight, total, *gradients, t)
+    return gradients
+
+
+def _centre(x: Tensor, t: float) -> tuple[bool, Tensor]:
+    """Whether two products of factors lose nothing, and c; not where an entry is not finite."""
+    low, high = x.amin(0, keepdim=True), x.amax(0, keepdim=True)
+    spread = (high - low).amax()
+    return bool(t * spread <= RANGES[x.dtype].largest), low + (high - low) / 2
+
+
+def _products(x: Tensor, weight: Tensor, centre: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    features = x.shape[1]
+    total = x.new_empty(x.shape[0], weight.shape[0])
+    reach_x, e = _factors(x, centre, t)
+    reaches = []
+    for block, reach_w, f in _blocks(weight, centre, t):
+        part = torch.mm(e[:, :features], f[:, features:].t())
+        total[:, block] = part.addmm_(e[:, features:], f[:, :features].t())
+        reaches.append(reach_w)
+    return total.log().div_(t).add_(reach_x).add_(torch.cat(reaches).t()), total
+
+
+def _products_backward(
+    share: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    centre: Tensor,
+    t: float,
+    wants_x: bool,
+    wants_weight: bool,
+) -> tuple[Tensor, Tensor]:
+    """With P = −share F and Q = −shareᵀ E the gradients are P⁺∘E⁻ − P⁻∘E⁺ and Q⁺∘F⁻ − Q⁻∘F⁺."""
+    share.neg_()
+    _, e = _factors(x, centre, t)
+    grad_x, grad_weight = x.new_empty(0), x.new_empty(0)
+    if wants_weight:
+        grad_weight = torch.empty_like(weight)
+    p = None
+    for block, _, f in _blocks(weight, centre, t):
+        part = share[:, block]
+        if wants_x:
+            p = torch.mm(part, f) if p is None else p.addmm_(part, f)
+        if wants_weight:
+            native.call("lse_combine", torch.mm(part.t(), e), f, grad_weight[block])
+    if wants_x:
+        grad_x = torch.empty_like(x)
+        native.call("lse_combine", p, e, grad_x)
     return grad_x, grad_weight
 
 
-def _on_cpu(x: Tensor, weight: Tensor) -> bool:
-    """Whether the direct sum runs natively: there is no CUDA kernel of it."""
-    return x.device.type == "cpu" and uses_native(x, weight)
+def _blocks(weight: Tensor, centre: Tensor, t: float):
+    """Slices of neurons, their W, and their F, which the next slice's takes the place of."""
+    rows, factors = len(weight), None
+    if weight.device.type == "cpu":
+        rows = max(1, CPU_BLOCK_BYTES // (2 * weight.shape[1] * weight.element_size()))
+    for first in range(0, len(weight), rows):
+        block = slice(first, min(first + rows, len(weight)))
+        reach, factors = _factors(weight[block], centre, t, factors)
+        yield block, reach, factors
 
 
-def _centre(x: Tensor, t: float) -> Tensor | None:
-    """c, if two products of factors lose nothing; None too where an entry of x is not finite."""
-    low, high = x.amin(0), x.amax(0)
-    spread = (high - low).amax()
-    return low + (high - low) / 2 if bool(t * spread <= LARGEST_EXPONENT[x.dtype]) else None
-
-
-def _factors(values: Tensor, centre: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(X, E⁺, E⁻) of x or (W, F⁺, F⁻) of the weights; in place, since new memory costs most."""
-    plus = values - centre
-    reach = torch.maximum(plus.amax(1, keepdim=True), -plus.amin(1, keepdim=True))
-    minus = torch.sub(-reach, plus)
-    plus -= reach
-    least = math.log(2 * torch.finfo(values.dtype).tiny)  # exp rounds: not below normal numbers
-    for exponents in (plus, minus):
-        exponents.mul_(t).clamp_min_(least).exp_()
-    return reach, plus, minus
+def _factors(
+    rows: Tensor, centre: Tensor, t: float, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(X, [E⁺ | E⁻]) of x or (W, [F⁺ | F⁻]) of weights; ``out`` is memory to use again."""
+    count, features = rows.shape
+    out = rows.new_empty(count, 2 * features) if out is None else out[:count]
+    reach = rows.new_empty(count, 1)
+    native.call("lse_factors", rows, centre, out, reach, t, RANGES[rows.dtype].least)
+    return reach, out
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -153,7 +210,9 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _grad(ctx, grad: Tensor, _total_grad):
-    return *torch.ops.linfdist.lse_dist_backward(grad, *ctx.saved_tensors, ctx.t), None
+    wants = list(ctx.needs_input_grad[:2])
+    found = torch.ops.linfdist.lse_dist_backward(grad, *ctx.saved_tensors, ctx.t, wants)
+    return *(g if wanted else None for g, wanted in zip(found, wants, strict=True)), None
 
 
 _lse_dist.register_autograd(_grad, setup_context=_setup)
