@@ -41,16 +41,55 @@ def accuracy(
 
     ``together``: all processes call this with the same arguments, and each classifies its share.
     """
+    clean, _ = clean_and_certified(
+        net, images, eps=Fraction(0), p=p, batch_size=batch_size, together=together
+    )
+    return clean
+
+
+def clean_and_certified(
+    net: LinfDistNet | LinfDistNetMLP,
+    images: ImageSet,
+    *,
+    eps: Fraction,
+    p: float | LogSumExp = math.inf,
+    batch_size: int = 512,
+    together: bool = False,
+) -> tuple[float, float | None]:
+    """``accuracy``, and the fraction certified at eps, in pixels, by the Lipschitz constant.
+
+    The certificate is of the network at this p: of the smoothed one for a ``LogSumExp``, whose
+    layers are 1-Lipschitz as at p = ∞. None at a finite p, where layers are not. It is for watching
+    a training: margins are as they round in float32, and the ball is not clipped to the pixels.
+    """
     if len(images) == 0:
         raise ValueError("accuracy: images must hold at least one image; got none.")
-    correct = torch.zeros((), dtype=torch.int64, device=images.labels.device)
+    counts = torch.zeros(2, dtype=torch.int64, device=images.labels.device)
     own = distributed.share(len(images)) if together else slice(None)
     with frozen(net), torch.no_grad():
         for pixels, labels in _batches(images, batch_size, own):
-            correct += (net(pixels, p).argmax(1) == labels).sum()
+            logits, margins = _logits_and_ball_margins(net, pixels, labels, p, float(eps))
+            certified = margins.scatter(1, labels.unsqueeze(1), -math.inf).amax(1) < 0
+            counts += torch.stack(((logits.argmax(1) == labels).sum(), certified.sum()))
     if together:
-        correct = distributed.total(correct)
-    return correct.item() / len(images)
+        counts = distributed.total(counts)
+    clean, certified = (count / len(images) for count in counts.tolist())
+    return clean, certified if isinstance(p, LogSumExp) or math.isinf(p) else None
+
+
+def _logits_and_ball_margins(
+    net: LinfDistNet | LinfDistNetMLP,
+    pixels: Tensor,
+    labels: Tensor,
+    p: float | LogSumExp,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The logits, and upper bounds of logit_k − logit_y within eps if layers are 1-Lipschitz."""
+    if isinstance(net, LinfDistNetMLP):
+        features = net.features(pixels, p)
+        return net.logits_and_ball_margins(features, eps * net.feature_lipschitz, labels)
+    logits = net(pixels, p)
+    return logits, logits - logits.gather(1, labels.unsqueeze(1)) + 2 * eps * net.lipschitz
 
 
 def evaluate(

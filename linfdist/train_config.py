@@ -15,6 +15,7 @@ from linfdist.robust.checks import check_labels
 
 Net = LinfDistNet | LinfDistNetMLP
 Smoothing = Literal["lp", "lse", "matched_lse"]
+Precision = Literal["highest", "high", "medium"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,15 @@ class TrainConfig:
     ``smoothing``: what p < ∞ stands for. "lp" is the paper's l_p distance; "lse" is LogSumExp at
     t = p in all layers, "matched_lse" at t_l = (p − 1) / m_l in layer l, with the running mean m_l
     of its distances. The weights' "lp" decay is at p in each case.
+
+    ``relaxation``: the loss's threshold or eps_train is divided by it for e1 epochs, then by less
+    and less as p rises, and by 1 at p = ∞ (``relaxation_at``). l_p training is relaxed by itself:
+    a layer stretches distances by up to in_features^(1/p), and the loss asks for the same margin.
+    A layer of LogSumExp never stretches.
+
+    ``matmul_precision``: of a step's matrix products, as torch.set_float32_matmul_precision takes
+    it: "highest" is float32, "high" TF32 and "medium" bfloat16 where the processor has units for
+    them. Accuracies are always taken in float32.
     """
 
     epochs: tuple[int, int, int]
@@ -42,6 +52,8 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     train_images: int | None = None
     smoothing: Smoothing = field(default="lp", metadata=OMITTED_AT_DEFAULT)
+    relaxation: float = field(default=1.0, metadata=OMITTED_AT_DEFAULT)
+    matmul_precision: Precision = field(default="highest", metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         if len(self.epochs) != 3 or min(self.epochs) < 0 or sum(self.epochs) == 0:
@@ -64,10 +76,16 @@ class TrainConfig:
             raise ValueError(
                 f"TrainConfig: decay must be one of {', '.join(DECAYS)}; got {self.decay!r}."
             )
-        if self.smoothing not in get_args(Smoothing):
+        for name, known in (("smoothing", Smoothing), ("matmul_precision", Precision)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"TrainConfig: {name} must be one of {', '.join(get_args(known))}; got "
+                    f"{getattr(self, name)!r}."
+                )
+        if not 1 <= self.relaxation < math.inf:
             raise ValueError(
-                f"TrainConfig: smoothing must be one of {', '.join(get_args(Smoothing))}; got "
-                f"{self.smoothing!r}."
+                "TrainConfig: relaxation must be in [1, inf), 1 for none; got "
+                f"{self.relaxation}."
             )
         if self.smoothing == "matched_lse" and not self.p_start > 1:
             raise ValueError(

@@ -1,8 +1,9 @@
 """A training run: its state, which a checkpoint holds, and the steps that change it."""
 
+import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,22 @@ from linfdist.batches import Batches
 from linfdist.checkpoint import CheckpointError
 from linfdist.config import to_dict
 from linfdist.data import ImageSet
-from linfdist.evaluation import accuracy
+from linfdist.evaluation import clean_and_certified
 from linfdist.nn import LogSumExp, mean_distances, set_mean_distances
-from linfdist.optim import LpAdamW, eps_at, lr_at, p_at, param_groups, set_p
+from linfdist.optim import LpAdamW, eps_at, lr_at, p_at, param_groups, relaxation_at, set_p
 from linfdist.robust import HingeLoss, IBPLoss, hinge_loss, ibp_loss
 from linfdist.train_config import Net, TrainConfig, check_fit
+
+
+@contextlib.contextmanager
+def _precision(name: str) -> Iterator[None]:
+    """The precision of torch's float32 products, put back afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class _Objective(nn.Module):
@@ -32,16 +44,18 @@ class _Objective(nn.Module):
         self.loss = loss
 
     def forward(
-        self, pixels: Tensor, labels: Tensor, p: float | LogSumExp, eps: float
+        self, pixels: Tensor, labels: Tensor, p: float | LogSumExp, radius: float
     ) -> tuple[Tensor, Tensor]:
-        """The mean loss and the logits; no images have the loss 0, on which all weights depend."""
+        """The mean loss and the logits; no images have the loss 0, on which all weights depend.
+
+        ``radius``, in pixels: the hinge's threshold, or the eps of the interval bounds.
+        """
         if isinstance(self.loss, HingeLoss):
             logits = self.net(pixels, p)
-            threshold = float(self.loss.threshold) * self.net.lipschitz
-            loss = hinge_loss(logits, labels, threshold, self.loss.mix)
+            loss = hinge_loss(logits, labels, radius * self.net.lipschitz, self.loss.mix)
         else:
             features = self.net.features(pixels, p)
-            reach = eps * self.net.feature_lipschitz
+            reach = radius * self.net.feature_lipschitz
             logits, margins = self.net.logits_and_ball_margins(features, reach, labels)
             loss = ibp_loss(logits, margins, labels, self.loss.kappa)
         return loss if len(labels) else logits.sum(), logits
@@ -110,15 +124,20 @@ class Run:
         done = self.step / self.steps_per_epoch
         self.p = p_at(done, config.epochs, config.p_start, config.p_end)
         self.lr = lr_at(done, config.epochs, config.lr)
+        relaxation = relaxation_at(done, config.epochs, config.relaxation)
         if isinstance(config.loss, IBPLoss):
-            self.eps = eps_at(done, config.epochs, float(config.loss.eps_train))
+            radius = eps_at(done, config.epochs, float(config.loss.eps_train)) / relaxation
+            self.eps = radius
+        else:
+            radius = float(config.loss.threshold) / relaxation
         self.net.train()
         pixels, labels = self.batches.get(epoch, index)
-        loss, logits = self.objective(pixels, labels, config.smooth(self.p), self.eps)
-        self.optimizer.zero_grad()
-        # DistributedDataParallel takes the mean over processes; the whole batch's loss is a sum.
-        share = distributed.size() * len(labels) / self.batches.size(index)
-        (loss * share).backward()
+        with _precision(config.matmul_precision):
+            loss, logits = self.objective(pixels, labels, config.smooth(self.p), radius)
+            self.optimizer.zero_grad()
+            # DistributedDataParallel takes the mean over processes; the batch's loss is a sum.
+            share = distributed.size() * len(labels) / self.batches.size(index)
+            (loss * share).backward()
         set_p(self.optimizer, self.p)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
@@ -147,6 +166,16 @@ class Run:
 
     def end_epoch(self) -> None:
         self.check_losses()
+        clean = certified = None
+        if self.test is not None:
+            clean, certified = clean_and_certified(
+                self.net,
+                self.test,
+                eps=self.test.info.eps,
+                p=self.config.smooth(self.p),
+                batch_size=self.config.batch_size,
+                together=True,
+            )
         self.rows.append(
             {
                 "epoch": self.step // self.steps_per_epoch,
@@ -155,15 +184,8 @@ class Run:
                 "eps_train": None if math.isnan(self.eps) else self.eps,
                 "train_loss": self.loss_sum.item() / self.images,
                 "train_accuracy": self.correct.item() / self.images,
-                "test_accuracy": None
-                if self.test is None
-                else accuracy(
-                    self.net,
-                    self.test,
-                    p=self.config.smooth(self.p),
-                    batch_size=self.config.batch_size,
-                    together=True,
-                ),
+                "test_accuracy": clean,
+                "test_certified": certified,
                 "seconds": time.monotonic() - self.started,
             }
         )

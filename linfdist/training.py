@@ -47,9 +47,10 @@ def fit(
 
     With ``progress`` a terminal shows a bar, and a log gets a line an epoch, on standard error.
 
-    A row holds epoch, p, lr, eps_train, train_loss, train_accuracy, test_accuracy and seconds: p,
-    lr and eps_train (None for the hinge loss) are those of the epoch's last step, and
-    ``test_accuracy`` (None without ``test``) is taken at that p with the running means.
+    A row holds epoch, p, lr, eps_train, train_loss, train_accuracy, test_accuracy, test_certified
+    and seconds: p, lr and eps_train (None for the hinge loss) are those of the epoch's last step,
+    and ``test_accuracy`` and ``test_certified`` (None without ``test``) are those of
+    ``evaluation.clean_and_certified`` at that p and the data set's eps.
     ``train_accuracy`` and ``train_loss`` are means over the epoch, of augmented images.
 
     The whole data set lies on ``device`` as uint8. The order of the images and their augmentation

@@ -11,8 +11,8 @@ import torch
 
 from linfdist import records
 from linfdist.data import DatasetInfo, ImageSet, to_pixels
-from linfdist.evaluation import COLUMNS, accuracy, evaluate
-from linfdist.nn import NetConfig, build_net, reestimate_mean_shift
+from linfdist.evaluation import COLUMNS, accuracy, clean_and_certified, evaluate
+from linfdist.nn import LogSumExp, NetConfig, build_net, frozen, reestimate_mean_shift
 from linfdist.robust import interval_certified, margin_radius
 from linfdist.robust.certificates import ROUNDING
 
@@ -127,6 +127,30 @@ def test_accuracy_is_taken_at_its_p_and_batch_by_batch():
     assert accuracy(net, test) == accuracy(net, test, batch_size=7) == 0.87
     expected = (net(to_pixels(test.images), 2.0).argmax(1) == test.labels).double().mean()
     assert accuracy(net, test, p=2.0) == expected.item() != 0.87
+
+
+@BOTH
+@pytest.mark.parametrize("p", [LogSumExp(1.5), LogSumExp(30.0, matched=True), math.inf])
+def test_no_image_certified_by_the_constant_changes_its_class(config, p):
+    """Of the network at this p: smoothed or not, its features are 1-Lipschitz."""
+    net = small(config)
+    test = noise(net)
+    clean, certified = clean_and_certified(net, test, eps=EPS, p=p)
+    assert clean == accuracy(net, test, p=p)
+    assert 0 < certified < clean
+    assert clean_and_certified(net, test, eps=Fraction(0), p=p)[1] == clean
+    pixels = to_pixels(test.images)
+    survived = torch.ones(len(test), dtype=torch.bool)
+    for seed in range(20):
+        signs = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed)).sign()
+        with frozen(net), torch.no_grad():
+            survived &= net(pixels + float(EPS) * signs, p).argmax(1) == test.labels
+    assert survived.double().mean() >= certified
+
+
+def test_a_finite_p_certifies_nothing():
+    net = small(NET)
+    assert clean_and_certified(net, noise(net), eps=EPS, p=8.0)[1] is None
 
 
 def test_the_network_is_left_in_its_mode():

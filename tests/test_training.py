@@ -24,7 +24,7 @@ def test_a_run_learns_and_reports_every_epoch(net_config, config):
     config = replace(config, epochs=(10, 10, 2), augmentation=Augmentation())
     rows = fit(net, TRAIN, config, seed=0, test=TEST)
     assert [row["epoch"] for row in rows] == list(range(1, 23))
-    names = "epoch p lr eps_train train_loss train_accuracy test_accuracy seconds"
+    names = "epoch p lr eps_train train_loss train_accuracy test_accuracy test_certified seconds"
     assert all(list(row) == names.split() for row in rows)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert rows[-1]["test_accuracy"] > 0.8 and rows[-1]["train_accuracy"] > 0.8
@@ -55,6 +55,62 @@ def test_the_threshold_is_in_pixels(monkeypatch):
     monkeypatch.setattr(train_run, "hinge_loss", hinge)
     fit(fresh(), TRAIN, CONFIG, seed=0, stop_after_steps=1)
     assert seen == [(pytest.approx(0.3 / 0.4), 0.75)]
+
+
+@KINDS
+def test_relaxation_divides_the_radius_of_the_loss(net_config, config, monkeypatch):
+    """By 16, then by 16 and by 4 in the epoch of two steps in which p rises, then by 1."""
+    config = replace(config, epochs=(1, 1, 1), batch_size=len(TRAIN) // 2)
+    radii = {}
+    for relaxation in (1.0, 16.0):
+        radii[relaxation] = seen = []
+        run = Run(
+            fresh(net_config), TRAIN, replace(config, relaxation=relaxation), 0, None, "cpu", ""
+        )
+        forward = run.objective.forward
+        monkeypatch.setattr(
+            run.objective, "forward", lambda *args: (seen.append(args[3]), forward(*args))[1]
+        )
+        for _ in range(6):
+            run.train_step()
+    factors = [1 / 16, 1 / 16, 1 / 16, 1 / 4, 1, 1]
+    assert radii[16.0] == pytest.approx([r * f for r, f in zip(radii[1.0], factors, strict=True)])
+    assert radii[1.0][-1] > 0
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_products_have_their_precision_in_a_step_alone(precision, monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    config = replace(CONFIG, smoothing="lse", matmul_precision=precision)
+    run = Run(fresh(), TRAIN, config, 0, TEST, "cpu", "")
+    seen = []
+
+    def during(name):
+        real = getattr(torch.Tensor, name)
+        record = lambda *args, **kwargs: (  # noqa: E731
+            seen.append(torch.get_float32_matmul_precision()),
+            real(*args, **kwargs),
+        )[1]
+        monkeypatch.setattr(torch.Tensor, name, record)
+
+    during("backward")
+    run.train_step()
+    assert seen == [precision]
+    assert torch.get_float32_matmul_precision() == before
+    run.batches = None
+    with pytest.raises(AttributeError):
+        run.train_step()
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("smoothing", ["lp", "lse", "matched_lse"])
+@KINDS
+def test_what_is_certified_is_told_where_layers_are_lipschitz(net_config, config, smoothing):
+    config = replace(config, smoothing=smoothing, p_end=60.0, epochs=(6, 4, 2), lr=0.05)
+    rows = fit(fresh(net_config), TRAIN, config, seed=0, test=TEST)
+    certified = [row["test_certified"] for row in rows]
+    assert all(0 < share <= row["test_accuracy"] for share, row in zip(certified[-2:], rows[-2:], strict=True))
+    assert all((share is None) == (smoothing == "lp") for share in certified[:-2])
 
 
 def test_the_mean_shifts_and_every_parameter_move():
@@ -198,6 +254,9 @@ def test_errors_name_the_value_and_the_fix():
         ({"p_end": 4.0}, "p_end must be at least p_start=8.0; got 4.0"),
         ({"decay": "l1"}, "decay must be one of lp, l2, none; got 'l1'"),
         ({"smoothing": "max"}, "smoothing must be one of lp, lse, matched_lse; got 'max'"),
+        ({"matmul_precision": "bf16"}, "must be one of highest, high, medium; got 'bf16'"),
+        ({"relaxation": 0.5}, r"relaxation must be in \[1, inf\), 1 for none; got 0.5"),
+        ({"relaxation": math.inf}, "relaxation must be in"),
         ({"smoothing": "matched_lse", "p_start": 1.0}, "p_start must be above 1 for smoothing="),
     ],
 )

@@ -31,6 +31,16 @@ def lr_at(progress: float, epochs: Epochs, lr: float = 0.02) -> float:
     return lr / 2 * (1 + math.cos(math.pi * min(1.0, (progress - e1) / (e2 + e3))))
 
 
+def relaxation_at(progress: float, epochs: Epochs, relaxation: float = 1.0) -> float:
+    """``relaxation`` for e1 epochs, then down to 1 over e2, exponentially as p grows, and 1."""
+    e1, e2, _ = epochs
+    if progress >= e1 + e2:
+        return 1.0
+    if progress <= e1:
+        return relaxation
+    return relaxation ** (1 - (progress - e1) / e2)
+
+
 def eps_at(progress: float, epochs: Epochs, eps: float) -> float:
     """eps times progress / e1 over the first e1 epochs, then eps; eps at once where e1 = 0."""
     e1 = epochs[0]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from linfdist.optim import eps_at, lr_at, p_at
+from linfdist.optim import eps_at, lr_at, p_at, relaxation_at
 
 PAPER = (50, 300, 50)
 
@@ -36,6 +36,14 @@ def test_learning_rate_is_constant_then_a_half_cosine_to_zero():
     assert lr_at(400, PAPER) == pytest.approx(0, abs=1e-12)
     assert lr_at(50 + 350 / 3, PAPER) == pytest.approx(0.015)
     assert lr_at(3, (5, 0, 0), 0.04) == 0.04
+
+
+def test_relaxation_falls_to_one_as_p_rises():
+    values = [relaxation_at(t, (10, 20, 5), 9.0) for t in (0, 10, 20, 29.999, 30, 35)]
+    assert values == pytest.approx([9, 9, 3, 1, 1, 1], rel=1e-3)
+    assert values[-2] == 1 and relaxation_at(0, (0, 0, 5), 9.0) == 1
+    assert [relaxation_at(t, (5, 0, 0), 9.0) for t in (0, 4.9)] == [9, 9]
+    assert {relaxation_at(t, PAPER) for t in (0, 100, 400)} == {1}
 
 
 def test_eps_warms_up_linearly_over_the_first_phase():
