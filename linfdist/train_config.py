@@ -84,8 +84,7 @@ class TrainConfig:
                 )
         if not 1 <= self.relaxation < math.inf:
             raise ValueError(
-                "TrainConfig: relaxation must be in [1, inf), 1 for none; got "
-                f"{self.relaxation}."
+                f"TrainConfig: relaxation must be in [1, inf), 1 for none; got {self.relaxation}."
             )
         if self.smoothing == "matched_lse" and not self.p_start > 1:
             raise ValueError(

@@ -61,21 +61,22 @@ def test_the_threshold_is_in_pixels(monkeypatch):
 def test_relaxation_divides_the_radius_of_the_loss(net_config, config, monkeypatch):
     """By 16, then by 16 and by 4 in the epoch of two steps in which p rises, then by 1."""
     config = replace(config, epochs=(1, 1, 1), batch_size=len(TRAIN) // 2)
-    radii = {}
-    for relaxation in (1.0, 16.0):
-        radii[relaxation] = seen = []
-        run = Run(
-            fresh(net_config), TRAIN, replace(config, relaxation=relaxation), 0, None, "cpu", ""
-        )
+
+    def radii(relaxation):
+        seen = []
+        changed = replace(config, relaxation=relaxation)
+        run = Run(fresh(net_config), TRAIN, changed, 0, None, "cpu", "")
         forward = run.objective.forward
         monkeypatch.setattr(
             run.objective, "forward", lambda *args: (seen.append(args[3]), forward(*args))[1]
         )
         for _ in range(6):
             run.train_step()
-    factors = [1 / 16, 1 / 16, 1 / 16, 1 / 4, 1, 1]
-    assert radii[16.0] == pytest.approx([r * f for r, f in zip(radii[1.0], factors, strict=True)])
-    assert radii[1.0][-1] > 0
+        return seen
+
+    whole, factors = radii(1.0), [1 / 16, 1 / 16, 1 / 16, 1 / 4, 1, 1]
+    assert radii(16.0) == pytest.approx([r * f for r, f in zip(whole, factors, strict=True)])
+    assert whole[-1] > 0
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
@@ -109,7 +110,7 @@ def test_what_is_certified_is_told_where_layers_are_lipschitz(net_config, config
     config = replace(config, smoothing=smoothing, p_end=60.0, epochs=(6, 4, 2), lr=0.05)
     rows = fit(fresh(net_config), TRAIN, config, seed=0, test=TEST)
     certified = [row["test_certified"] for row in rows]
-    assert all(0 < share <= row["test_accuracy"] for share, row in zip(certified[-2:], rows[-2:], strict=True))
+    assert all(0 < row["test_certified"] <= row["test_accuracy"] for row in rows[-2:])
     assert all((share is None) == (smoothing == "lp") for share in certified[:-2])
 
 

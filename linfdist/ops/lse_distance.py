@@ -18,7 +18,6 @@ float64 the same holds with 2^-1021 and 600.
 Beyond that bound the direct sum, which subtracts each pair's own maximum, is right for every t.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairs import SHAPES, sample
 
-from linfdist.ops import lp_dist, lse_dist, lse_distance, native, reference
+from linfdist.ops import lp_dist, lse_dist, lse_distance, reference
 from linfdist.ops.lse_distance import RANGES
 
 DTYPES = [torch.float32, torch.float64]
@@ -132,7 +132,7 @@ def test_ties_share_the_gradient_and_x_equal_to_w_has_none(t):
     expected = [1 + math.log(10 * (1 + math.exp(-2 * t))) / t, math.log(20) / t]
     assert distance[0].tolist() == pytest.approx(expected, rel=1e-6)
     distance[0, 1].backward(retain_graph=True)
-    for gradient in (x.grad, w.grad):  # the difference of two equal products, of which one is rounded
+    for gradient in (x.grad, w.grad):  # two equal products, of which one was rounded
         assert (gradient.abs() <= 2**-24 / 10).all()
     distance[0, 0].backward()
     torch.testing.assert_close(x.grad, torch.full_like(x, -math.tanh(t) / 10))
