@@ -14,7 +14,7 @@ from linfdist.robust import HingeLoss, IBPLoss
 from linfdist.robust.checks import check_labels
 
 Net = LinfDistNet | LinfDistNetMLP
-Smoothing = Literal["lp", "lse", "matched_lse"]
+Smoothing = Literal["lp", "lse", "matched_lse", "lp_then_lse"]
 Precision = Literal["highest", "high", "medium"]
 
 
@@ -27,12 +27,13 @@ class TrainConfig:
 
     ``smoothing``: what p < ∞ stands for. "lp" is the paper's l_p distance; "lse" is LogSumExp at
     t = p in all layers, "matched_lse" at t_l = (p − 1) / m_l in layer l, with the running mean m_l
-    of its distances. The weights' "lp" decay is at p in each case.
+    of its distances. "lp_then_lse" is "lp" for the first e1 epochs and "matched_lse" while p rises,
+    from ``p_rise`` instead of p_start. The weights' "lp" decay is at p in each case.
 
-    ``relaxation``: the loss's threshold or eps_train is divided by it for e1 epochs, then by less
-    and less as p rises, and by 1 at p = ∞ (``relaxation_at``). l_p training is relaxed by itself:
-    a layer stretches distances by up to in_features^(1/p), and the loss asks for the same margin.
-    A layer of LogSumExp never stretches.
+    ``relaxation``: at LogSumExp the loss's threshold or eps_train is divided by it for e1 epochs,
+    then by less and less as p rises, down to 1 (``relaxation_at``). l_p training is relaxed by
+    itself: a layer stretches distances by up to in_features^(1/p), and the loss asks for the same
+    margin. A layer of LogSumExp never stretches.
 
     ``matmul_precision``: of a step's matrix products, as torch.set_float32_matmul_precision takes
     it: "highest" is float32, "high" TF32 and "medium" bfloat16 where the processor has units for
@@ -52,6 +53,7 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     train_images: int | None = None
     smoothing: Smoothing = field(default="lp", metadata=OMITTED_AT_DEFAULT)
+    p_rise: float | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
     relaxation: float = field(default=1.0, metadata=OMITTED_AT_DEFAULT)
     matmul_precision: Precision = field(default="highest", metadata=OMITTED_AT_DEFAULT)
 
@@ -82,6 +84,16 @@ class TrainConfig:
                     f"TrainConfig: {name} must be one of {', '.join(get_args(known))}; got "
                     f"{getattr(self, name)!r}."
                 )
+        if (self.smoothing == "lp_then_lse") != (self.p_rise is not None):
+            raise ValueError(
+                'TrainConfig: p_rise must be given for smoothing="lp_then_lse" and for no other; '
+                f"got smoothing={self.smoothing!r} and p_rise={self.p_rise}."
+            )
+        if self.p_rise is not None and not self.p_start < self.p_rise <= self.p_end:
+            raise ValueError(
+                "TrainConfig: p_rise must be above p_start and at most p_end, which are "
+                f"{self.p_start} and {self.p_end}; got {self.p_rise}."
+            )
         if not 1 <= self.relaxation < math.inf:
             raise ValueError(
                 f"TrainConfig: relaxation must be in [1, inf), 1 for none; got {self.relaxation}."
@@ -94,7 +106,8 @@ class TrainConfig:
 
     def smooth(self, p: float) -> float | LogSumExp:
         """What the network is given at the schedule's p."""
-        if math.isinf(p) or self.smoothing == "lp":
+        first = self.smoothing == "lp_then_lse" and p == self.p_start
+        if math.isinf(p) or self.smoothing == "lp" or first:
             return p
         if self.smoothing == "lse":
             return LogSumExp(p)

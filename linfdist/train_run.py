@@ -122,9 +122,11 @@ class Run:
         config = self.config
         epoch, index = divmod(self.step, self.steps_per_epoch)
         done = self.step / self.steps_per_epoch
-        self.p = p_at(done, config.epochs, config.p_start, config.p_end)
+        self.p = p_at(done, config.epochs, config.p_start, config.p_end, config.p_rise)
+        smoothing = config.smooth(self.p)
         self.lr = lr_at(done, config.epochs, config.lr)
-        relaxation = relaxation_at(done, config.epochs, config.relaxation)
+        relaxed = config.relaxation if isinstance(smoothing, LogSumExp) else 1.0
+        relaxation = relaxation_at(done, config.epochs, relaxed)
         if isinstance(config.loss, IBPLoss):
             radius = eps_at(done, config.epochs, float(config.loss.eps_train)) / relaxation
             self.eps = radius
@@ -133,7 +135,7 @@ class Run:
         self.net.train()
         pixels, labels = self.batches.get(epoch, index)
         with _precision(config.matmul_precision):
-            loss, logits = self.objective(pixels, labels, config.smooth(self.p), radius)
+            loss, logits = self.objective(pixels, labels, smoothing, radius)
             self.optimizer.zero_grad()
             # DistributedDataParallel takes the mean over processes; the batch's loss is a sum.
             share = distributed.size() * len(labels) / self.batches.size(index)

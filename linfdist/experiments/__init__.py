@@ -1,4 +1,4 @@
-"""The paper's experiments: one module a table, found by its name."""
+"""The experiments: the paper's, one module a table, and our own studies; found by name."""
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -6,6 +6,7 @@ from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
 
 from linfdist._suggest import unknown
+from linfdist.experiments import smoothing
 from linfdist.experiments.base import SCALES as SCALES
 from linfdist.experiments.base import Experiment as Experiment
 from linfdist.experiments.base import PaperNumbers as PaperNumbers
@@ -28,8 +29,8 @@ TABLES: Mapping[int, ModuleType] = MappingProxyType(
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         experiment.name: experiment
-        for _, table in sorted(TABLES.items())
-        for experiment in table.EXPERIMENTS
+        for module in (*(table for _, table in sorted(TABLES.items())), smoothing)
+        for experiment in module.EXPERIMENTS
     }
 )
 

@@ -10,17 +10,25 @@ import math
 Epochs = tuple[int, int, int]
 
 
-def p_at(progress: float, epochs: Epochs, p_start: float = 8.0, p_end: float = 1000.0) -> float:
-    """p_start, then p_start (p_end / p_start)^((progress − e1) / e2), then ∞.
+def p_at(
+    progress: float,
+    epochs: Epochs,
+    p_start: float = 8.0,
+    p_end: float = 1000.0,
+    p_rise: float | None = None,
+) -> float:
+    """p_start, then p_rise (p_end / p_rise)^((progress − e1) / e2), then ∞.
 
-    p never equals p_end: at the end of the rise it is ∞. p_start = ∞ is ∞ throughout.
+    ``p_rise`` is p_start unless given. p never equals p_end: at the end of the rise it is ∞.
+    p_start = ∞ is ∞ throughout.
     """
     e1, e2, _ = epochs
     if math.isinf(p_start) or progress >= e1 + e2:
         return math.inf
     if progress <= e1:
         return p_start
-    return p_start * (p_end / p_start) ** ((progress - e1) / e2)
+    first = p_start if p_rise is None else p_rise
+    return first * (p_end / first) ** ((progress - e1) / e2)
 
 
 def lr_at(progress: float, epochs: Epochs, lr: float = 0.02) -> float:
