@@ -1,0 +1,147 @@
+"""The paper's tables with the numbers recorded here beside the printed ones."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from linfdist import data, experiments, records
+from linfdist._suggest import unknown
+from linfdist.experiments import Experiment, QuotedRow
+from linfdist.report.formats import (
+    ACCURACIES,
+    format_flops,
+    format_percent,
+    format_pixels,
+    with_percents,
+)
+from linfdist.report.settings import architectures, hyper_parameter_table
+
+_RESULTS = (*ACCURACIES, *(f"{name} sd" for name in ACCURACIES))
+RESULT_COLUMNS = (
+    "data set",
+    "eps",
+    "method",
+    "source",
+    "FLOPs",
+    *(f"paper {name}" for name in ACCURACIES),
+    "scale",
+    "seeds",
+    *_RESULTS,
+    "epochs",
+    "run FLOPs",
+    "minutes",
+    "status",
+)
+SETTING_TABLES = (5, 6)
+
+
+def table(number: int, scale: str = "reduced") -> pd.DataFrame:
+    """A table of the paper, with what is recorded at ``scale`` beside it.
+
+    Tables 1 and 2 have a row for each method; accuracies are fractions. "paper test", "paper
+    robust" and "paper certified" are the printed numbers; "test", "robust" and "certified" are the
+    mean over the recorded seeds, " sd" the standard deviation from two seeds on. A row of this code
+    without a record has no numbers, and "status" says how to make them. "scale" also names the data
+    set, where it is not the paper's, and the number of classes, where a run had not all of them.
+    Tables 5 and 6 compare the settings of the paper's scale in this code with the printed ones.
+
+    Raises:
+        UnknownName: no such table or scale.
+    """
+    known = sorted({*experiments.TABLES, *SETTING_TABLES})
+    if number not in known:
+        raise experiments.UnknownName(unknown("table", str(number), map(str, known)))
+    experiments.check_scale(scale)
+    if number == 5:
+        return architectures()
+    if number == 6:
+        return hyper_parameter_table()
+    return _results(number, scale)
+
+
+def text(number: int, scale: str = "reduced") -> str:
+    """The table for a terminal; what each row of this code ran on, or how to run it, is below."""
+    title, shown = _printed(number, scale)
+    if number in SETTING_TABLES:
+        return f"{title}\n\n{shown.to_string()}"
+    own = shown[shown["source"] == "this code"]
+    notes = [f"{row['method']}, {row['data set']}: {row['status']}" for _, row in own.iterrows()]
+    cells = shown.drop(columns="status").to_string(index=False)
+    return "\n".join([title, "", cells, "", *notes])
+
+
+def show(number: int, scale: str = "reduced") -> Styler:
+    """The table for a notebook; the rows of this code are set in bold."""
+    title, shown = _printed(number, scale)
+    styler = shown.style.set_caption(title)
+    if number in SETTING_TABLES:
+        return styler
+    own = shown["source"] == "this code"
+    return styler.hide(axis="index").apply(lambda column: own.map({True: "font-weight: bold"}))
+
+
+def _results(number: int, scale: str) -> pd.DataFrame:
+    module = experiments.TABLES[number]
+    rows = [*module.QUOTED, *module.EXPERIMENTS]
+    order = {name: rank for rank, name in enumerate(data.DATASETS)}
+    rows.sort(key=lambda row: order[row.dataset])
+    return pd.DataFrame([_result(row, scale) for row in rows], columns=RESULT_COLUMNS)
+
+
+def _result(row: Experiment | QuotedRow, scale: str) -> dict[str, object]:
+    own = isinstance(row, Experiment)
+    cells = {
+        "data set": data.DATASETS[row.dataset].title,
+        "eps": format_pixels(row.eps),
+        "method": row.title,
+        "source": "this code" if own else "quoted",
+        "FLOPs": row.paper.flops,
+        **{f"paper {name}": getattr(row.paper, key) for name, key in ACCURACIES.items()},
+        "status": "",
+    }
+    return cells | _recorded(row, scale) if own else cells
+
+
+def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
+    setting = experiment.scales[scale]
+    runs = records.find_runs(experiment.name, scale)
+    notes = [] if setting.dataset == experiment.dataset else [setting.dataset]
+    all_classes = data.DATASETS[setting.dataset].num_classes
+    for found in sorted({run.config["num_classes"] for run in runs} - {all_classes}):
+        notes.append(f"{found} of {all_classes} classes")
+    cells: dict[str, object] = {"scale": f"{scale} ({', '.join(notes)})" if notes else scale}
+    if not runs:
+        return cells | {"seeds": 0, "status": f"not yet run: {experiment.command(scale)}"}
+    cells |= results_of(runs)
+    return cells | {
+        "seeds": len(runs),
+        "run FLOPs": runs[0].config["flops"],
+        "minutes": sum(run.seconds for run in runs) / len(runs) / 60,
+        "status": f"run on {', '.join(sorted({run.environment['device'] for run in runs}))}",
+    }
+
+
+def results_of(runs: Sequence[records.Run]) -> dict[str, float]:
+    """Means over an experiment's runs: accuracies, with their deviations, and epochs."""
+    metrics = pd.DataFrame([run.metrics for run in runs])
+    cells: dict[str, float] = {}
+    for name, key in ACCURACIES.items():
+        cells[name] = metrics[key].mean()
+        cells[f"{name} sd"] = metrics[key].std()
+    return cells | {"epochs": round(sum(len(run.epochs) for run in runs) / len(runs))}
+
+
+def _printed(number: int, scale: str) -> tuple[str, pd.DataFrame]:
+    """The title and the cells of a table as text."""
+    numbers = table(number, scale)
+    if number == 5:
+        return "Table 5. Details of network architectures", numbers
+    if number == 6:
+        return "Table 6. Hyper-parameters of Tables 1 and 2", numbers.T
+    shown = with_percents(numbers)
+    for name in ACCURACIES:
+        shown[f"paper {name}"] = numbers[f"paper {name}"].map(format_percent)
+    shown["run FLOPs"] = numbers["run FLOPs"].map(lambda n: "" if pd.isna(n) else format_flops(n))
+    title = f"{experiments.TABLES[number].TITLE} (accuracies in percent)"
+    return title, shown.fillna("")

@@ -1,0 +1,114 @@
+"""Tables 5 and 6: the networks and the training settings beside the paper's."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+import torch
+
+from linfdist import data, experiments
+from linfdist.experiments import printed
+from linfdist.nn import NetConfig, build_net, flop_count
+from linfdist.report.formats import format_flops, format_pixels
+from linfdist.training import HingeLoss, TrainConfig
+
+SMOOTHINGS = {
+    "lse": "LogSumExp, t = p",
+    "matched_lse": "LogSumExp, matched to p",
+    "lp_then_lse": "ℓp for e1 epochs, then LogSumExp, matched to p",
+}
+
+
+def layers(net: NetConfig, num_classes: int, *, in_channels: int | None = None) -> list[str]:
+    """A network's layers in the words of Tables 5 and 8.
+
+    Raises:
+        ValueError: a convolutional network without the images' ``in_channels``.
+    """
+    hidden = [*_convolutions(net, in_channels), *(f"ℓ∞-dist({n})+Norm" for n in net.hidden)]
+    if net.kind == "net":
+        return [*hidden, f"ℓ∞-dist({num_classes})"]
+    return [*hidden, f"FC({net.mlp_hidden})+Tanh", f"FC({num_classes})"]
+
+
+def _convolutions(net: NetConfig, in_channels: int | None) -> Iterator[str]:
+    if net.channels and in_channels is None:
+        raise ValueError(
+            "layers: in_channels must be the images' number of channels for 'conv_net_mlp', whose "
+            "layers Table 8 prints with it; got None. Pass info.input_shape[0]."
+        )
+    for out_channels, stride in net.channels:
+        strided = "" if stride == 1 else f", stride={stride}"
+        yield f"ℓ∞-dist-conv({in_channels}, {out_channels}, kernel=3{strided})+Norm"
+        in_channels = out_channels
+
+
+def architectures() -> pd.DataFrame:
+    """Table 5 beside the networks of the paper's scale."""
+    columns = {}
+    for name, wanted in printed.TABLE5.items():
+        experiment = experiments.get(name)
+        info = data.DATASETS[experiment.dataset]
+        config = experiment.scales["paper"].net
+        with torch.device("meta"):  # shapes without the weights
+            net = build_net(
+                config,
+                input_shape=info.input_shape,
+                num_classes=info.num_classes,
+                mean=info.mean,
+                std=info.std,
+            )
+        flops = flop_count(net, info.input_shape)
+        heading = f"{experiment.title} ({info.title})"
+        columns[heading, "paper"] = _numbered(wanted) | {"FLOPs": experiment.paper.flops}
+        ours = layers(config, info.num_classes, in_channels=info.input_shape[0])
+        columns[heading, "this code"] = _numbered(ours) | {
+            "FLOPs": f"{format_flops(flops)} = {flops:,}"
+        }
+    rows = [*_numbered([""] * 7), "FLOPs"]
+    return pd.DataFrame(columns, index=rows).fillna("")
+
+
+def _numbered(layers: list[str] | tuple[str, ...]) -> dict[str, str]:
+    return {f"Layer {number}": layer for number, layer in enumerate(layers, 1)}
+
+
+def hyper_parameters(train: TrainConfig) -> dict[str, str]:
+    """A training configuration in Table 6's words."""
+    beta1, beta2 = train.betas
+    hinge = isinstance(train.loss, HingeLoss)
+    e1, e2, e3 = train.epochs
+    return {
+        "Optimizer": f"Adam(β1 = {beta1:g}, β2 = {beta2:g}, ε = {train.adam_eps:g})",
+        "Batch size": f"{train.batch_size}",
+        "Learning rate": f"{train.lr:g}",
+        "Weight decay": f"{train.weight_decay:g}",
+        **_smoothing(train),
+        "p_start": f"{train.p_start:g}",
+        "p_end": f"{train.p_end:g}",
+        "ε_train": "" if hinge else format_pixels(train.loss.eps_train),
+        "κ": "" if hinge else f"{train.loss.kappa:g}",
+        "t": format_pixels(train.loss.threshold) if hinge else "",
+        "e1": f"{e1}",
+        "e2": f"{e2}",
+        "e3": f"{e3}",
+        "Total epochs": f"{e1 + e2 + e3}",
+    }
+
+
+def _smoothing(train: TrainConfig) -> dict[str, str]:
+    """What is not the paper's; nothing for the paper's own smoothing."""
+    if train.smoothing == "lp":
+        return {}
+    said = {"Smoothing": SMOOTHINGS[train.smoothing], "Relaxation": f"{train.relaxation:g}"}
+    return said if train.p_rise is None else said | {"p_rise": f"{train.p_rise:g}"}
+
+
+def hyper_parameter_table() -> pd.DataFrame:
+    """Table 6 beside the settings of the paper's scale."""
+    columns = {}
+    for name, wanted in printed.TABLE6.items():
+        experiment = experiments.get(name)
+        heading = f"{data.DATASETS[experiment.dataset].title}, {experiment.title}"
+        columns[heading, "paper"] = dict(wanted)
+        columns[heading, "this code"] = hyper_parameters(experiment.scales["paper"].train)
+    return pd.DataFrame(columns)

@@ -1,0 +1,46 @@
+"""Our own experiments: what is recorded of them, side by side."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from linfdist import records
+from linfdist.experiments import Experiment
+from linfdist.report.formats import ACCURACIES, with_percents
+from linfdist.report.results import results_of
+
+COLUMNS = (
+    "training",
+    "seeds",
+    "epochs",
+    *ACCURACIES,
+    *(f"{name} sd" for name in ACCURACIES),
+    "minutes",
+    "command",
+)
+
+
+def study(rows: Sequence[Experiment], scale: str = "reduced") -> pd.DataFrame:
+    """What is recorded of ``rows`` at ``scale``, a row for each, named by its title.
+
+    "test", "robust" and "certified" are means over the recorded seeds, " sd" their standard
+    deviation from two seeds on; "minutes" are of training alone. Without a record "seeds" is 0, and
+    "command" makes one.
+    """
+    found = []
+    for row in rows:
+        runs = records.find_runs(row.name, scale)
+        cells = {"training": row.title, "seeds": len(runs), "command": row.command(scale)}
+        if runs:
+            seconds = [run.environment["training_seconds"] for run in runs]
+            cells |= results_of(runs) | {"minutes": sum(seconds) / len(runs) / 60}
+        found.append(cells)
+    return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+def show_study(rows: Sequence[Experiment], scale: str = "reduced") -> Styler:
+    """``study`` for a notebook, accuracies in percent; rows without a record are left out."""
+    numbers = study(rows, scale)
+    shown = with_percents(numbers[numbers["seeds"] > 0].drop(columns="command"))
+    return shown.style.hide(axis="index")
