@@ -41,6 +41,14 @@ inline float max_nan(float a, float b) {
   return a > b || (a == b && !signbit(a)) ? a : b;  // +0 is larger than −0
 }
 
+inline uint32_t bfloat16_pair(float low, float high) {
+  const auto rounded = [](float v) {
+    const uint32_t bits = __float_as_uint(v);
+    return isnan(v) ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  };
+  return rounded(low) | rounded(high) << 16;
+}
+
 template <class T>
 T* dynamic_shared() {
   return static_cast<T*>(emulator::dynamic_shared());
