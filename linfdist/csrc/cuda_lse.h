@@ -34,7 +34,9 @@ template <class T, class Factor>
 void lse_factors(const T* rows, const T* centre, Factor* factors, T* reach, int64_t count,
                  int64_t length, double t, double least, double shift, void* stream);
 
-// grad = products[:, :length] factors[:, length:] − products[:, length:] factors[:, :length].
+// grad = products[:, :length] factors[:, length:] − products[:, length:] factors[:, :length]: the
+// gradient of the rows that these are the factors of, where the products are those of −grad / total
+// with the factors of the other rows.
 template <class T, class Factor>
 void lse_combine(const T* products, const Factor* factors, T* grad, int64_t count, int64_t length,
                  void* stream);
