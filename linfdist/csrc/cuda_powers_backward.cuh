@@ -25,10 +25,11 @@ __device__ __forceinline__ float inverse_of(float distance) {
   return distance >= kSmallest<float> ? 1.f / distance : 0.f;
 }
 
-// A term says what a pair needs of g and distance, its coefficients (at: where the pair is in a row-major
-// matrix, −1 if it does not exist: then its terms are 0), and adds the terms of four pairs. look(c), c the coefficients of the
-// warp's samples for one neuron, returns what all add() of that neuron are told. With kConditional there is
-// done(): nothing is left to do.
+// A term has: kCoefficients, what a pair needs of g and distance; coefficients(g, distance, at, c), which
+// finds them for the pair at `at` of the matrix of outputs, or for one that does not exist, at = −1,
+// such that its terms are 0; look(c), called by a warp with a neuron's first coefficients of its 32
+// samples, whose result every add() of that neuron gets; add(x, w, c, gx, gw, result), four samples.
+// With kConditional there is done(): nothing is left to do.
 
 // P = 1, 2, 4, 8.
 template <int P>
