@@ -80,6 +80,19 @@ KERNELS = (
            coefficients=2),
     Kernel(title="large p, both gradients, all counts", symbol=GRADIENTS + "8RealTermILb1E",
            coefficients=2, taken=1, ideal={"MUFU": 2}),
+    Kernel(title="LogSumExp, forward, none counts", symbol=TILES + "9LogSumExpE"),
+    Kernel(title="LogSumExp, forward, one counts", taken=1,
+           symbol=TILES + "9LogSumExpE", ideal={"MUFU": 1}),
+    Kernel(title="LogSumExp, forward, two and a new top", taken=3,
+           symbol=TILES + "9LogSumExpE", ideal={"MUFU": 2}),
+    Kernel(title="LogSumExp, both gradients, none counts",
+           symbol=GRADIENTS + "13LogSumExpTermE", coefficients=2),
+    Kernel(title="LogSumExp, both gradients, one counts", symbol=GRADIENTS + "13LogSumExpTermE",
+           coefficients=2, taken=1, ideal={"MUFU": 1}),
+    Kernel(title="LogSumExp, both gradients, two count", symbol=GRADIENTS + "13LogSumExpTermE",
+           coefficients=2, taken=2, ideal={"MUFU": 2}),
+    Kernel(title="LogSumExp, tops for the backward pass",
+           symbol=TILES + "18ConditionalMaximumE", ideal={"FMA": 1, "ALU": 1}),
 )  # fmt: skip
 
 

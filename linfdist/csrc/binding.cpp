@@ -12,10 +12,19 @@
 #if defined(LINFDIST_CUDA)
 #include "cuda_adamw.h"
 #include "cuda_kernels.h"
+#include "cuda_lse.h"
 #endif
 
 namespace nb = nanobind;
 using namespace nb::literals;
+
+#if defined(LINFDIST_CUDA)
+template <>
+struct nanobind::detail::dtype_traits<linfdist::cuda::BFloat16> {
+  static constexpr dlpack::dtype value{uint8_t(dlpack::dtype_code::Bfloat), 16, 1};
+  static constexpr auto name = const_name("bfloat16");
+};
+#endif
 
 namespace {
 
@@ -185,6 +194,49 @@ void cuda_adamw(CudaMatrix<T> weight, CudaMatrix<const T> grad, CudaMatrix<T> ex
                         reinterpret_cast<void*>(stream));
 }
 
+template <class T, class Factor>
+void cuda_lse_factors(CudaMatrix<const T> rows, CudaMatrix<const T> centre,
+                      CudaMatrix<Factor> factors, CudaMatrix<T> reach, double t, double least,
+                      double shift, uintptr_t stream) {
+  linfdist::cuda::lse_factors(rows.data(), centre.data(), factors.data(), reach.data(),
+                              int64_t(rows.shape(0)), int64_t(rows.shape(1)), t, least, shift,
+                              as_stream(stream));
+}
+
+template <class T, class Factor>
+void cuda_lse_combine(CudaMatrix<const T> products, CudaMatrix<const Factor> factors,
+                      CudaMatrix<T> grad, uintptr_t stream) {
+  linfdist::cuda::lse_combine(products.data(), factors.data(), grad.data(), int64_t(grad.shape(0)),
+                              int64_t(grad.shape(1)), as_stream(stream));
+}
+
+template <class T>
+void cuda_lse_forward(CudaMatrix<const T> x, CudaMatrix<const T> weight, CudaMatrix<T> distance,
+                      CudaMatrix<T> total, CudaMatrix<const int32_t> fits, double t,
+                      uintptr_t stream) {
+  linfdist::cuda::lse_forward(x.data(), weight.data(), distance.data(), total.data(), fits.data(),
+                              sizes<T>(x, weight), t, as_stream(stream));
+}
+
+template <class T>
+void cuda_lse_backward(CudaMatrix<const T> grad, CudaMatrix<const T> x, CudaMatrix<const T> weight,
+                       CudaMatrix<const T> total, CudaMatrix<T> grad_x, CudaMatrix<T> grad_weight,
+                       CudaBytes workspace, CudaMatrix<const int32_t> fits, double t,
+                       uintptr_t stream) {
+  linfdist::cuda::lse_backward(grad.data(), x.data(), weight.data(), total.data(), grad_x.data(),
+                               grad_weight.data(), workspace.data(), fits.data(),
+                               sizes<T>(x, weight), t, as_stream(stream));
+}
+
+template <class T, class Factor>
+void define_cuda_factors(nb::module_& m) {
+  const auto factors = "factors"_a.noconvert();
+  m.def("lse_factors", cuda_lse_factors<T, Factor>, "rows"_a.noconvert(), "centre"_a.noconvert(),
+        factors, "reach"_a.noconvert(), "t"_a, "least"_a, "shift"_a, "stream"_a);
+  m.def("lse_combine", cuda_lse_combine<T, Factor>, "products"_a.noconvert(), factors,
+        "grad"_a.noconvert(), "stream"_a);
+}
+
 #endif
 
 // Overloads of one name: nanobind picks by dtype and device.
@@ -223,6 +275,11 @@ void define(nb::module_& m) {
         "stream"_a);
   m.def("adamw", cuda_adamw<T>, weight, grad, exp_avg, exp_avg_sq, "p"_a, "rate"_a, "lr"_a,
         "beta1"_a, "beta2"_a, "eps"_a, "steps"_a, "stream"_a);
+  const auto fits = "fits"_a.noconvert();
+  m.def("lse_forward", cuda_lse_forward<T>, x, weight, distance, total, fits, "t"_a, "stream"_a);
+  m.def("lse_backward", cuda_lse_backward<T>, grad, x, weight, total, grad_x, grad_weight, workspace,
+        fits, "t"_a, "stream"_a);
+  define_cuda_factors<T, T>(m);
 #endif
 }
 
@@ -241,6 +298,14 @@ NB_MODULE(_native, m) {
       },
       "batch"_a, "out_features"_a, "in_features"_a, "p"_a, "bytes_per_element"_a,
       "Bytes of device memory that backward needs beside its results.");
+  m.def(
+      "lse_workspace",
+      [](int64_t batch, int64_t out_features, int64_t in_features, int64_t element) {
+        return linfdist::cuda::lse_workspace({batch, out_features, in_features}, element);
+      },
+      "batch"_a, "out_features"_a, "in_features"_a, "bytes_per_element"_a,
+      "Bytes of device memory that lse_backward needs beside its results.");
+  define_cuda_factors<float, linfdist::cuda::BFloat16>(m);
 #else
   m.attr("cuda_architectures") = "";
 #endif

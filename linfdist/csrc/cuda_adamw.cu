@@ -10,37 +10,15 @@
 #include <cuda_runtime.h>
 
 #include "cuda_adamw.h"
-#include "cuda_device.cuh"
+#include "cuda_rows.cuh"
 
 namespace linfdist::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffff;
 constexpr int64_t kStagedBytes = 48 * 1024;  // longer rows are read again, through the L2 cache
 
-template <class T, int kWidth>
-struct alignas(kWidth * sizeof(T)) Pack {
-  T v[kWidth];
-};
-
-// op over the values of a block of whole warps, in one order for all threads. Shared memory and
-// barrier serve one call of each op.
-template <class V, class Op>
-__device__ __forceinline__ V reduce_block(V value, const Op& op) {
-  __shared__ V of_warp[kThreads / kWarp];
-  for (unsigned lane = kWarp / 2; lane > 0; lane /= 2)
-    value = op(value, __shfl_xor_sync(kAllLanes, value, lane));
-  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = value;
-  __syncthreads();
-  value = of_warp[0];
-  for (unsigned warp = 1; warp < blockDim.x / kWarp; ++warp) value = op(value, of_warp[warp]);
-  return value;
-}
-
 template <class T, int kWidth, Decay kDecay>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kRowThreads)
     adamw_rows(T* __restrict__ weight, const T* __restrict__ grad, T* __restrict__ exp_avg,
                T* __restrict__ exp_avg_sq, int64_t length, bool staged, const AdamW<T> step) {
   using Values = Pack<T, kWidth>;
@@ -109,10 +87,9 @@ void adamw(T* weight, const T* grad, T* exp_avg, T* exp_avg_sq, int64_t rows, in
   if (rows == 0 || length == 0) return;
   const auto run = [&]<int kWidth, Decay kDecay>() {
     const int64_t packs = length / kWidth;
-    const int64_t threads = packs < kThreads ? (packs + kWarp - 1) / kWarp * kWarp : kThreads;
     const int64_t bytes = kDecay == Decay::kPlain ? 0 : length * int64_t(sizeof(T));
     const bool staged = 0 < bytes && bytes <= kStagedBytes;
-    launch(adamw_rows<T, kWidth, kDecay>, dim3(unsigned(rows)), dim3(unsigned(threads)),
+    launch(adamw_rows<T, kWidth, kDecay>, dim3(unsigned(rows)), dim3(unsigned(row_threads(packs))),
            staged ? size_t(bytes) : 0, stream, weight, grad, exp_avg, exp_avg_sq, length, staged,
            step);
   };
@@ -124,9 +101,7 @@ void adamw(T* weight, const T* grad, T* exp_avg, T* exp_avg_sq, int64_t rows, in
     else
       run.template operator()<kWidth, Decay::kLargest>();
   };
-  const auto addresses = uintptr_t(weight) | uintptr_t(grad) | uintptr_t(exp_avg) |
-                         uintptr_t(exp_avg_sq) | uintptr_t(length * sizeof(T));
-  if (addresses % 16 == 0)
+  if (on_16_bytes(weight, grad, exp_avg, exp_avg_sq) && length * sizeof(T) % 16 == 0)
     run_decay.template operator()<16 / sizeof(T)>();
   else
     run_decay.template operator()<1>();

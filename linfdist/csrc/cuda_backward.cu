@@ -1,8 +1,10 @@
-// The backward op at finite p in float: shapes, workspace, and which term.
+// The backward ops in float: shapes, workspace, and which term.
 #include <cmath>
 
 #include "cuda_first_backward.cuh"
 #include "cuda_kernels.h"
+#include "cuda_lse.cuh"
+#include "cuda_lse.h"
 #include "cuda_powers_backward.cuh"
 
 namespace linfdist::cuda {
@@ -21,13 +23,12 @@ size_t shared_bytes(int warps, int coefficients) {
 // Everything that sizes the launch and the workspace.
 struct Plan {
   PowerShapes shapes;
-  int coefficients, neuron_segments, sample_segments;
+  int neuron_segments, sample_segments;
   float* coefficient;
   Segmented<float> x, weight;
   int64_t bytes;
 
-  Plan(Sizes n, double p, float* grad_x, float* grad_weight, void* memory)
-      : coefficients(coefficient_count(p)) {
+  Plan(Sizes n, int coefficients, float* grad_x, float* grad_weight, void* memory) {
     int warps = int(std::min<int64_t>(kMostWarps, (n.batch + kSamples - 1) / kSamples));
     const size_t limit = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     while (warps > 1 && shared_bytes(warps, coefficients) > limit) --warps;
@@ -57,7 +58,8 @@ struct Plan {
 
 template <class Term>
 void gradients(const Term& term, const float* grad, const float* x, const float* weight,
-               const float* distance, const Plan& plan, void* stream) {
+               const float* distance, const Plan& plan, void* stream,
+               const int32_t* done = nullptr) {
   const PowerShapes& shapes = plan.shapes;
   const Sizes& n = shapes.n;
   launch(power_coefficients<Term>, dim3(blocks(shapes.padded, 32), blocks(n.out_features, 32)),
@@ -68,8 +70,8 @@ void gradients(const Term& term, const float* grad, const float* x, const float*
          dim3(32 * shapes.warps), shared_bytes(shapes.warps, Term::kCoefficients), stream, term, x,
          weight, static_cast<const float*>(plan.coefficient), plan.x.target(), plan.weight.target(),
          shapes);
-  plan.x.add(stream);
-  plan.weight.add(stream);
+  plan.x.add(stream, done);
+  plan.weight.add(stream, done);
 }
 
 }  // namespace
@@ -79,7 +81,7 @@ int64_t backward_workspace(Sizes n, double p, int64_t bytes_per_element) {
   if (std::isinf(p))
     return single ? FirstPlan<float>(n, nullptr, nullptr, nullptr).bytes
                   : FirstPlan<double>(n, nullptr, nullptr, nullptr).bytes;
-  return single ? Plan(n, p, nullptr, nullptr, nullptr).bytes : 0;
+  return single ? Plan(n, coefficient_count(p), nullptr, nullptr, nullptr).bytes : 0;
 }
 
 void backward(const float* grad, const float* x, const float* weight, const float* distance,
@@ -87,7 +89,7 @@ void backward(const float* grad, const float* x, const float* weight, const floa
               double p, void* stream) {
   if (std::isinf(p))
     return first_backward(grad, x, weight, index, grad_x, grad_weight, workspace, n, stream);
-  const Plan plan(n, p, grad_x, grad_weight, workspace);
+  const Plan plan(n, coefficient_count(p), grad_x, grad_weight, workspace);
   const auto run = [&](const auto& term) {
     gradients(term, grad, x, weight, distance, plan, stream);
   };
@@ -105,6 +107,25 @@ void backward(const float* grad, const float* x, const float* weight, const floa
     run(RealTerm<false>{power, float(cutoff), ratio});
   else
     run(RealTerm<true>{power, float(cutoff), ratio});
+}
+
+int64_t lse_workspace(Sizes n, int64_t bytes_per_element) {
+  const int64_t plan = bytes_per_element == sizeof(float)
+                           ? Plan(n, LogSumExpTerm::kCoefficients, nullptr, nullptr, nullptr).bytes
+                           : 0;
+  Workspace workspace(nullptr);
+  workspace.take<char>(n.batch * n.out_features * bytes_per_element);
+  return workspace.bytes() + plan;
+}
+
+void lse_backward(const float* grad, const float* x, const float* weight, const float* total,
+                  float* grad_x, float* grad_weight, void* memory, const int32_t* fits, Sizes n,
+                  double t, void* stream) {
+  Workspace workspace(memory);
+  float* const top = workspace.take<float>(n.batch * n.out_features);
+  lse_tops(x, weight, top, fits, n, stream);
+  const Plan plan(n, LogSumExpTerm::kCoefficients, grad_x, grad_weight, workspace.rest());
+  gradients(LogSumExpTerm(total, fits, t), grad, x, weight, top, plan, stream, fits);
 }
 
 }  // namespace linfdist::cuda

@@ -71,6 +71,21 @@ __device__ __forceinline__ float max_nan(float a, float b) {
 #endif
 }
 
+// Both rounded to their upper 16 bits, to nearest or even; `low` in the lower half.
+__device__ __forceinline__ uint32_t bfloat16_pair(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+#else
+  const auto rounded = [](float v) {
+    const uint32_t bits = __float_as_uint(v);
+    return v != v ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  };
+  return rounded(low) | rounded(high) << 16;
+#endif
+}
+
 // The launch's dynamic shared memory, aligned for float4.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {

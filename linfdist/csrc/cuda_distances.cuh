@@ -47,6 +47,8 @@ __device__ __forceinline__ float4 quad(const float* at) { return *reinterpret_ca
 template <class Norm>
 __global__ void __launch_bounds__(kThreads, Norm::kBlocks)
     distance_tiles(const Norm norm, const Operands<Norm> in) {
+  if constexpr (Norm::kConditional)
+    if (norm.done()) return;
   constexpr int kPlanes = Norm::kPlanes;
   constexpr int kSide = kTile / kColumns;  // threads along n; along m there are 8
   __shared__ __align__(16) float slices[kStages][kPlanes + 1][kTile * kStride];
@@ -82,8 +84,9 @@ __global__ void __launch_bounds__(kThreads, Norm::kBlocks)
     wait_copies<kStages - 2>();
     __syncthreads();  // this slice is here, and all are done with the one before, which goes next
     copy(k0 + (kStages - 1) * kSlice, stage == 0 ? kStages - 1 : stage - 1);
+    const int depth = Norm::kZerosCount ? min(kSlice, length - k0) : kSlice;
 #pragma unroll 1
-    for (int k = 0; k < kSlice; k += 4) {
+    for (int k = 0; k < depth; k += 4) {
       float4 x[kRows][kPlanes];
 #pragma unroll
       for (int r = 0; r < kRows; ++r)
@@ -144,6 +147,8 @@ __device__ __forceinline__ State exchanged(const State& state, int mask) {
 template <class Norm, bool kOneSample>
 __global__ void __launch_bounds__(32 * kRowWarps)
     distance_rows(const Norm norm, const Operands<Norm> in) {
+  if constexpr (Norm::kConditional)
+    if (norm.done()) return;
   constexpr int kPlanes = Norm::kPlanes;
   const int lane = threadIdx.x % 32;
   const int length = int(in.n.in_features);

@@ -3,6 +3,7 @@
 
 #include "cuda_first_backward.cuh"
 #include "cuda_kernels.h"
+#include "cuda_lse.h"
 #include "cuda_tiles.cuh"
 
 namespace linfdist::cuda {
@@ -114,6 +115,70 @@ struct PowerGradient {
   }
 };
 
+// top + log(total) / t and total = Σ_k e^(t(|d| − top)) + e^(−t(|d| + top)), top the largest |d| so far.
+struct LogSumExp {
+  using A = double;
+  using B = double;
+  struct State {
+    double sum, top;
+  };
+  static constexpr bool kAContiguousInK = true, kBContiguousInK = true;
+  const double *x, *weight;
+  double *distance, *total;
+  Sizes n;
+  double t;
+
+  __device__ double a(int64_t m, int64_t k) const { return x[m * n.in_features + k]; }
+  __device__ double b(int64_t j, int64_t k) const { return weight[j * n.in_features + k]; }
+  __device__ State start(int64_t, int64_t) const { return {0, 0}; }
+  __device__ void step(State& s, double a, double b, int64_t, int64_t) const {
+    const double d = fabs(a - b);
+    if (s.top == s.top && !(d <= s.top)) {  // a NaN stays
+      s.sum *= exp(t * (s.top - d));
+      s.top = d;
+    }
+    s.sum += exp(t * (d - s.top)) + exp(-t * (d + s.top));
+  }
+  __device__ void finish(int64_t m, int64_t j, const State& s) const {
+    const bool finite = s.top < INFINITY;
+    distance[m * n.out_features + j] = finite ? s.top + log(s.sum) / t : s.top;
+    total[m * n.out_features + j] = finite ? s.sum : s.top;
+  }
+};
+
+struct Share {
+  double grad, top;
+};
+
+// Σ_k g / total sign(d) (e^(t(|d| − top)) − e^(−t(|d| + top))); the rest as for PowerGradient.
+template <bool kOfWeight>
+struct LogSumExpGradient {
+  using A = Share;
+  using B = double;
+  struct State {
+    double sum, own;
+  };
+  static constexpr bool kAContiguousInK = !kOfWeight, kBContiguousInK = false;
+  const double *grad, *total, *top, *own, *other;
+  double* out;
+  Sizes n;
+  double t;
+
+  __device__ A a(int64_t m, int64_t k) const {
+    const int64_t at = kOfWeight ? k * n.out_features + m : m * n.out_features + k;
+    return {grad[at] / total[at], top[at]};
+  }
+  __device__ double b(int64_t i, int64_t k) const { return other[k * n.in_features + i]; }
+  __device__ State start(int64_t m, int64_t i) const { return {double(0), own[m * n.in_features + i]}; }
+  __device__ void step(State& s, A a, double b, int64_t, int64_t) const {
+    const double d = s.own - b, r = fabs(d);
+    s.sum += copysign(exp(t * (r - a.top)) - exp(-t * (r + a.top)), d) * a.grad;
+  }
+  __device__ void finish(int64_t m, int64_t i, const State& s) const {
+    out[m * n.in_features + i] = s.sum;
+  }
+};
+
 struct Box {
   double lower, upper;
 };
@@ -151,9 +216,10 @@ struct Interval {
 };
 
 template <class Op>
-void reduce(const Op& op, int64_t M, int64_t N, int64_t K, void* stream) {
+void reduce(const Op& op, int64_t M, int64_t N, int64_t K, void* stream,
+            const int32_t* done = nullptr) {
   launch(reduce_tiles<Op>, dim3(blocks(M, kTile), blocks(N, kTile)), dim3(kSide, kSide), 0, stream, op,
-         M, N, K);
+         M, N, K, done);
 }
 
 // Calls run<P>() with P = p for the integers that have a fast power, P = 0 for the rest.
@@ -203,6 +269,24 @@ void interval(const double* lower, const double* upper, const double* weight, do
               double* distance_upper, Sizes n, void* stream) {
   reduce(Interval{lower, upper, weight, distance_lower, distance_upper, n}, n.batch, n.out_features,
          n.in_features, stream);
+}
+
+void lse_forward(const double* x, const double* weight, double* distance, double* total,
+                 const int32_t* fits, Sizes n, double t, void* stream) {
+  reduce(LogSumExp{x, weight, distance, total, n, t}, n.batch, n.out_features, n.in_features, stream,
+         fits);
+}
+
+void lse_backward(const double* grad, const double* x, const double* weight, const double* total,
+                  double* grad_x, double* grad_weight, void* workspace, const int32_t* fits, Sizes n,
+                  double t, void* stream) {
+  double* const top = static_cast<double*>(workspace);
+  reduce(Maximum<false>{x, weight, top, nullptr, n}, n.batch, n.out_features, n.in_features, stream,
+         fits);
+  reduce(LogSumExpGradient<false>{grad, total, top, x, weight, grad_x, n, t}, n.batch, n.in_features,
+         n.out_features, stream, fits);
+  reduce(LogSumExpGradient<true>{grad, total, top, weight, x, grad_weight, n, t}, n.out_features,
+         n.in_features, n.batch, stream, fits);
 }
 
 }  // namespace linfdist::cuda

@@ -3,6 +3,8 @@
 
 #include "cuda_distances.cuh"
 #include "cuda_kernels.h"
+#include "cuda_lse.cuh"
+#include "cuda_lse.h"
 
 namespace linfdist::cuda {
 namespace {
@@ -14,6 +16,10 @@ constexpr double kSkipFrom = 96;
 constexpr int64_t kFewTiles = 48, kThin = kTile / 2, kLong = 128;
 
 bool aligned(const float* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
+
+bool vectors(const float* x, const float* weight, Sizes n) {
+  return n.in_features % 4 == 0 && aligned(x) && aligned(weight);
+}
 
 template <class Norm>
 void reduce(const Norm& norm, const Operands<Norm>& in, void* stream) {
@@ -53,7 +59,7 @@ void real_power_sum(const float* x, const float* weight, float* distance, Sizes 
 void forward(const float* x, const float* weight, float* distance, int32_t* index, Sizes n, double p,
              void* stream) {
   constexpr double kAlmostInfinite = 1e8;  // n^(1/p) is 1 in float for any n
-  const bool vectors = n.in_features % 4 == 0 && aligned(x) && aligned(weight);
+  const bool vectors = cuda::vectors(x, weight, n);
   if (index)
     reduce<FirstMaximum<kSlice>>({x, weight, distance, index, n, vectors}, {{x}, weight, n, vectors},
                                  stream);
@@ -75,10 +81,20 @@ void forward(const float* x, const float* weight, float* distance, int32_t* inde
 
 void interval(const float* lower, const float* upper, const float* weight, float* distance_lower,
               float* distance_upper, Sizes n, void* stream) {
-  const bool vectors =
-      n.in_features % 4 == 0 && aligned(lower) && aligned(upper) && aligned(weight);
+  const bool vectors = cuda::vectors(lower, weight, n) && aligned(upper);
   reduce<Interval>({distance_lower, distance_upper, n.out_features}, {{lower, upper}, weight, n, vectors},
                    stream);
+}
+
+void lse_forward(const float* x, const float* weight, float* distance, float* total,
+                 const int32_t* fits, Sizes n, double t, void* stream) {
+  reduce<LogSumExp>({distance, total, fits, n, t}, {{x}, weight, n, vectors(x, weight, n)}, stream);
+}
+
+void lse_tops(const float* x, const float* weight, float* top, const int32_t* fits, Sizes n,
+              void* stream) {
+  reduce<ConditionalMaximum>({top, fits, n.out_features}, {{x}, weight, n, vectors(x, weight, n)},
+                             stream);
 }
 
 }  // namespace linfdist::cuda

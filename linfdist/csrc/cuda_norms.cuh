@@ -6,7 +6,8 @@
 // features, where zeros in both change nothing; passed(state, k0), after the features from k0 on;
 // join(state, other); finish(m, n, state), which writes, and says whether to call mend(m, n) when the
 // states are gone. One with kSearches has search(m, n, valid, part), called by four lanes together for
-// an output that is written.
+// an output that is written. With kZerosCount zeros do change something: then they are those that fill
+// the last feature's four, and no others. With kConditional there is done(): nothing is left to do.
 #pragma once
 
 #include "cpu_kernels.h"
@@ -31,7 +32,7 @@ __device__ __forceinline__ float4 features_at(const float* row, int k, int lengt
 
 // What norms have in common that need neither a search nor mending.
 struct Plain {
-  static constexpr bool kSearches = false;
+  static constexpr bool kSearches = false, kZerosCount = false, kConditional = false;
   __device__ void mend(int64_t, int64_t) const {}
 };
 
@@ -130,7 +131,7 @@ struct FirstMaximum : Maximum {
 template <int P>
 struct PowerSum {
   static constexpr int kPlanes = 1, kBlocks = 5;
-  static constexpr bool kSearches = false;
+  static constexpr bool kSearches = false, kZerosCount = false, kConditional = false;
   struct State {
     float sum;
   };
@@ -184,7 +185,7 @@ struct PowerSum {
 template <bool kSkips>
 struct RealPowerSum {
   static constexpr int kPlanes = 1, kBlocks = 3;
-  static constexpr bool kSearches = false;
+  static constexpr bool kSearches = false, kZerosCount = false, kConditional = false;
   static constexpr int kPolynomials = 2;
   static constexpr float kStale = kSkips ? 1.f : 64.f;
   struct State {

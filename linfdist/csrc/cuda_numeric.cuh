@@ -8,6 +8,8 @@
 
 namespace linfdist::cuda {
 
+constexpr double kLog2E = 1.4426950408889634;
+
 template <class T>
 constexpr T kSmallest = sizeof(T) == 4 ? T(4 * FLT_MIN) : T(4 * DBL_MIN);  // its inverse is finite
 

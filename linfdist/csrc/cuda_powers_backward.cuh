@@ -20,13 +20,26 @@ namespace linfdist::cuda {
 
 constexpr int kSamples = 32, kNeurons = 8, kMostWarps = 16;
 
-// What a pair needs of g and distance, and its term. P = 1, 2, 4, 8.
+// 0 for a distance of 0 and for those with an infinite inverse.
+__device__ __forceinline__ float inverse_of(float distance) {
+  return distance >= kSmallest<float> ? 1.f / distance : 0.f;
+}
+
+// A term has: kCoefficients, what a pair needs of g and distance; coefficients(g, distance, at, c), which
+// finds them for the pair at `at` of the matrix of outputs, or for one that does not exist, at = −1,
+// such that its terms are 0; look(c), called by a warp with a neuron's first coefficients of its 32
+// samples, whose result every add() of that neuron gets; add(x, w, c, gx, gw, result), four samples.
+// With kConditional there is done(): nothing is left to do.
+
+// P = 1, 2, 4, 8.
 template <int P>
 struct PowerTerm {
   // d (g^(1/(P−1)) / distance) to the power P − 1 is the term, with the signs of d and g: P − 1 is odd.
   static constexpr int kCoefficients = 1;
+  static constexpr bool kConditional = false;
 
-  __device__ void coefficients(float grad, float inverse, float, float (&c)[1]) const {
+  __device__ void coefficients(float grad, float distance, int64_t, float (&c)[1]) const {
+    const float inverse = inverse_of(distance);
     if constexpr (P == 1)
       c[0] = grad;
     else if constexpr (P == 2)
@@ -34,8 +47,9 @@ struct PowerTerm {
     else
       c[0] = copysignf(powf(fabsf(grad), 1.f / (P - 1)), grad) * inverse;
   }
-  __device__ void add(const float (&x)[4], float w, const float4 (&c)[1], float (&gx)[4],
-                      float& gw) const {
+  __device__ bool look(const float*) const { return false; }
+  __device__ void add(const float (&x)[4], float w, const float4 (&c)[1], float (&gx)[4], float& gw,
+                      bool) const {
     add(x[0] - w, c[0].x, gx[0], gw);
     add(x[1] - w, c[0].y, gx[1], gw);
     add(x[2] - w, c[0].z, gx[2], gw);
@@ -60,21 +74,23 @@ struct PowerTerm {
 template <bool kSkips>
 struct RealTerm {
   static constexpr int kCoefficients = 2;
+  static constexpr bool kConditional = false;
   static constexpr int kPolynomials = 2;
   float power, cutoff, ratio;  // p − 1; ratio^power = 2^cutoff
 
   // Without skipping (c, g): the term is 2^(power log2|d| + c) g sign(d). With it (1 / least, g): below
   // |d| = least nothing counts, and there the exponent is the cutoff. At |d| = distance it is 0, and
   // no rounding may raise it.
-  __device__ void coefficients(float grad, float inverse, float distance, float (&c)[2]) const {
+  __device__ void coefficients(float grad, float distance, int64_t, float (&c)[2]) const {
     if constexpr (kSkips)
       c[0] = distance * ratio >= FLT_MIN ? 1.f / (distance * ratio) : 0.f;
     else
-      c[0] = inverse != 0 ? -power * log2f(distance) : -INFINITY;
+      c[0] = inverse_of(distance) != 0 ? -power * log2f(distance) : -INFINITY;
     c[1] = grad;
   }
-  __device__ void add(const float (&x)[4], float w, const float4 (&c)[2], float (&gx)[4],
-                      float& gw) const {
+  __device__ bool look(const float*) const { return false; }
+  __device__ void add(const float (&x)[4], float w, const float4 (&c)[2], float (&gx)[4], float& gw,
+                      bool) const {
     const float4 d = {x[0] - w, x[1] - w, x[2] - w, x[3] - w};
     if constexpr (kSkips) {
       const float4 v = {d.x * c[0].x, d.y * c[0].y, d.z * c[0].z, d.w * c[0].w};
@@ -127,19 +143,16 @@ template <class Term>
 __global__ void __launch_bounds__(256)
     power_coefficients(const Term term, const float* grad, const float* distance, float* coefficients,
                        Sizes n, int64_t padded) {
+  if constexpr (Term::kConditional)
+    if (term.done()) return;
   __shared__ float tile[Term::kCoefficients][32][33];
   const int64_t b0 = int64_t(blockIdx.x) * 32, j0 = int64_t(blockIdx.y) * 32;
   const int lane = threadIdx.x % 32;
   for (int r = threadIdx.x / 32; r < 32; r += 8) {
-    float g = 0, inverse = 0, norm = 0;
-    if (b0 + r < n.batch && j0 + lane < n.out_features) {
-      const int64_t at = (b0 + r) * n.out_features + j0 + lane;
-      g = grad[at];
-      norm = distance[at];
-      inverse = norm >= kSmallest<float> ? 1.f / norm : 0.f;
-    }
+    const bool valid = b0 + r < n.batch && j0 + lane < n.out_features;
+    const int64_t at = valid ? (b0 + r) * n.out_features + j0 + lane : -1;
     float c[Term::kCoefficients];
-    term.coefficients(g, inverse, norm, c);
+    term.coefficients(valid ? grad[at] : 0.f, valid ? distance[at] : 0.f, at, c);
 #pragma unroll
     for (int i = 0; i < Term::kCoefficients; ++i) tile[i][r][lane] = c[i];
   }
@@ -155,6 +168,8 @@ template <class Term>
 __global__ void __launch_bounds__(32 * kMostWarps)
     power_gradients(const Term term, const float* x, const float* weight, const float* coefficients,
                     float* grad_x, float* grad_weight, const PowerShapes shapes) {
+  if constexpr (Term::kConditional)
+    if (term.done()) return;
   constexpr int kC = Term::kCoefficients;
   const int64_t features = shapes.n.in_features, outputs = shapes.n.out_features;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, samples = shapes.samples();
@@ -222,6 +237,7 @@ __global__ void __launch_bounds__(32 * kMostWarps)
 #pragma unroll 1
       for (int neuron = 0; neuron < count; ++neuron, c += samples) {
         float gw = 0;
+        const bool seen = term.look(c);
 #pragma unroll
         for (int s = 0; s < kSamples; s += 4) {
           float4 four[kC];
@@ -229,7 +245,7 @@ __global__ void __launch_bounds__(32 * kMostWarps)
           for (int at = 0; at < kC; ++at)
             four[at] = *reinterpret_cast<const float4*>(c + at * kNeurons * samples + s);
           term.add(reinterpret_cast<const float(&)[4]>(row[s]), w[neuron * 32], four,
-                   reinterpret_cast<float(&)[4]>(gx[s]), gw);
+                   reinterpret_cast<float(&)[4]>(gx[s]), gw, seen);
         }
         sum[neuron * 32] = gw;
       }

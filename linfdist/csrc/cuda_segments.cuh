@@ -30,9 +30,11 @@ inline int segments_for(int64_t blocks, int64_t length, int64_t least, double pa
   return best;
 }
 
+// done: null, or not 0 where nothing is left to do.
 template <class T>
 __global__ void __launch_bounds__(256)
-    add_segments(const T* partial, T* out, int64_t size, int segments) {
+    add_segments(const T* partial, T* out, int64_t size, int segments, const int32_t* done) {
+  if (done && *done) return;
   const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= size) return;
   T sum = partial[at];
@@ -49,10 +51,10 @@ struct Segmented {
   int segments;
 
   T* target() const { return segments == 1 ? out : partial; }
-  void add(void* stream) const {
+  void add(void* stream, const int32_t* done = nullptr) const {
     if (segments > 1)
       launch(add_segments<T>, dim3(blocks(size, 256)), dim3(256), 0, stream,
-             static_cast<const T*>(partial), out, size, segments);
+             static_cast<const T*>(partial), out, size, segments, done);
   }
 };
 
@@ -71,6 +73,7 @@ class Workspace {
   Segmented<T> segmented(T* out, int64_t size, int segments) {
     return {out, take<T>(segments > 1 ? size * segments : 0), size, segments};
   }
+  void* rest() const { return at_ + bytes_; }
   int64_t bytes() const { return bytes_; }
 
  private:

@@ -14,10 +14,11 @@ constexpr int kTile = 64, kSlice = 16, kSide = 16, kEach = kTile / kSide;
 
 // Op has types A, B and State; a(m, k) and b(n, k) load operands, start(m, n) and finish(m, n, state)
 // begin and end an output, step(state, a, b, k, n) takes one pair in. Every m, n, k is in range, but
-// for the k ≥ K of a last slice, which are skipped.
+// for the k ≥ K of a last slice, which are skipped. done: null, or not 0 where nothing is left to do.
 template <class Op>
 __global__ void __launch_bounds__(kSide* kSide)
-    reduce_tiles(const Op op, int64_t M, int64_t N, int64_t K) {
+    reduce_tiles(const Op op, int64_t M, int64_t N, int64_t K, const int32_t* done) {
+  if (done && *done) return;
   __shared__ typename Op::A a_slice[kSlice][kTile];
   __shared__ typename Op::B b_slice[kSlice][kTile];
   const int64_t m0 = int64_t(blockIdx.x) * kTile, n0 = int64_t(blockIdx.y) * kTile;

@@ -83,9 +83,18 @@ def backward_workspace(x: Tensor, weight: Tensor, p: float) -> tuple[Tensor, ...
     """
     if x.device.type == "cpu":
         return ()
+    return _workspace("backward_workspace", x, weight, p)
+
+
+def lse_workspace(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    """The same for the backward pass of the direct LogSumExp."""
+    return () if x.device.type == "cpu" else _workspace("lse_workspace", x, weight)
+
+
+def _workspace(name: str, x: Tensor, weight: Tensor, *p: float) -> tuple[Tensor]:
     sizes = (x.shape[0], weight.shape[0], x.shape[1])
     with torch.cuda.device(x.device):
-        size = module().backward_workspace(*sizes, p, x.element_size())
+        size = getattr(module(), name)(*sizes, *p, x.element_size())
     return (torch.empty(size, dtype=torch.uint8, device=x.device),)
 
 

@@ -172,6 +172,49 @@ class Emulator(_Library):
             self._call(_typed("interval", lower), *arrays, low, high, self._sizes(lower, weight))
         return low.tensor, high.tensor
 
+    def lse_forward(self, x, weight, t, *, fits=0):
+        """Distance and total; what memory held before where ``fits`` is set."""
+        shape, flag = (x.shape[0], weight.shape[0]), torch.tensor([[fits]], dtype=torch.int32)
+        with self._arrays(x, weight, flag) as ((*arrays, flag), empty):
+            results = empty(shape, x.dtype), empty(shape, x.dtype)
+            sizes = self._sizes(x, weight)
+            self._call(_typed("lse_forward", x), *arrays, *results, flag, sizes, float(t))
+        return tuple(array.tensor for array in results)
+
+    def lse_backward(self, grad, x, weight, total, t, *, fits=0):
+        """Gradients to x and weight; what memory held before where ``fits`` is set."""
+        sizes, flag = self._sizes(x, weight), torch.tensor([[fits]], dtype=torch.int32)
+        needed = self._library.emulated_lse_workspace
+        needed.restype, needed.argtypes = ctypes.c_int64, [Sizes, ctypes.c_int64]
+        with self._arrays(grad, x, weight, total, flag) as ((*arrays, flag), empty):
+            results = empty(x.shape, x.dtype), empty(weight.shape, x.dtype)
+            workspace = empty((needed(sizes, x.element_size()),), torch.uint8)
+            if fits:
+                workspace.tensor.fill_(0x3F)  # no NaN, whose sums would be what results hold
+            name = _typed("lse_backward", x)
+            self._call(name, *arrays, *results, workspace, flag, sizes, float(t))
+        assert not fits or (workspace.tensor == 0x3F).all(), "a kernel ran all the same"
+        return tuple(array.tensor for array in results)
+
+    def lse_factors(self, rows, centre, t, *, least, shift=0.0, dtype=None):
+        """Factors, of ``dtype`` or that of the rows, and the reach."""
+        count, length = rows.shape
+        with self._arrays(rows, centre) as (arrays, empty):
+            factors = empty((count, 2 * length), dtype or rows.dtype)
+            reach = empty((count, 1), rows.dtype)
+            sizes = map(ctypes.c_int64, (count, length))
+            name = _typed("lse_factors", factors.tensor)
+            self._call(name, *arrays, factors, reach, *sizes, float(t), float(least), float(shift))
+        return factors.tensor, reach.tensor
+
+    def lse_combine(self, products, factors):
+        count, length = products.shape[0], products.shape[1] // 2
+        with self._arrays(products, factors) as (arrays, empty):
+            grad = empty((count, length), products.dtype)
+            sizes = map(ctypes.c_int64, (count, length))
+            self._call(_typed("lse_combine", factors), *arrays, grad, *sizes)
+        return grad.tensor
+
     def adamw(self, weight, grad, exp_avg, exp_avg_sq, *, p, rate, lr, betas, eps, steps):
         """Weight and moments after the step."""
         with self._arrays(weight, grad, exp_avg, exp_avg_sq) as (arrays, _):

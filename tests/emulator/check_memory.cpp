@@ -14,6 +14,7 @@
 #include "block.h"
 #include "cuda_adamw.h"
 #include "cuda_kernels.h"
+#include "cuda_lse.h"
 
 namespace {
 
@@ -25,6 +26,17 @@ std::unique_ptr<T[]> values(int64_t count, int seed) {
   std::unique_ptr<T[]> out(new T[count]);
   for (int64_t i = 0; i < count; ++i) out[i] = T(std::sin(0.7 * double(i + 1) * seed));
   return out;
+}
+
+template <class T, class Factor>
+void run_factors(const T* x, Sizes n) {
+  const std::unique_ptr<Factor[]> factors(new Factor[2 * n.batch * n.in_features]);
+  const std::unique_ptr<T[]> reach(new T[n.batch]), grad(new T[n.batch * n.in_features]);
+  const auto products = values<T>(2 * n.batch * n.in_features, 6);
+  linfdist::cuda::lse_factors(x, x, factors.get(), reach.get(), n.batch, n.in_features, 4.0, -100.0,
+                              0.0, nullptr);
+  linfdist::cuda::lse_combine(products.get(), factors.get(), grad.get(), n.batch, n.in_features,
+                              nullptr);
 }
 
 template <class T>
@@ -57,6 +69,17 @@ void run_all(Sizes n) {
     linfdist::cuda::adamw(weight.get(), to_weight.get(), exp_avg.get(), exp_avg_sq.get(),
                           n.out_features, n.in_features,
                           linfdist::AdamW<T>::at(p, 1e-4, 0.02, 0.9, 0.99, 1e-10, 1), nullptr);
+  const int32_t fits[] = {0, 1};
+  const std::unique_ptr<char[]> workspace(new char[linfdist::cuda::lse_workspace(n, sizeof(T))]);
+  for (const int32_t& flag : fits)
+    for (double t : {0.5, 50.0}) {
+      linfdist::cuda::lse_forward(x.get(), weight.get(), distance.get(), high.get(), &flag, n, t,
+                                  nullptr);
+      linfdist::cuda::lse_backward(grad.get(), x.get(), weight.get(), high.get(), to_x.get(),
+                                   to_weight.get(), workspace.get(), &flag, n, t, nullptr);
+    }
+  run_factors<T, T>(x.get(), n);
+  if constexpr (sizeof(T) == sizeof(float)) run_factors<T, linfdist::cuda::BFloat16>(x.get(), n);
   linfdist::cuda::interval(x.get(), upper.get(), weight.get(), distance.get(), high.get(), n,
                            nullptr);
 }

@@ -26,19 +26,28 @@ inline float mufu_error(float v) {
   return emulator::settings.mufu_error ? ldexpf(float(hash) / float(1 << 23) - 1.0f, -22) : 0.0f;
 }
 
-// lg2.approx.ftz and ex2.approx.ftz: about as accurate as log2f and exp2f; subnormals are 0.
+// lg2.approx.ftz and ex2.approx.ftz: about as accurate as log2f and exp2f; subnormals are 0. Exact are
+// the logarithm of 1 and 2^0.
 inline float log2_fast(float v) {
   const float log = log2f(flush(v));
   return isfinite(log) && log != 0 ? log + mufu_error(v) : log;
 }
 inline float exp2_fast(float v) {
   const float power = exp2f(flush(v));
-  return isfinite(power) ? flush(power * (1.0f + mufu_error(v))) : power;
+  return isfinite(power) && flush(v) != 0 ? flush(power * (1.0f + mufu_error(v))) : power;
 }
 
 inline float max_nan(float a, float b) {
   if (isnan(a) || isnan(b)) return NAN;
   return a > b || (a == b && !signbit(a)) ? a : b;  // +0 is larger than −0
+}
+
+inline uint32_t bfloat16_pair(float low, float high) {
+  const auto rounded = [](float v) {
+    const uint32_t bits = __float_as_uint(v);
+    return isnan(v) ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  };
+  return rounded(low) | rounded(high) << 16;
 }
 
 template <class T>

@@ -143,6 +143,82 @@ def test_a_captured_graph_replays(p):
         assert torch.equal(ours, theirs)
 
 
+def direct(x, w, grad, t, fits=0):
+    """Distance, total and both gradients by the native LogSumExp of the tensors' device."""
+    distance, total, to_x, to_w = (
+        torch.full(shape, -7.0, dtype=x.dtype, device=x.device)
+        for shape in (grad.shape, grad.shape, x.shape, w.shape)
+    )
+    flag = (torch.full((1, 1), fits, dtype=torch.int32, device=x.device),) if x.is_cuda else ()
+    native.call("lse_forward", x, w, distance, total, *flag, t)
+    workspace = native.lse_workspace(x, w)
+    native.call("lse_backward", grad, x, w, total, to_x, to_w, *workspace, *flag, t)
+    return distance, total, to_x, to_w
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("t", [1e-3, 1.0, 20.0, 1e3, 1e6])
+@pytest.mark.parametrize("shape", [*SHAPES, (70, 66, 37), *LAYERS])
+def test_the_direct_log_sum_exp_equals_the_cpu(shape, t, dtype):
+    values = sample(shape, dtype)
+    step, size = torch.finfo(dtype).eps, values[2].abs()
+    theirs = direct(*values, t)
+    ours = [value.cpu() for value in direct(*(value.cuda() for value in values), t)]
+    torch.testing.assert_close(ours[0], theirs[0], rtol=16 * step, atol=0)
+    torch.testing.assert_close(ours[1], theirs[1], rtol=128 * step, atol=0)
+    assert ((ours[2] - theirs[2]).abs() <= 32 * step * size.sum(1)[:, None]).all()
+    assert ((ours[3] - theirs[3]).abs() <= 32 * step * size.sum(0)[:, None]).all()
+
+
+@needs_gpu
+@pytest.mark.parametrize("shape", [(9, 20, 70), (449, 447, 33), (1100, 40, 70)])
+def test_the_direct_log_sum_exp_is_the_same_every_time_and_nothing_where_products_fit(shape):
+    values = [value.cuda() for value in sample(shape, torch.float32)]
+    first, again = direct(*values, 20.0), direct(*values, 20.0)
+    assert all(map(torch.equal, first, again))
+    assert all((value == -7).all() for value in direct(*values, 20.0, fits=1))
+
+
+@needs_gpu
+def test_the_direct_log_sum_exp_of_what_is_not_finite():
+    x, w, grad = sample((449, 447, 33), torch.float32)
+    x[2, 32] = w[5, 0] = math.nan
+    x[4, 3] = w[7, 3] = math.inf
+    distance, *_ = direct(x.cuda(), w.cuda(), grad.cuda(), 20.0)
+    assert torch.equal(distance.isfinite().cpu(), lp_dist(x, w).isfinite())
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.float64, torch.float64),
+    ],
+)
+@pytest.mark.parametrize("shape", [(3, 7), (70, 784), (300, 1001), (3, 16390)])
+def test_factors_and_combining(shape, dtype, kind):
+    count, length = shape
+    rows, centre, _ = (value.cuda() for value in sample((count, 1, length), dtype))
+    factors = torch.empty(count, 2 * length, dtype=kind, device="cuda")
+    reach = torch.empty(count, 1, dtype=dtype, device="cuda")
+    native.call("lse_factors", rows, centre, factors, reach, 2.0, -100.0, 8.0)
+    v = rows - centre
+    assert torch.equal(reach, v.abs().amax(1, keepdim=True))
+    exponents = torch.cat((v - reach, -v - reach), 1).double() * (2 / math.log(2)) + 8
+    expected = exponents.exp2().clamp_min(2.0**-100)
+    rtol = 100 * torch.finfo(kind).eps if kind == dtype else 2.0**-8
+    torch.testing.assert_close(factors.double(), expected, rtol=rtol, atol=0)
+    products = torch.randn_like(factors, dtype=dtype)
+    grad = torch.empty_like(rows)
+    native.call("lse_combine", products, factors, grad)
+    (up, down), (plus, minus) = (value.double().chunk(2, 1) for value in (products, factors))
+    error = (grad.double() - (up * minus - down * plus)).abs()
+    assert (error <= torch.finfo(dtype).eps * ((up * minus).abs() + (down * plus).abs())).all()
+
+
 @needs_gpu
 @pytest.mark.parametrize("shape", [*SHAPES, *LAYERS])
 def test_interval_equals_the_cpu(shape):

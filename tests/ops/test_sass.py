@@ -33,7 +33,10 @@ def test_operands_come_by_asynchronous_copies_and_wide_loads(count, title):
     assert count(title).wide_loads > 0
 
 
-@pytest.mark.parametrize("title", ["p = ∞, forward", "p = ∞, forward with index"])
+@pytest.mark.parametrize(
+    "title",
+    ["p = ∞, forward", "p = ∞, forward with index", "LogSumExp, tops for the backward pass"],
+)
 def test_infinite_p_is_a_subtraction_and_a_maximum(count, title):
     instructions = count(title).instructions
     assert instructions["FADD"] == instructions["FMNMX"] == 1
@@ -67,6 +70,24 @@ def test_a_real_power_takes_two_special_functions_at_most(count, title):
 def test_where_nothing_counts_no_special_function_runs(count, passes):
     assert count(f"large p, {passes}, nothing counts").pipes["MUFU"] == 0
     assert count(f"large p, {passes}, all counts").pipes["MUFU"] >= 2
+
+
+# title and case: special functions of a pair, and at most so many instructions
+LOG_SUM_EXP = {
+    "forward, none counts": (0, 3.2),
+    "forward, one counts": (1, 8.7),
+    "forward, two and a new top": (2.25, 15),  # that of the new top is one of four pairs together
+    "both gradients, none counts": (0, 5.1),
+    "both gradients, one counts": (1, 10.6),
+    "both gradients, two count": (2, 14.6),
+}
+
+
+@pytest.mark.parametrize("case", LOG_SUM_EXP)
+def test_the_direct_sum_takes_as_many_special_functions_as_exponentials_count(count, case):
+    special, most = LOG_SUM_EXP[case]
+    pipes = count(f"LogSumExp, {case}").pipes
+    assert pipes["MUFU"] == special and pipes["issue"] <= most
 
 
 def test_the_model_gives_the_rooflines_of_a_known_mix():
