@@ -16,7 +16,7 @@ import torch
 from linfdist import checkpoint, data, environment, experiments, records, train_run, training
 from linfdist.__main__ import main
 from linfdist.data import Augmentation
-from linfdist.experiments import UnknownName, runner, table1, table2
+from linfdist.experiments import UnknownName, runner, smoothing, table1, table2
 from linfdist.records import RecordError, RunExists, RunInProgress
 from linfdist.robust import HingeLoss, IBPLoss
 
@@ -28,6 +28,7 @@ ROWS = (
     "cifar10_net",
     "cifar10_net_mlp",
 )
+LSE_ROWS = tuple(f"{row}_lse" for row in ROWS)
 NET, MLP = "table1/mnist_net", "table1/mnist_net_mlp"
 
 
@@ -39,8 +40,10 @@ def folders(tmp_path, monkeypatch):
 
 
 def test_every_row_of_our_own_is_there():
-    names = {f"table1/{row}" for row in ROWS} | {"table2/tinyimagenet_net_mlp"}
+    names = {f"table1/{row}" for row in LSE_ROWS} | set(PAPER)
+    names |= {experiment.name for experiment in smoothing.EXPERIMENTS}
     assert set(experiments.EXPERIMENTS) == names
+    assert len(smoothing.EXPERIMENTS) == len({e.title for e in smoothing.EXPERIMENTS}) * 2
     assert all(set(e.scales) == set(experiments.SCALES) for e in experiments.EXPERIMENTS.values())
 
 
@@ -102,7 +105,7 @@ def test_the_paper_scale_is_the_papers(name):
 
 
 def test_the_radii_are_the_papers():
-    radii = {name: experiments.get(name).eps for name in experiments.EXPERIMENTS}
+    radii = {name: experiments.get(name).eps for name in PAPER}
     assert radii == {
         **dict.fromkeys(("table1/mnist_net", "table1/mnist_net_mlp"), Fraction("0.3")),
         **dict.fromkeys(
@@ -111,6 +114,41 @@ def test_the_radii_are_the_papers():
         **dict.fromkeys(("table1/cifar10_net", "table1/cifar10_net_mlp"), Fraction(8, 255)),
         "table2/tinyimagenet_net_mlp": Fraction(1, 255),
     }
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_with_logsumexp_differ_from_the_papers_in_smoothing(row):
+    ours, paper = experiments.get(f"table1/{row}_lse"), experiments.get(f"table1/{row}")
+    assert ours.title == f"{paper.title}, LogSumExp"
+    assert (ours.paper, ours.dataset, ours.eps) == (paper.paper, paper.dataset, paper.eps)
+    lp = {"smoothing": "lp", "p_rise": None, "p_end": 1000.0, "relaxation": 1.0}
+    for scale in ("smoke", "paper"):
+        setting, of_paper = ours.scales[scale], paper.scales[scale]
+        back = replace(setting.train, **lp, matmul_precision="highest")
+        assert replace(setting, train=back) == of_paper != setting
+    reduced, of_paper = ours.scales["reduced"], paper.scales["reduced"]
+    assert min(reduced.net.hidden) >= 1024 > max(of_paper.net.hidden)
+    assert sum(reduced.train.epochs) > sum(of_paper.train.epochs)
+
+
+@pytest.mark.parametrize("row", smoothing.ROWS)
+def test_the_study_changes_what_its_titles_say(row):
+    named = {
+        variant.name: experiments.get(f"smoothing/{row}_{variant.name}")
+        for variant in smoothing.VARIANTS
+    }
+    table = experiments.get(f"table1/{row}")
+    assert named["lp"].scales["paper"] == table.scales["paper"]
+    base, changed = (named[name].scales["reduced"] for name in ("then", "then_long_end"))
+    e1, e2, e3 = base.train.epochs
+    assert changed == replace(base, train=replace(base.train, epochs=(e1, e2, 2 * e3)))
+    assert {e.scales["reduced"].train.train_images for e in named.values()} == {10_240}
+    starts = {name: e.scales["reduced"].net.identity_value for name, e in named.items()}
+    assert {name for name, value in starts.items() if value != -4} == {
+        "lp_from_minus_10",
+        "then_from_minus_10",
+    }
+    assert len({repr(e.scales["reduced"]) for e in named.values()}) == len(named)
 
 
 @pytest.mark.parametrize("module", [table1, table2])
@@ -149,7 +187,7 @@ def test_unknown_names_are_refused_with_a_suggestion():
 def test_parse_rows():
     assert experiments.parse_rows("mnist_net, table1/cifar10_net,") == [NET, "table1/cifar10_net"]
     assert experiments.parse_rows(["cifar10_net"]) == ["table1/cifar10_net"]
-    every = [f"table1/{row}" for row in ROWS]
+    every = [f"table1/{row}" for row in (*ROWS, *LSE_ROWS)]
     assert experiments.parse_rows("all") == every == experiments.parse_rows("")
     assert experiments.parse_rows("all", table=2) == ["table2/tinyimagenet_net_mlp"]
 

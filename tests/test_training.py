@@ -79,6 +79,28 @@ def test_relaxation_divides_the_radius_of_the_loss(net_config, config, monkeypat
     assert whole[-1] > 0
 
 
+def test_lp_then_lse_is_one_and_then_the_other(monkeypatch):
+    config = replace(
+        CONFIG, smoothing="lp_then_lse", p_rise=20.0, p_end=60.0, relaxation=4.0, batch_size=28
+    )
+    run = Run(fresh(), TRAIN, config, 0, None, "cpu", "")
+    seen, forward = [], run.objective.forward
+    monkeypatch.setattr(
+        run.objective, "forward", lambda *args: (seen.append(args[2:]), forward(*args))[1]
+    )
+    for _ in range(10):
+        run.train_step()
+    threshold = float(CONFIG.loss.threshold)
+    assert seen[:5] == [(8.0, threshold)] * 5  # the fifth is where the rise begins
+    rising = [20 * 3 ** (step / 4) for step in (1, 2, 3)]
+    assert [smoothing.t for smoothing, _ in seen[5:8]] == pytest.approx([p - 1 for p in rising])
+    assert all(smoothing.matched for smoothing, _ in seen[5:8])
+    assert [radius for _, radius in seen[5:8]] == pytest.approx(
+        [threshold * 4 ** (step / 4 - 1) for step in (1, 2, 3)]
+    )
+    assert seen[8:] == [(math.inf, threshold)] * 2
+
+
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_products_have_their_precision_in_a_step_alone(precision, monkeypatch):
     before = torch.get_float32_matmul_precision()
@@ -256,6 +278,12 @@ def test_errors_name_the_value_and_the_fix():
         ({"decay": "l1"}, "decay must be one of lp, l2, none; got 'l1'"),
         ({"smoothing": "max"}, "smoothing must be one of lp, lse, matched_lse; got 'max'"),
         ({"matmul_precision": "bf16"}, "must be one of highest, high, medium; got 'bf16'"),
+        ({"smoothing": "lp_then_lse"}, "p_rise must be given for .*and p_rise=None"),
+        ({"p_rise": 20.0}, "and for no other; got smoothing='lp' and p_rise=20.0"),
+        (
+            {"smoothing": "lp_then_lse", "p_rise": 8.0},
+            "p_rise must be above p_start and at most p_end.* 8.0 and 1000.0; got 8.0",
+        ),
         ({"relaxation": 0.5}, r"relaxation must be in \[1, inf\), 1 for none; got 0.5"),
         ({"relaxation": math.inf}, "relaxation must be in"),
         ({"smoothing": "matched_lse", "p_start": 1.0}, "p_start must be above 1 for smoothing="),

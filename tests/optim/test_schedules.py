@@ -30,6 +30,12 @@ def test_p_without_smoothing_or_without_phases():
     assert p_at(4.9, (5, 0, 0)) == 8
 
 
+def test_a_rise_from_another_p():
+    assert [p_at(t, (2, 4, 1), 8.0, 80.0, 20.0) for t in (0, 2)] == [8, 8]
+    assert p_at(4, (2, 4, 1), 8.0, 80.0, 20.0) == pytest.approx(40)
+    assert p_at(6, (2, 4, 1), 8.0, 80.0, 20.0) == math.inf
+
+
 def test_learning_rate_is_constant_then_a_half_cosine_to_zero():
     assert lr_at(0, PAPER) == lr_at(50, PAPER) == 0.02
     assert lr_at(225, PAPER) == pytest.approx(0.01)
