@@ -30,7 +30,7 @@ def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10):
         seed,
         config={"flops": 930816, "num_classes": num_classes},
         metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": 0.7},
-        environment={"device": "a test"},
+        environment={"device": "a test", "training_seconds": 60.0},
         epochs=[{"epoch": 1}, {"epoch": 2}],
         certificates=table,
         seconds=90.0 + 60 * seed,

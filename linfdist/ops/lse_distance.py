@@ -54,11 +54,14 @@ def lse_dist(x: Tensor, weight: Tensor, t: float) -> Tensor:
     float64), two matrix products do it, and four the backward pass, two where only one gradient is
     wanted; the result then depends on the other rows by rounding. Beyond, each pair's exponentials
     are summed by themselves: right for every t, and on a CPU about as fast as ``lp_dist`` at a
-    real p. Finite input gives finite results, an entry that is not finite one that is not.
+    real p. On a GPU the device decides, and nothing waits for it: the products are always made, and
+    the sum, where they do, ends at once. Finite input gives finite results, an entry that is not
+    finite one that is not.
 
-    The products are torch's: after ``torch.set_float32_matmul_precision("medium")`` it takes
-    bfloat16 where the processor has matrix units for it; then f_t is off by up to 2e-4 and a
-    gradient by 3e-3 of the largest entry, at t = 1.5 and 2048 Gaussian features.
+    The products are torch's, in float32 unless ``torch.set_float32_matmul_precision`` says "high",
+    which is TF32 on a GPU, or "medium", which is bfloat16 on a GPU and on a CPU with matrix units
+    for it. Measured with those of a CPU, at t = 1.5 and 2048 Gaussian features, f_t is then off by
+    up to 2e-4 and a gradient by 3e-3 of the largest entry.
 
     Raises TypeError for a dtype, ValueError for a shape, a device or t ≤ 0.
     """
@@ -80,7 +83,16 @@ def _lse_dist(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
         return reference.lse_dist(x, weight, t)
     x, weight = plain(x), plain(weight)
     fits, centre = _centre(x, t)
-    return _products(x, weight, centre, t) if fits else _direct(x, weight, t)
+    decided = _decided(fits)
+    if decided:
+        return _products(x, weight, centre, t)
+    if decided is None:
+        distance, total = _products(x, weight, centre, t)
+    else:
+        distance = x.new_empty(x.shape[0], weight.shape[0])
+        total = torch.empty_like(distance)
+    _direct(x, weight, distance, total, fits, t)
+    return distance, total
 
 
 @_lse_dist.register_fake
@@ -101,9 +113,14 @@ def _lse_dist_backward(
     else:
         grad, x, weight = plain(grad), plain(x), plain(weight)
         fits, centre = _centre(x, t)
-        if fits:
+        decided = _decided(fits)
+        if decided:
             return _products_backward(grad / total, x, weight, centre, t, *wants)
-        gradients = _direct_backward(grad, x, weight, plain(total), t)
+        if decided is None:
+            gradients = _products_backward(grad / total, x, weight, centre, t, True, True)
+        else:
+            gradients = torch.empty_like(x), torch.empty_like(weight)
+        _direct_backward(grad, x, weight, plain(total), gradients, fits, t)
     return tuple(
         gradient if wanted else x.new_empty(0)
         for gradient, wanted in zip(gradients, wants, strict=True)
@@ -118,26 +135,40 @@ def _(grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float, wants: l
     )
 
 
-def _direct(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    distance = x.new_empty(x.shape[0], weight.shape[0])
-    total = torch.empty_like(distance)
-    native.call("lse_forward", x, weight, distance, total, t)
-    return distance, total
+def _direct(
+    x: Tensor, weight: Tensor, distance: Tensor, total: Tensor, fits: Tensor, t: float
+) -> None:
+    """Writes the distance and the total; on a GPU only where ``fits`` is 0."""
+    flag = () if x.device.type == "cpu" else (fits,)
+    native.call("lse_forward", x, weight, distance, total, *flag, t)
 
 
 def _direct_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float
-) -> tuple[Tensor, Tensor]:
-    gradients = torch.empty_like(x), torch.empty_like(weight)
-    native.call("lse_backward", grad, x, weight, total, *gradients, t)
-    return gradients
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    total: Tensor,
+    gradients: tuple[Tensor, Tensor],
+    fits: Tensor,
+    t: float,
+) -> None:
+    flag = () if x.device.type == "cpu" else (*native.lse_workspace(x, weight), fits)
+    native.call("lse_backward", grad, x, weight, total, *gradients, *flag, t)
 
 
-def _centre(x: Tensor, t: float) -> tuple[bool, Tensor]:
-    """Whether two products of factors lose nothing, and c; not where an entry is not finite."""
+def _centre(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """Whether two products of factors lose nothing, shape (1, 1), and c, shape (1, in_features).
+
+    They do not fit where an entry of x is not finite.
+    """
     low, high = x.amin(0, keepdim=True), x.amax(0, keepdim=True)
-    spread = (high - low).amax()
-    return bool(t * spread <= RANGES[x.dtype].largest), low + (high - low) / 2
+    spread = (high - low).amax(1, keepdim=True)
+    return (t * spread <= RANGES[x.dtype].largest).int(), low + (high - low) / 2
+
+
+def _decided(fits: Tensor) -> bool | None:
+    """The choice, where reading it costs nothing; None on a GPU, for which one would wait."""
+    return bool(fits) if fits.device.type == "cpu" else None
 
 
 def _products(x: Tensor, weight: Tensor, centre: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -146,8 +177,8 @@ def _products(x: Tensor, weight: Tensor, centre: Tensor, t: float) -> tuple[Tens
     reach_x, e = _factors(x, centre, t)
     reaches = []
     for block, reach_w, f in _blocks(weight, centre, t):
-        part = torch.mm(e[:, :features], f[:, features:].t())
-        total[:, block] = part.addmm_(e[:, features:], f[:, :features].t())
+        plus = _product(e[:, :features], f[:, features:].t())
+        total[:, block] = _product(e[:, features:], f[:, :features].t(), plus)
         reaches.append(reach_w)
     return total.log().div_(t).add_(reach_x).add_(torch.cat(reaches).t()), total
 
@@ -162,8 +193,8 @@ def _products_backward(
     wants_weight: bool,
 ) -> tuple[Tensor, Tensor]:
     """With P = −share F and Q = −shareᵀ E the gradients are P⁺∘E⁻ − P⁻∘E⁺ and Q⁺∘F⁻ − Q⁻∘F⁺."""
-    share.neg_()
     _, e = _factors(x, centre, t)
+    share = share.neg_().to(e.dtype)
     grad_x, grad_weight = x.new_empty(0), x.new_empty(0)
     if wants_weight:
         grad_weight = torch.empty_like(weight)
@@ -171,13 +202,27 @@ def _products_backward(
     for block, _, f in _blocks(weight, centre, t):
         part = share[:, block]
         if wants_x:
-            p = torch.mm(part, f) if p is None else p.addmm_(part, f)
+            p = _product(part, f, p)
         if wants_weight:
-            native.call("lse_combine", torch.mm(part.t(), e), f, grad_weight[block])
+            native.call("lse_combine", _product(part.t(), e), f, grad_weight[block])
     if wants_x:
         grad_x = torch.empty_like(x)
         native.call("lse_combine", p, e, grad_x)
     return grad_x, grad_weight
+
+
+def _product(a: Tensor, b: Tensor, onto: Tensor | None = None) -> Tensor:
+    """a b, added to ``onto``; in float32 of factors in bfloat16."""
+    if a.dtype == torch.bfloat16:
+        product = torch.mm(a, b, out_dtype=torch.float32)
+        return product if onto is None else onto.add_(product)
+    return torch.mm(a, b) if onto is None else onto.addmm_(a, b)
+
+
+def _factor_dtype(rows: Tensor) -> torch.dtype:
+    """bfloat16 on a GPU at "medium", where torch alone would take TF32."""
+    medium = rows.dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
+    return torch.bfloat16 if medium and rows.device.type == "cuda" else rows.dtype
 
 
 def _blocks(weight: Tensor, centre: Tensor, t: float):
@@ -196,7 +241,9 @@ def _factors(
 ) -> tuple[Tensor, Tensor]:
     """(X, [E⁺ | E⁻]) of x or (W, [F⁺ | F⁻]) of weights; ``out`` is memory to use again."""
     count, features = rows.shape
-    out = rows.new_empty(count, 2 * features) if out is None else out[:count]
+    if out is None:
+        out = rows.new_empty(count, 2 * features, dtype=_factor_dtype(rows))
+    out = out[:count]
     reach = rows.new_empty(count, 1)
     native.call("lse_factors", rows, centre, out, reach, t, RANGES[rows.dtype].least)
     return reach, out

@@ -19,7 +19,22 @@ T_VALUES = [1e-3, 0.3, 1.0, 4.5, 30.0, 1e3, 1e6]
 
 def fits(x, t):
     """Whether lse_dist takes its products."""
-    return lse_distance._centre(x, t)[0]
+    return bool(lse_distance._centre(x, t)[0])
+
+
+def direct(x, w, t):
+    """The native sum, whatever fits."""
+    distance = x.new_empty(len(x), len(w))
+    total = torch.empty_like(distance)
+    lse_distance._direct(x, w, distance, total, torch.zeros(1, 1, dtype=torch.int32), t)
+    return distance, total
+
+
+def direct_backward(grad, x, w, total, t):
+    gradients = torch.empty_like(x), torch.empty_like(w)
+    no = torch.zeros(1, 1, dtype=torch.int32)
+    lse_distance._direct_backward(grad, x, w, total, gradients, no, t)
+    return gradients
 
 
 def assert_right(x, w, grad, t):
@@ -145,16 +160,39 @@ def test_the_native_sum_equals_the_reference(shape, t, dtype):
     x, w, grad = sample(shape, dtype)
     eps = torch.finfo(dtype).eps
     expected = reference.lse_dist(x, w, t)
-    distance, total = lse_distance._direct(x, w, t)
+    distance, total = direct(x, w, t)
     torch.testing.assert_close(distance, expected[0], rtol=16 * eps, atol=0)
     torch.testing.assert_close(total, expected[1], rtol=64 * eps * max(1, t), atol=0)
-    gradients = lse_distance._direct_backward(grad, x, w, total, t)
+    gradients = direct_backward(grad, x, w, total, t)
     torch.testing.assert_close(
         gradients,
         reference.lse_dist_backward(grad, x, w, expected[1], t),
         rtol=0,
         atol=256 * eps * max(1, t),
     )
+
+
+@pytest.mark.parametrize("wants", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("t", [0.3, 1e3])
+def test_a_gradient_that_nobody_wants_is_not_made(t, wants):
+    x, w, grad = sample((13, 70, 129), torch.float32)
+    _, total = torch.ops.linfdist.lse_dist(x, w, t)
+    whole = torch.ops.linfdist.lse_dist_backward(grad, x, w, total, t, [True, True])
+    found = torch.ops.linfdist.lse_dist_backward(grad, x, w, total, t, list(wants))
+    for gradient, expected, wanted in zip(found, whole, wants, strict=True):
+        assert torch.equal(gradient, expected) if wanted else gradient.numel() == 0
+    x.requires_grad_(wants[0])
+    w.requires_grad_(wants[1])
+    lse_dist(x, w, t).backward(grad)
+    for operand, expected, wanted in zip((x, w), whole, wants, strict=True):
+        assert torch.equal(operand.grad, expected) if wanted else operand.grad is None
+
+
+@pytest.mark.parametrize("t", [0.3, 1e3, 1e6])
+def test_undecided_both_are_made_and_the_sum_has_the_last_word(t, monkeypatch):
+    """As on a GPU, where the sum then asks the device whether it has to."""
+    monkeypatch.setattr(lse_distance, "_decided", lambda fits: None)
+    assert_right(*sample((13, 70, 129), torch.float32), t)
 
 
 @pytest.mark.parametrize("t", [1.0, 1e3])
@@ -164,8 +202,8 @@ def test_results_do_not_depend_on_threads(t):
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            distance, total = lse_distance._direct(x, w, t)
-            gradients = lse_distance._direct_backward(grad, x, w, total, t)
+            distance, total = direct(x, w, t)
+            gradients = direct_backward(grad, x, w, total, t)
             found.append((distance, total, *gradients))
     finally:
         torch.set_num_threads(threads)
