@@ -7,7 +7,7 @@ import pytest
 import torch
 from pairs import P_VALUES, SHAPES, sample
 
-from linfdist.ops import backend, linf_interval, lp_dist, native
+from linfdist.ops import backend, linf_interval, lp_dist, lse_dist, native
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or backend("cuda") == "reference",
@@ -248,3 +248,44 @@ def test_runs_on_the_current_stream():
         on_gpu = lp_dist(x.cuda(), w.cuda())
     stream.synchronize()
     assert torch.equal(on_gpu.cpu(), expected)
+
+
+@needs_gpu
+@pytest.mark.parametrize("t", [1e-2, 1.0, 1e3])
+@pytest.mark.parametrize("shape", [(9, 20, 70), (449, 447, 33), LAYERS[0]])
+def test_lse_dist_equals_the_cpu_and_waits_for_nothing(shape, t):
+    x, w, grad = sample(shape, torch.float32)
+    found = {}
+    for device in ("cpu", "cuda"):
+        here = [value.to(device).requires_grad_() for value in (x, w)]
+        torch.cuda.set_sync_debug_mode("error" if device == "cuda" else "default")
+        try:
+            distance = lse_dist(*here, t)
+            gradients = torch.autograd.grad(distance, here, grad.to(device))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        found[device] = [value.detach().cpu() for value in (distance, *gradients)]
+    size = float(x.abs().max() + w.abs().max())
+    step = torch.finfo(torch.float32).eps
+    scales = (size + 1 / t, grad.abs().sum(1).max(), grad.abs().sum(0).max())
+    for ours, theirs, scale in zip(found["cuda"], found["cpu"], scales, strict=True):
+        assert ((ours - theirs).abs() <= (4 * t * size + 16) * step * scale).all()
+
+
+@needs_gpu
+@pytest.mark.parametrize(("precision", "error"), [("high", 2e-3), ("medium", 1e-2)])
+def test_products_at_lower_precision(precision, error):
+    values = [value.cuda() for value in sample(LAYERS[0], torch.float32)]
+    x, w, grad = values[0].requires_grad_(), values[1].requires_grad_(), values[2]
+    before = torch.get_float32_matmul_precision()
+    found = []
+    for name in ("highest", precision):
+        torch.set_float32_matmul_precision(name)
+        try:
+            distance = lse_dist(x, w, 1.5)
+            found.append((distance, *torch.autograd.grad(distance, (x, w), grad)))
+        finally:
+            torch.set_float32_matmul_precision(before)
+    for exact, rounded in zip(*found, strict=True):
+        assert not torch.equal(exact, rounded)
+        assert (exact - rounded).abs().max() <= error * exact.abs().max()
