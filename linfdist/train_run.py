@@ -1,9 +1,8 @@
 """A training run: its state, which a checkpoint holds, and the steps that change it."""
 
-import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,10 @@ from linfdist.config import to_dict
 from linfdist.data import ImageSet
 from linfdist.evaluation import clean_and_certified
 from linfdist.nn import LogSumExp, mean_distances, set_mean_distances
+from linfdist.ops.precision import matmul_precision
 from linfdist.optim import LpAdamW, eps_at, lr_at, p_at, param_groups, relaxation_at, set_p
 from linfdist.robust import HingeLoss, IBPLoss, hinge_loss, ibp_loss
 from linfdist.train_config import Net, TrainConfig, check_fit
-
-
-@contextlib.contextmanager
-def _precision(name: str) -> Iterator[None]:
-    """The precision of torch's float32 products, put back afterwards."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class _Objective(nn.Module):
@@ -134,7 +123,7 @@ class Run:
             radius = float(config.loss.threshold) / relaxation
         self.net.train()
         pixels, labels = self.batches.get(epoch, index)
-        with _precision(config.matmul_precision):
+        with matmul_precision(config.matmul_precision):
             loss, logits = self.objective(pixels, labels, smoothing, radius)
             self.optimizer.zero_grad()
             # DistributedDataParallel takes the mean over processes; the batch's loss is a sum.

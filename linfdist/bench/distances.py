@@ -1,7 +1,7 @@
 """The distances timed: ours and the peers' at one shape, one p and one pass."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -12,6 +12,7 @@ from linfdist.bench import peers, roofline
 from linfdist.bench.peers import NO_PEERS, OURS, Distance, Peer
 from linfdist.bench.timing import Call, Timing, input_sets, race
 from linfdist.ops import lp_dist, lse_dist, reference
+from linfdist.ops.precision import matmul_precision
 
 # batch, in_features, out_features: of the paper's nets on a GPU, and what a CPU can do in minutes
 SHAPES: Mapping[str, tuple[tuple[int, int, int], ...]] = MappingProxyType(
@@ -74,7 +75,8 @@ def measure(
         elif name != OURS and estimate > limit:
             notes[name] = f"left out: about {estimate:.0f} s by its speed at the smaller shape"
         else:
-            contenders[name] = [_call(distance, *given) for given in inputs]
+            precision = peers.SMOOTHED.get(name, "highest")
+            contenders[name] = [_call(distance, *given, precision) for given in inputs]
     found = race(contenders, device, rounds=rounds, patience=patience, compiled=peers.COMPILED)
     least = roofline.least_seconds(pairs, p, backward, hardware)
     ours = found[OURS]
@@ -89,7 +91,7 @@ def measure(
         row["ours_is_faster_by"] = timing.seconds / ours.seconds
         if least is not None:
             row["roofline_share"] = least / timing.seconds
-        note = "another function" if name == peers.SMOOTHED else timing.note
+        note = "another function" if name in peers.SMOOTHED else timing.note
         rows.append(row | {"note": note})
     return rows + [what | {"candidate": name, "note": note} for name, note in notes.items()]
 
@@ -114,7 +116,12 @@ def _inputs(
     return sets
 
 
-def _call(distance: Distance, x: Tensor, weight: Tensor, grad: Tensor | None) -> Call:
-    if grad is None:
-        return lambda: distance(x, weight)
-    return lambda: torch.autograd.grad(distance(x, weight), (x, weight), grad)
+def _call(
+    distance: Distance, x: Tensor, weight: Tensor, grad: Tensor | None, precision: str
+) -> Call:
+    def call() -> Sequence[Tensor] | Tensor:
+        with matmul_precision(precision):
+            found = distance(x, weight)
+            return found if grad is None else torch.autograd.grad(found, (x, weight), grad)
+
+    return call

@@ -17,7 +17,8 @@ from torch import Tensor
 from linfdist.ops import lp_dist, lse_dist
 
 OURS = "linfdist"
-SMOOTHED = "linfdist.lse_dist"  # at a real p: what an l_p step costs beside one of LogSumExp
+# At a real p: what an l_p step costs beside one of LogSumExp, whose products are torch's.
+SMOOTHED = {"linfdist.lse_dist": "highest", "linfdist.lse_dist, bfloat16": "medium"}
 COMPILED = ("torch.compile", "numba")  # their first call compiles, and is not timed
 Distance = Callable[[Tensor, Tensor], Tensor]
 Peer = Callable[[Tensor, Tensor, float], Tensor]
@@ -33,7 +34,7 @@ def candidates(
 ) -> dict[str, Distance | None]:
     """What is timed, ours first; None is not installed. numba and scipy: no gradient, no GPU.
 
-    Beside a p that is no integer there is ``SMOOTHED``, which is another function.
+    Beside a p that is no integer there are those of ``SMOOTHED``, which are another function.
     """
     found: dict[str, Distance | None] = {
         OURS: lambda x, weight: lp_dist(x, weight, p),
@@ -42,7 +43,7 @@ def candidates(
         "torch.compile": _compiled(p),
     }
     if p < math.inf and not p.is_integer():
-        found[SMOOTHED] = lambda x, weight: lse_dist(x, weight, 1.0)
+        found |= dict.fromkeys(SMOOTHED, lambda x, weight: lse_dist(x, weight, 1.0))
     if not backward and device.type == "cpu":
         for name, make in (("numba", _numba), ("scipy", _scipy)):
             found[name] = make(p) if find_spec(name) else None

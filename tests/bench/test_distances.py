@@ -36,7 +36,7 @@ def test_a_row_for_each_candidate_none_of_them_wrong(p, backward):
         if row["note"].startswith("not installed"):
             assert "seconds" not in row
             continue
-        assert row["note"] == ("another function" if row["candidate"] == peers.SMOOTHED else "")
+        assert row["note"] == ("another function" if row["candidate"] in peers.SMOOTHED else "")
         assert row["seconds"] <= row["median_seconds"]
         assert row["giga_pairs_per_second"] == pytest.approx(1200 / row["seconds"] / 1e9)
 
@@ -44,7 +44,7 @@ def test_a_row_for_each_candidate_none_of_them_wrong(p, backward):
 @pytest.mark.parametrize("p", [math.inf, 8.0, 8.7])
 def test_log_sum_exp_is_timed_beside_a_real_power(p):
     names = [row["candidate"] for row in measure(p, True)]
-    assert (peers.SMOOTHED in names) == (p == 8.7)
+    assert (set(peers.SMOOTHED) <= set(names)) == (p == 8.7)
 
 
 def test_a_power_too_large_for_a_peer_is_marked():
