@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from linfdist import records
 from linfdist.bench import machine_code, roofline
-from linfdist.bench.peers import OURS
+from linfdist.bench.peers import OURS, SMOOTHED
 
 NOT_YET = "not yet run on a GPU"
 CASE = ["shape", "p", "pass"]
+PRECISIONS = {"highest": "float32", "medium": "bfloat16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,41 @@ def best_peers(bench: Bench) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def smoothed(bench: Bench) -> pd.DataFrame:
+    """One row for each LogSumExp timed beside ℓp: the seconds of both, and their ratio.
+
+    Empty where the bench has none.
+    """
+    lines = []
+    for case, rows in bench.rows.groupby(CASE, sort=False):
+        ours = rows[rows["candidate"] == OURS].iloc[0]
+        for _, row in rows[rows["candidate"].isin(SMOOTHED)].iterrows():
+            lines.append(
+                dict(zip(CASE, case, strict=True))
+                | {
+                    "precision": SMOOTHED[row["candidate"]],
+                    "lp_seconds": ours["seconds"],
+                    "seconds": row["seconds"],
+                    "faster_by": ours["seconds"] / row["seconds"],
+                }
+            )
+    columns = [*CASE, "precision", "lp_seconds", "seconds", "faster_by"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def show_smoothed(bench: Bench) -> Styler:
+    """``smoothed`` for a notebook."""
+    shown = smoothed(bench)
+    shown["shape"] = shown["shape"].map(format_shape)
+    shown["precision"] = shown["precision"].map(PRECISIONS)
+    for name in ("lp_seconds", "seconds"):
+        shown[name] = shown[name].map("{:.3f}".format)
+    shown["faster_by"] = shown["faster_by"].map("{:.1f}×".format)
+    names = {"shape": "in → out", "lp_seconds": "ℓp, s", "seconds": "LogSumExp, s"}
+    names |= {"precision": "products", "faster_by": "faster by"}
+    return shown.rename(columns=names).style.hide(axis="index").set_caption(bench.title)
 
 
 def format_p(p: float) -> str:

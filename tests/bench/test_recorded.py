@@ -50,6 +50,23 @@ def test_the_best_peer_is_the_fastest_that_agrees(write):
     assert best["giga_pairs_per_second"] == 10 and math.isnan(best["roofline_share"])
 
 
+def test_log_sum_exp_stands_beside_the_power_it_replaces(write):
+    names = ("linfdist.lse_dist", "linfdist.lse_dist, bfloat16")
+    rows = [row("linfdist", 10.0, p=8.7), row("torch.cdist", 5.0, p=8.7)]
+    rows += [
+        row(name, speed, "another function", p=8.7)
+        for name, speed in zip(names, (70, 160), strict=True)
+    ]
+    bench = recorded.load(write("cpu", rows=[row("linfdist", 10.0), *rows]))
+    found = recorded.smoothed(bench)
+    assert found["precision"].tolist() == ["highest", "medium"]
+    assert found["faster_by"].tolist() == pytest.approx([7, 16])
+    shown = recorded.show_smoothed(bench).to_html()
+    assert "16.0×" in shown and "bfloat16" in shown and "torch.cdist" not in shown
+    assert recorded.best_peers(bench)["best_peer"].tolist() == ["", "torch.cdist"]
+    assert recorded.smoothed(recorded.load(write("old", rows=[row("linfdist", 1.0)]))).empty
+
+
 def test_a_case_without_peers_has_no_factor(write):
     rows = [row("linfdist", 10.0, roofline_share=0.6), row("slow", None, "left out: about 91 s")]
     (best,) = recorded.best_peers(recorded.load(write("gpu", rows=rows))).to_dict("records")
