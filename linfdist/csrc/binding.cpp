@@ -197,9 +197,9 @@ void cuda_adamw(CudaMatrix<T> weight, CudaMatrix<const T> grad, CudaMatrix<T> ex
 template <class T, class Factor>
 void cuda_lse_factors(CudaMatrix<const T> rows, CudaMatrix<const T> centre,
                       CudaMatrix<Factor> factors, CudaMatrix<T> reach, double t, double least,
-                      double shift, uintptr_t stream) {
+                      uintptr_t stream) {
   linfdist::cuda::lse_factors(rows.data(), centre.data(), factors.data(), reach.data(),
-                              int64_t(rows.shape(0)), int64_t(rows.shape(1)), t, least, shift,
+                              int64_t(rows.shape(0)), int64_t(rows.shape(1)), t, least,
                               as_stream(stream));
 }
 
@@ -232,7 +232,7 @@ template <class T, class Factor>
 void define_cuda_factors(nb::module_& m) {
   const auto factors = "factors"_a.noconvert();
   m.def("lse_factors", cuda_lse_factors<T, Factor>, "rows"_a.noconvert(), "centre"_a.noconvert(),
-        factors, "reach"_a.noconvert(), "t"_a, "least"_a, "shift"_a, "stream"_a);
+        factors, "reach"_a.noconvert(), "t"_a, "least"_a, "stream"_a);
   m.def("lse_combine", cuda_lse_combine<T, Factor>, "products"_a.noconvert(), factors,
         "grad"_a.noconvert(), "stream"_a);
 }
