@@ -28,11 +28,11 @@ LINFDIST_CUDA_LSE(double)
 #undef LINFDIST_CUDA_LSE
 
 // Of `count` rows of `length`: v = row − centre, reach = max |v|, and the factors of v and of −v one
-// after the other, max(2^least, 2^(t log2(e) (±v − reach) + shift)). T, Factor: float, float; float,
-// BFloat16; double, double.
+// after the other, max(2^least, 2^(t log2(e) (±v − reach))): none above 1. T, Factor: float, float;
+// float, BFloat16; double, double.
 template <class T, class Factor>
 void lse_factors(const T* rows, const T* centre, Factor* factors, T* reach, int64_t count,
-                 int64_t length, double t, double least, double shift, void* stream);
+                 int64_t length, double t, double least, void* stream);
 
 // grad = products[:, :length] factors[:, length:] − products[:, length:] factors[:, :length]: the
 // gradient of the rows that these are the factors of, where the products are those of −grad / total

@@ -66,12 +66,12 @@ __device__ __forceinline__ void store(BFloat16* at, const float (&v)[kWidth]) {
   }
 }
 
-// max(least, 2^(scale v + shift)), where v ≤ 0; a NaN stays.
+// max(least, 2^(scale v)), where v ≤ 0; a NaN stays.
 template <class T>
 struct Raise {
-  T scale, least, shift;
+  T scale, least;
 
-  __device__ T operator()(T v) const { return max_nan(least, exp2_of(fma(v, scale, shift))); }
+  __device__ T operator()(T v) const { return max_nan(least, exp2_of(scale * v)); }
 };
 
 template <class T, class Factor, int kWidth>
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kRowThreads)
   // A thread reads of `row` only what it wrote there itself.
   T* const row = dynamic_shared<T>();
   const int64_t start = int64_t(threadIdx.x) * kWidth, step = int64_t(blockDim.x) * kWidth;
-  const auto shifted = [&](int64_t at, T (&v)[kWidth]) {
+  const auto centred = [&](int64_t at, T (&v)[kWidth]) {
     T c[kWidth];
     load(rows + at, v);
     load(centre + at, c);
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kRowThreads)
   T most = 0;
   for (int64_t at = start; at < length; at += step) {
     T v[kWidth];
-    shifted(at, v);
+    centred(at, v);
     if (staged) store(row + at, v);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) most = max_nan(most, T(fabs(v[k])));
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kRowThreads)
     if (staged)
       load(row + at, v);
     else
-      shifted(at, v);
+      centred(at, v);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       plus[k] = raise(v[k] - most);
@@ -152,9 +152,9 @@ void with_width(int64_t length, const Run& run, const Array*... arrays) {
 
 template <class T, class Factor>
 void lse_factors(const T* rows, const T* centre, Factor* factors, T* reach, int64_t count,
-                 int64_t length, double t, double least, double shift, void* stream) {
+                 int64_t length, double t, double least, void* stream) {
   if (count == 0 || length == 0) return;
-  const Raise<T> raise{T(t * kLog2E), T(std::exp2(least)), T(shift)};
+  const Raise<T> raise{T(t * kLog2E), T(std::exp2(least))};
   const int64_t bytes = length * int64_t(sizeof(T));
   const bool staged = bytes <= kStagedBytes;
   const auto run = [&]<int kWidth>() {
@@ -178,7 +178,7 @@ void lse_combine(const T* products, const Factor* factors, T* grad, int64_t coun
 
 #define LINFDIST_INSTANTIATE(T, Factor)                                                            \
   template void lse_factors(const T*, const T*, Factor*, T*, int64_t, int64_t, double, double,     \
-                            double, void*);                                                        \
+                            void*);                                                                \
   template void lse_combine(const T*, const Factor*, T*, int64_t, int64_t, void*);
 LINFDIST_INSTANTIATE(float, float)
 LINFDIST_INSTANTIATE(float, BFloat16)

@@ -32,6 +32,7 @@ def counted(*kernels):
         ("large p, forward, all counts", 1.848),
         ("large p, forward, nothing counts", math.nan),
         ("interval", math.nan),
+        ("LogSumExp, forward, one counts", math.nan),
     ],
 )
 def test_a_kernel_stands_beside_its_roofline(title, tera):

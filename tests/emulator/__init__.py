@@ -196,7 +196,7 @@ class Emulator(_Library):
         assert not fits or (workspace.tensor == 0x3F).all(), "a kernel ran all the same"
         return tuple(array.tensor for array in results)
 
-    def lse_factors(self, rows, centre, t, *, least, shift=0.0, dtype=None):
+    def lse_factors(self, rows, centre, t, *, least, dtype=None):
         """Factors, of ``dtype`` or that of the rows, and the reach."""
         count, length = rows.shape
         with self._arrays(rows, centre) as (arrays, empty):
@@ -204,7 +204,7 @@ class Emulator(_Library):
             reach = empty((count, 1), rows.dtype)
             sizes = map(ctypes.c_int64, (count, length))
             name = _typed("lse_factors", factors.tensor)
-            self._call(name, *arrays, factors, reach, *sizes, float(t), float(least), float(shift))
+            self._call(name, *arrays, factors, reach, *sizes, float(t), float(least))
         return factors.tensor, reach.tensor
 
     def lse_combine(self, products, factors):

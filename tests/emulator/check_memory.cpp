@@ -34,7 +34,7 @@ void run_factors(const T* x, Sizes n) {
   const std::unique_ptr<T[]> reach(new T[n.batch]), grad(new T[n.batch * n.in_features]);
   const auto products = values<T>(2 * n.batch * n.in_features, 6);
   linfdist::cuda::lse_factors(x, x, factors.get(), reach.get(), n.batch, n.in_features, 4.0, -100.0,
-                              0.0, nullptr);
+                              nullptr);
   linfdist::cuda::lse_combine(products.get(), factors.get(), grad.get(), n.batch, n.in_features,
                               nullptr);
 }

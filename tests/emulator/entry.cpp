@@ -42,9 +42,9 @@ int64_t emulated_lse_workspace(Sizes n, int64_t bytes_per_element) {
 #define LINFDIST_FACTOR_ENTRIES(T, Factor, name)                                                   \
   const char* emulated_lse_factors_##name(const T* rows, const T* centre, Factor* factors,         \
                                           T* reach, int64_t count, int64_t length, double t,       \
-                                          double least, double shift) {                            \
+                                          double least) {                                          \
     return guarded([&] {                                                                           \
-      linfdist::cuda::lse_factors(rows, centre, factors, reach, count, length, t, least, shift,    \
+      linfdist::cuda::lse_factors(rows, centre, factors, reach, count, length, t, least,           \
                                   nullptr);                                                        \
     });                                                                                            \
   }                                                                                                \

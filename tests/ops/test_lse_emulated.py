@@ -8,6 +8,7 @@ import torch
 from pairs import SHAPES, sample
 
 from linfdist.ops import lp_dist, native
+from linfdist.ops.lse_distance import RANGES
 
 pytestmark = pytest.mark.skipif(
     emulator.compiler() is None, reason="the emulation needs a C++20 compiler: install g++"
@@ -20,7 +21,7 @@ T_VALUES = [1e-3, 0.3, 4.5, 30.0, 1e3, 1e6, 1e38]
 SIZES = [*SHAPES, (63, 9, 64), (65, 5, 63), (1, 9, 65), (515, 3, 34), (3, 3100, 5)]
 LAYERS = [(65, 1537, 33), (3, 3072, 48), (449, 385, 20), (70, 1540, 3)]
 ROWS = [(1, 1), (3, 7), (5, 64), (2, 784), (2, 1000), (1, 16390), (70, 24)]
-LEAST = {torch.float32: -125.0, torch.float64: -1021.0}
+LEAST = {dtype: held.least for dtype, held in RANGES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -208,11 +209,11 @@ def test_the_error_of_the_special_function_unit_is_bearable(cuda, t):
         assert_right(everything(cuda, x, w, grad, t), x, w, grad, t)
 
 
-def right_factors(rows, centre, t, least, shift):
+def right_factors(rows, centre, t, least):
     """Factors in float64, of differences rounded as the kernel's are, and the reach."""
     v = rows - centre
     reach = v.abs().amax(1, keepdim=True)
-    exponents = torch.cat((v - reach, -v - reach), 1).double() * (t / math.log(2)) + shift
+    exponents = torch.cat((v - reach, -v - reach), 1).double() * (t / math.log(2))
     return exponents.exp2().clamp_min(2.0**least), reach
 
 
@@ -221,15 +222,14 @@ def right_factors(rows, centre, t, least, shift):
 @pytest.mark.parametrize("shape", ROWS)
 def test_factors(cuda, shape, t, dtype):
     rows, centre, _ = sample((shape[0], 1, shape[1]), dtype)
-    for shift in (0.0, 40.0):
-        for cuda.offset in (0, 1):
-            factors, reach = cuda.lse_factors(rows, centre, t, least=LEAST[dtype], shift=shift)
-            expected, right = right_factors(rows, centre, t, LEAST[dtype], shift)
-            assert torch.equal(reach, right)
-            # An exponent of up to 1021 is rounded to float64, of up to 165 to float32.
-            precision = torch.finfo(dtype).eps * -LEAST[dtype]
-            torch.testing.assert_close(factors.double(), expected, rtol=precision, atol=0)
-            assert torch.equal(factors.amax(1), torch.full_like(reach[:, 0], 2.0**shift))
+    for cuda.offset in (0, 1):
+        factors, reach = cuda.lse_factors(rows, centre, t, least=LEAST[dtype])
+        expected, right = right_factors(rows, centre, t, LEAST[dtype])
+        assert torch.equal(reach, right)
+        # An exponent of up to 1021 is rounded to float64, of up to 125 to float32.
+        precision = torch.finfo(dtype).eps * -LEAST[dtype]
+        torch.testing.assert_close(factors.double(), expected, rtol=precision, atol=0)
+        assert torch.equal(factors.amax(1), torch.ones_like(reach[:, 0]))
 
 
 @pytest.mark.parametrize("t", [1.0, 60.0])
@@ -284,16 +284,18 @@ def test_factors_do_not_depend_on_order_or_on_memory_never_written(cuda, length)
         assert all(map(torch.equal, found[0], again))
 
 
-@pytest.mark.parametrize(("dtype", "shift"), [(torch.float32, 50.0), (torch.float64, 0.0)])
-def test_products_of_factors_are_the_direct_sum(cuda, dtype, shift):
-    """What the factors and the combining are for, both ways of the op compared."""
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("part", [0.01, 0.3, 1.0])
+def test_products_of_factors_are_the_direct_sum(cuda, part, dtype):
+    """What the factors and the combining are for, both ways of the op compared up to its bound."""
     x, w, grad = sample((13, 70, 129), dtype)
-    t, centre = 4.0, (x.amin(0, keepdim=True) + x.amax(0, keepdim=True)) / 2
+    low, high = x.amin(0, keepdim=True), x.amax(0, keepdim=True)
+    t, centre = part * RANGES[dtype].largest / float((high - low).amax()), (low + high) / 2
     (e, reach_x), (f, reach_w) = (
-        cuda.lse_factors(rows, centre, t, least=LEAST[dtype], shift=shift) for rows in (x, w)
+        cuda.lse_factors(rows, centre, t, least=LEAST[dtype]) for rows in (x, w)
     )
     total = e @ f.roll(129, 1).t()
-    distance = (total.log() - 2 * shift * math.log(2)) / t + reach_x + reach_w.t()
+    distance = total.log() / t + reach_x + reach_w.t()
     share = -grad / total
     to_x = cuda.lse_combine(share @ f, e)
     to_w = cuda.lse_combine(share.t() @ e, f)
