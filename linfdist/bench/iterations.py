@@ -2,11 +2,13 @@
 
 The step is the trainer's own but for the data: pixels through the net, the hinge loss, gradients,
 ``LpAdamW``. Beside the optimizer stands torch's fused AdamW on the same weights, for scale: it does
-less, its decay being plain.
+less, its decay being plain. Beside forward and backward at a real p stand those with LogSumExp,
+matched to the same p.
 """
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -14,9 +16,11 @@ import torch
 from linfdist import data, experiments
 from linfdist.bench import roofline
 from linfdist.bench.distances import Row
+from linfdist.bench.peers import OURS, SMOOTHED
 from linfdist.bench.timing import Timing, race
 from linfdist.experiments import Scale
-from linfdist.nn import build_net, parameter_count
+from linfdist.nn import LogSumExp, build_net, parameter_count
+from linfdist.ops.precision import matmul_precision
 from linfdist.optim import LpAdamW, param_groups, set_p
 from linfdist.robust import hinge_loss
 
@@ -48,11 +52,14 @@ def measure(
     setting = experiments.get_scale(name, scale)
     step = _Step(setting, p, device)
     calls = {
-        FORWARD_BACKWARD: [step.forward_backward],
-        ITERATION: [step.iteration],
-        OPTIMIZER: [step.optimizer.step],
-        ADAMW: [step.adamw.step],
+        (FORWARD_BACKWARD, OURS): [step.forward_backward],
+        (ITERATION, OURS): [step.iteration],
+        (OPTIMIZER, OURS): [step.optimizer.step],
+        (OPTIMIZER, ADAMW): [step.adamw.step],
     }
+    if p < math.inf and not p.is_integer():
+        for candidate, precision in SMOOTHED.items():
+            calls[FORWARD_BACKWARD, candidate] = [partial(step.smoothed, precision)]
     found = race(calls, device, rounds=rounds, patience=patience, checked=False, baseline=before)
     weights = parameter_count(step.net)
     pairs = setting.train.batch_size * weights
@@ -60,22 +67,18 @@ def measure(
     bandwidth = hardware and hardware.bandwidth_gb_per_second
     memory = STEP_BYTES * weights / (1e9 * bandwidth) if bandwidth else None
     whole = None if compute is None or memory is None else compute + memory
-    least = {FORWARD_BACKWARD: compute, ITERATION: whole, OPTIMIZER: memory, ADAMW: memory}
+    least = {FORWARD_BACKWARD: compute, ITERATION: whole, OPTIMIZER: memory}
     what = case(name, scale, p) | {"batch": setting.train.batch_size, "weights": weights}
     rows = []
-    for part, timing in found.items():
-        peer = part == ADAMW
-        row = what | {
-            "part": OPTIMIZER if peer else part,
-            "candidate": ADAMW if peer else "linfdist",
-        }
+    for (part, candidate), timing in found.items():
+        row = what | {"part": part, "candidate": candidate}
         if not isinstance(timing, Timing):
             rows.append(row | {"note": timing})
             continue
         row |= timing.columns()
-        if row["part"] == OPTIMIZER:
+        if part == OPTIMIZER:
             row.pop("peak_memory_mb", None)  # the other optimizer's moments are in it
-        if least[part] is not None:
+        if least[part] is not None and candidate not in SMOOTHED:  # no powers to count
             row["roofline_share"] = least[part] / timing.seconds
         rows.append(row | {"note": timing.note})
     return rows
@@ -105,8 +108,12 @@ class _Step:
         set_p(self.optimizer, p)
         self.adamw = torch.optim.AdamW(self.net.parameters(), lr=LR, fused=True)
 
-    def forward_backward(self) -> None:
-        logits = self.net(self.pixels, self.p)
+    def smoothed(self, precision: str) -> None:
+        with matmul_precision(precision):
+            self.forward_backward(LogSumExp(self.p - 1, matched=True))
+
+    def forward_backward(self, p: float | LogSumExp | None = None) -> None:
+        logits = self.net(self.pixels, self.p if p is None else p)
         loss = hinge_loss(logits, self.labels, self.threshold, self.mix)
         self.optimizer.zero_grad()
         loss.backward()

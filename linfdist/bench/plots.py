@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from linfdist.bench import roofline
-from linfdist.bench.peers import OURS
+from linfdist.bench.iterations import ADAMW
+from linfdist.bench.peers import OURS, SMOOTHED
 from linfdist.bench.recorded import Bench, best_peers, format_factor, format_p, format_shape
 
 # Ours in the book's blue; the rest by what they are, and users' own peers in what is left.
@@ -21,8 +22,14 @@ COLORS = {
     "scipy": "#b5b5b5",
 }
 OWN_COLORS = ("#2e8b57", "#8064a2", "#a0522d")
+# Of the candidates beside our own parts of a step.
+STEP_NAMES = dict(
+    zip((*SMOOTHED, ADAMW), ("LogSumExp", "LogSumExp, bfloat16", "fused AdamW"), strict=True)
+)
 STEP_COLORS = {
     "forward+backward": COLORS[OURS],
+    "LogSumExp": "#2e8b57",
+    "LogSumExp, bfloat16": "#8fc7a5",
     "optimizer": "#9dc0ee",
     "fused AdamW": "#d9822b",
 }
@@ -61,7 +68,7 @@ def steps(bench: Bench) -> Figure:
         1, len(nets), figsize=(4 * len(nets), 3), sharey=True, squeeze=False, layout="constrained"
     )
     timed = bench.iterations[bench.iterations["note"] == ""]
-    part = timed["part"].where(timed["candidate"] == OURS, "fused AdamW")
+    part = timed["part"].where(timed["candidate"] == OURS, timed["candidate"].map(STEP_NAMES))
     timed = timed.assign(part=part, milliseconds=1e3 * timed["seconds"])
     for ax, net in zip(axes[0], nets, strict=True):
         here = timed[timed["net"] == net]

@@ -9,13 +9,15 @@ second is reported beside it, so that a gap shows. On a CPU one call is one meas
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Call = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
 WINDOW = 0.02  # seconds that a GPU is busy between two events, thousands of times their resolution
 MOST_CALLS = 64  # times a dozen kernels still fits the queue, so that launching never waits
 MOST_SETS = 16
@@ -52,7 +54,7 @@ def input_sets(bytes_of_one: int, device: torch.device) -> int:
 
 
 def race(
-    candidates: Mapping[str, Sequence[Call]],
+    candidates: Mapping[Name, Sequence[Call]],
     device: torch.device,
     *,
     rounds: int,
@@ -60,7 +62,7 @@ def race(
     compiled: Collection[str] = (),
     checked: bool = True,
     baseline: int | None = None,
-) -> dict[str, Timing | str]:
+) -> dict[Name, Timing | str]:
     """Time the candidates, each the same call on one or more sets of inputs; ours comes first.
 
     The first call of each is compared with ours and not timed, unless it takes more than

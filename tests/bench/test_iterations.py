@@ -17,6 +17,13 @@ def measure(p, **given):
     return iterations.measure(NET, "smoke", p, **settings)
 
 
+def test_beside_a_real_power_stand_the_products_that_replace_it():
+    rows = [row for row in measure(8.7) if row["part"] == "forward+backward"]
+    names = [row["candidate"] for row in rows]
+    assert names == ["linfdist", "linfdist.lse_dist", "linfdist.lse_dist, bfloat16"]
+    assert all(row["seconds"] > 0 and row["note"] == "" for row in rows)
+
+
 @pytest.mark.parametrize("p", [math.inf, 8.0])
 def test_a_row_for_each_part_and_one_for_the_optimizers_peer(p):
     rows = measure(p)
