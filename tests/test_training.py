@@ -60,7 +60,9 @@ def test_the_threshold_is_in_pixels(monkeypatch):
 @KINDS
 def test_relaxation_divides_the_radius_of_the_loss(net_config, config, monkeypatch):
     """By 16, then by 16 and by 4 in the epoch of two steps in which p rises, then by 1."""
-    config = replace(config, epochs=(1, 1, 1), batch_size=len(TRAIN) // 2)
+    config = replace(
+        config, epochs=(1, 1, 1), batch_size=len(TRAIN) // 2, smoothing="matched_lse", p_end=60.0
+    )
 
     def radii(relaxation):
         seen = []
@@ -276,7 +278,10 @@ def test_errors_name_the_value_and_the_fix():
         ({"p_end": math.inf}, "p_end finite.*got 8.0 and inf"),
         ({"p_end": 4.0}, "p_end must be at least p_start=8.0; got 4.0"),
         ({"decay": "l1"}, "decay must be one of lp, l2, none; got 'l1'"),
-        ({"smoothing": "max"}, "smoothing must be one of lp, lse, matched_lse; got 'max'"),
+        (
+            {"smoothing": "max"},
+            "smoothing must be one of lp, lse, matched_lse, lp_then_lse; got 'max'",
+        ),
         ({"matmul_precision": "bf16"}, "must be one of highest, high, medium; got 'bf16'"),
         ({"smoothing": "lp_then_lse"}, "p_rise must be given for .*and p_rise=None"),
         ({"p_rise": 20.0}, "and for no other; got smoothing='lp' and p_rise=20.0"),
