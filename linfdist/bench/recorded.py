@@ -116,6 +116,7 @@ def show_smoothed(bench: Bench) -> Styler:
     """``smoothed`` for a notebook."""
     shown = smoothed(bench)
     shown["shape"] = shown["shape"].map(format_shape)
+    shown["p"] = shown["p"].map(format_p)
     shown["precision"] = shown["precision"].map(PRECISIONS)
     for name in ("lp_seconds", "seconds"):
         shown[name] = shown[name].map("{:.3f}".format)
