@@ -12,8 +12,6 @@ from typing import Any
 from linfdist.experiments import table1
 from linfdist.experiments.base import Experiment, Scale
 
-TITLE = "LogSumExp smoothing"
-
 _MATCHED = {"smoothing": "matched_lse", "p_start": 12.0, "p_end": 60.0}
 _THEN = table1.LP_THEN_LSE
 
