@@ -114,13 +114,13 @@ def _lse_dist_backward(
         grad, x, weight = plain(grad), plain(x), plain(weight)
         fits, centre = _centre(x, t)
         decided = _decided(fits)
-        if decided:
-            return _products_backward(grad / total, x, weight, centre, t, *wants)
-        if decided is None:
-            gradients = _products_backward(grad / total, x, weight, centre, t, True, True)
-        else:
-            gradients = torch.empty_like(x), torch.empty_like(weight)
-        _direct_backward(grad, x, weight, plain(total), gradients, fits, t)
+        gradients = x.new_empty(0), x.new_empty(0)
+        if decided is not False:
+            gradients = _products_backward(grad / total, x, weight, centre, t, *wants)
+        if decided is not True:  # the sum writes both
+            made = zip(gradients, (x, weight), strict=True)
+            gradients = tuple(g if g.numel() else torch.empty_like(of) for g, of in made)
+            _direct_backward(grad, x, weight, plain(total), gradients, fits, t)
     return tuple(
         gradient if wanted else x.new_empty(0)
         for gradient, wanted in zip(gradients, wants, strict=True)

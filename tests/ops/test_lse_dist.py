@@ -173,8 +173,11 @@ def test_the_native_sum_equals_the_reference(shape, t, dtype):
 
 
 @pytest.mark.parametrize("wants", [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("undecided", [False, True])
 @pytest.mark.parametrize("t", [0.3, 1e3])
-def test_a_gradient_that_nobody_wants_is_not_made(t, wants):
+def test_a_gradient_that_nobody_wants_is_not_made(t, undecided, wants, monkeypatch):
+    if undecided:
+        monkeypatch.setattr(lse_distance, "_decided", lambda fits: None)
     x, w, grad = sample((13, 70, 129), torch.float32)
     _, total = torch.ops.linfdist.lse_dist(x, w, t)
     whole = torch.ops.linfdist.lse_dist_backward(grad, x, w, total, t, [True, True])
