@@ -172,6 +172,16 @@ def test_the_native_sum_equals_the_reference(shape, t, dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("neurons", [1, 16, 69])
+def test_neurons_by_blocks_are_all_of_them(neurons, dtype, monkeypatch):
+    """A layer of real width takes several; here a block is of so many neurons."""
+    x, w, grad = sample((13, 70, 129), dtype)
+    monkeypatch.setattr(lse_distance, "CPU_BLOCK_BYTES", neurons * 2 * 129 * w.element_size())
+    assert fits(x, 0.3)
+    assert_right(x, w, grad, 0.3)
+
+
 @pytest.mark.parametrize("wants", [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize("undecided", [False, True])
 @pytest.mark.parametrize("t", [0.3, 1e3])
