@@ -1,0 +1,246 @@
+"""Theorem 4.1, built: a network of l_inf-dist neurons within eps of any 1-Lipschitz function."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linfdist.nn import LinfDistNet, LpDist, MeanShift, NetConfig, build_net
+from linfdist.theory.pyramids import Box, Pyramids, evaluate, pyramids
+from linfdist.theory.targets import Function
+from linfdist.theory.units import selected
+
+SHAPES = ("deep", "paper", "wide")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approximation:
+    """A network that equals ``pyramids`` on their box, up to rounding.
+
+    ``net`` has two logits, −g(x) and g(x), for x in the place of an image, shape (n, 1, 1, d): it
+    is a classifier by the sign of g, whose certified radius is |g(x)|. Called with points, (n, d),
+    the approximation returns g itself, (n,).
+
+    ``offset`` is twice the bound C of what any neuron reads; ``rounding`` bounds what the floating
+    point of the network can add to the error on the box.
+    """
+
+    net: LinfDistNet
+    pyramids: Pyramids
+    shape: str
+    offset: float
+    rounding: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        dtype = next(self.net.parameters()).dtype
+        with torch.no_grad():
+            return self.net(x.to(dtype)[:, None, None, :])[:, 1]
+
+    @property
+    def depth(self) -> int:
+        """Layers of neurons, the last with the logits included."""
+        return len(self.net.config.hidden) + 1
+
+    @property
+    def width(self) -> int:
+        """Neurons of the widest hidden layer."""
+        return max(self.net.config.hidden)
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of all layers, zeros included, without biases."""
+        return sum(weight.numel() for weight in self.net.parameters() if weight.ndim == 2)
+
+
+def depth(d: int, num_pyramids: int, shape: str = "deep") -> int:
+    """Layers of the network for this many pyramids in d dimensions.
+
+    "paper": 2 d a pyramid, one for each x_j − w_j and w_j − x_j; "deep": 2 a pyramid; each and 3.
+    "wide": 3.
+    """
+    _check_shape(shape, "depth")
+    return 3 + (0 if shape == "wide" else num_pyramids * len(_pieces(d, shape)))
+
+
+def num_weights(d: int, num_pyramids: int, shape: str = "deep") -> int:
+    """Weights of that network, zeros included, without biases."""
+    _check_shape(shape, "num_weights")
+    if shape == "wide":
+        return num_pyramids * (d + 1) + 2
+    width = d + 2
+    return d * width + (depth(d, num_pyramids, shape) - 2) * width**2 + 2 * width
+
+
+def paper_bound(box: Box, values: Tensor) -> float:
+    """The paper's C = 2 C_1 + C_2, with ‖x‖_∞ ≤ C_1 and |values| ≤ C_2; its offset is 2 C."""
+    return 2 * max(map(abs, box.lower + box.upper)) + values.abs().max().item()
+
+
+def approximate(
+    function: Function,
+    box: Box,
+    eps: float,
+    *,
+    shape: str = "deep",
+    layout: str = "centred",
+    offset: float | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Approximation:
+    """A ``LinfDistNet`` within eps of ``function`` on all of ``box``  [Zhang2021, Thm. 4.1].
+
+    ``function`` takes points, (n, d), to values, (n,), and is 1-Lipschitz in l_inf. ``shape``:
+
+    - "deep": width d + 2. d neurons of each layer copy x, one measures a pyramid, in two layers,
+      and one holds the maximum of the pyramids so far.
+    - "paper": the same as the paper's proof has it, two inputs a maximum, 2 d layers a pyramid.
+    - "wide": three layers. The first measures the distances to all points at once, one neuron of
+      the second takes their maximum.
+
+    ``layout`` as in ``pyramids``. Without ``offset`` the network takes the smallest power of two
+    that the proof allows: then all neurons compute exactly on a lattice to which the first layer
+    rounds x, so that no error grows with the depth, and its bound is kept out of eps. Another
+    offset, such as the paper's 2 C, is taken as it is, and its rounding is not kept out.
+
+    Cost: depth and weights as ``depth`` and ``num_weights`` say, about 0.1 ms a layer to build.
+
+    Raises:
+        NotLipschitz: if sampling finds a pair of points between which ``function`` rises too fast.
+        ValueError: if eps is too small for the precision of ``dtype`` on this box.
+    """
+    _check_shape(shape, "approximate")
+    corner = torch.tensor(box.lower, dtype=torch.float64)
+    middle = evaluate(function, corner[None] + torch.tensor(box.sides).double() / 2).item()
+    # On the box 0 ≤ x − lower ≤ S and, f being 1-Lipschitz, |f − f(middle)| ≤ S / 2 for S the
+    # longest side: distances less S at most, and what is held less 3 S / 2 = C.
+    power = 2.0 ** math.ceil(math.log2(3 * max(box.sides)))
+    precision = torch.finfo(dtype).eps
+    # On a lattice of its own, so that the last biases, ±middle − offset, are exact.
+    coarse = precision * 2.0 ** math.ceil(math.log2(power + abs(middle)))
+    middle = round(middle / coarse) * coarse
+    chosen = power if offset is None else offset
+    rounding = precision * (4 * chosen + max(map(abs, box.lower)) + abs(middle))
+    if offset is None and rounding > eps / 2:
+        raise ValueError(
+            f"approximate: eps must be above {2 * rounding:.2g}, what {dtype} rounds to on this "
+            f"box; got {eps:g}. Pass dtype=torch.float64."
+        )
+    spared, quantum = (rounding, power * precision) if offset is None else (0.0, 0.0)
+    tops = pyramids(function, box, eps - spared, layout=layout, quantum=quantum)
+    constant = round((middle + tops.lift) / coarse) * coarse
+    distances = tops.points - corner
+    heights = tops.values - middle
+    if quantum:
+        distances, heights = ((part / quantum).round() * quantum for part in (distances, heights))
+
+    if shape == "wide":
+        layers = _wide_layers(tops.points, heights, chosen)
+    else:
+        layers = _deep_layers(corner, distances, heights, _pieces(box.d, shape), chosen)
+    net = _network(layers, constant, dtype)
+    return Approximation(net=net, pyramids=tops, shape=shape, offset=chosen, rounding=rounding)
+
+
+def _check_shape(shape: str, caller: str) -> None:
+    if shape not in SHAPES:
+        raise ValueError(f"{caller}: shape must be one of {', '.join(SHAPES)}; got {shape!r}.")
+
+
+Layer = tuple[Tensor, Tensor]  # weight, (out, in), and bias, (out,)
+
+
+def _pieces(d: int, shape: str) -> Tensor:
+    """Signs of x in the layers of one pyramid, (layers, d).
+
+    ‖x − w‖_∞ is the largest of x_j − w_j and w_j − x_j. A neuron has one weight an input, so all
+    the x_j − w_j fit in one and all the w_j − x_j in another; the paper takes one of the 2 d at a
+    time.
+    """
+    if shape == "paper":
+        one = torch.eye(d, dtype=torch.float64)
+        return torch.stack([one, -one], 1).flatten(0, 1)
+    return torch.tensor([[1.0] * d, [-1.0] * d], dtype=torch.float64)
+
+
+def _deep_layers(
+    corner: Tensor, points: Tensor, heights: Tensor, pieces: Tensor, offset: float
+) -> list[Layer]:
+    """All layers of width d + 2: x from the lower corner, the distance so far, the maximum so far.
+
+    ``points`` are from the lower corner, too. Each pyramid's height less its distance joins the
+    maximum in the layer in which the next distance begins.
+    """
+    m, d = points.shape
+    width, distance, top = d + 2, d, d + 1
+    signs = points.new_zeros(m, len(pieces), width, width)
+    shifts = torch.zeros_like(signs)
+    signs[..., range(d), range(d)] = 1
+    signs[:, :, distance, :d] = pieces
+    shifts[:, :, distance, :d] = -pieces * points.unsqueeze(1)
+    signs[:, 1:, distance, distance] = 1
+    signs[:, :, top, top] = 1
+    signs[1:, 0, top, distance] = -1
+    shifts[1:, 0, top, distance] = heights[:-1]
+    signs, shifts = signs.flatten(0, 1), shifts.flatten(0, 1)
+
+    end = torch.eye(width, dtype=signs.dtype)[None]
+    end_shifts = torch.zeros_like(end)
+    end[0, top, distance], end_shifts[0, top, distance] = -1, heights[-1]
+    signs, shifts = torch.cat([signs, end]), torch.cat([shifts, end_shifts])
+    # What the maximum holds before the first pyramid is no pyramid's: it is not carried on.
+    signs[len(pieces), top, top] = 0
+
+    first = points.new_zeros(width, d)
+    first[range(d), range(d)] = 1
+    first[d:, 0] = 1
+    weights = selected(signs, shifts, offset)
+    biases = points.new_full((width,), -offset)
+    layers = [(corner + selected(first, torch.zeros_like(first), offset), biases)]
+    return [*layers, *((weight, biases) for weight in weights), _last(width, top, offset)]
+
+
+def _wide_layers(points: Tensor, heights: Tensor, offset: float) -> list[Layer]:
+    """All distances less their heights, then their least, its sign turned."""
+    # Twice the offset rounds to a lattice on which the last layer is exact for either sign.
+    offsets = points.new_full((1,), 2 * offset)
+    least = selected(-torch.ones(1, len(points), dtype=points.dtype), torch.zeros(()), 2 * offset)
+    return [
+        (points, -heights),
+        (least, -offsets),
+        _last(1, 0, offset),
+    ]
+
+
+def _last(width: int, top: int, offset: float) -> Layer:
+    """The held maximum and its negative."""
+    signs = torch.zeros(2, width, dtype=torch.float64)
+    signs[:, top] = torch.tensor([1.0, -1.0])
+    return selected(signs, torch.zeros_like(signs), offset), signs.new_full((2,), -offset)
+
+
+def _network(layers: list[Layer], constant: float, dtype: torch.dtype) -> LinfDistNet:
+    """The layers as a network in evaluation mode, the maximum raised by ``constant``.
+
+    A hidden layer's bias is its mean shift.
+    """
+    widths = tuple(len(weight) for weight, _ in layers[:-1])
+    d = layers[0][0].shape[1]
+    with torch.random.fork_rng(devices=[]):
+        net = build_net(
+            NetConfig(kind="net", hidden=widths, identity_value=None),
+            input_shape=(1, 1, d),
+            num_classes=2,
+            mean=(0.0,),
+            std=1.0,
+        )
+    net = net.to(dtype).eval()
+    # Not load_state_dict, whose time grows with the square of the number of modules.
+    hidden = [layer for layer in net.features.layers if isinstance(layer, LpDist)]
+    means = [layer.running_mean for layer in net.features.layers if isinstance(layer, MeanShift)]
+    with torch.no_grad():
+        for layer, (weight, _) in zip([*hidden, net.last], layers, strict=True):
+            layer.weight.copy_(weight)
+        for mean, (_, bias) in zip(means, layers[:-1], strict=True):
+            mean.copy_(-bias)
+        net.last.bias.copy_(layers[-1][1] + layers[-1][1].new_tensor([constant, -constant]))
+    return net

@@ -1,0 +1,77 @@
+"""What one l_inf-dist neuron can do beside measuring a distance  [Zhang2021, Prop. A.2]."""
+
+import torch
+from torch import Tensor
+
+
+def selected(signs: Tensor, shifts: Tensor, offset: float) -> Tensor:
+    """The weight with which ‖v − weight‖_∞ − offset = max_{signs_j ≠ 0} signs_j v_j + shifts_j.
+
+    ``signs`` (−1, 0 or 1) and ``shifts`` have shape (..., in_features), and so has the weight; of a
+    row at least one sign is not 0. True where |v_j| ≤ offset / 2 for all j and |signs_j v_j +
+    shifts_j| ≤ offset / 2 for the selected: these are then lifted to offset / 2 and above, where
+    none of the others reaches. The paper selects one or two inputs; any number will do.
+    """
+    return -signs * (offset + shifts)
+
+
+def projection(
+    in_features: int, j: int, *, offset: float, constant: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the neuron v_j + constant  [Zhang2021, Eq. 11].
+
+    Valid for ‖v‖_∞ ≤ offset / 2. The weight has shape (in_features,), the bias none.
+    """
+    return _neuron(in_features, {j: (1, 0.0)}, offset, constant, "projection")
+
+
+def negation(
+    in_features: int, j: int, *, offset: float, constant: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the neuron −v_j + constant  [Zhang2021, Eq. 12]; as ``projection``."""
+    return _neuron(in_features, {j: (-1, 0.0)}, offset, constant, "negation")
+
+
+def maximum(
+    in_features: int,
+    j: int,
+    k: int,
+    *,
+    offset: float,
+    sign: int = 1,
+    shift: float = 0.0,
+    constant: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the neuron max(sign v_j + shift, v_k) + constant  [Zhang2021, Eq. 13].
+
+    Valid for ‖v‖_∞ ≤ offset / 2 and |sign v_j + shift| ≤ offset / 2; ``sign`` is 1 or −1.
+    """
+    if sign not in (1, -1):
+        raise ValueError(f"maximum: sign must be 1 or -1; got {sign}.")
+    if j == k:
+        raise ValueError(
+            f"maximum: j and k must be two inputs; got {j} twice. A neuron has one weight an "
+            "input, so v_j and -v_j cannot meet in one."
+        )
+    return _neuron(in_features, {j: (sign, shift), k: (1, 0.0)}, offset, constant, "maximum")
+
+
+def _neuron(
+    in_features: int,
+    terms: dict[int, tuple[int, float]],
+    offset: float,
+    constant: float,
+    name: str,
+) -> tuple[Tensor, Tensor]:
+    """The selection of ``terms``, input → (sign, shift), in float64."""
+    signs = torch.zeros(in_features, dtype=torch.float64)
+    shifts = torch.zeros_like(signs)
+    for j, (sign, shift) in terms.items():
+        if not 0 <= j < in_features:
+            raise ValueError(
+                f"{name}: an input must be in 0 … in_features - 1 = {in_features - 1}; got {j}."
+            )
+        signs[j], shifts[j] = sign, shift
+    if not offset > 0:
+        raise ValueError(f"{name}: offset must be positive, twice the inputs' bound; got {offset}.")
+    return selected(signs, shifts, offset), signs.new_tensor(constant - offset)
