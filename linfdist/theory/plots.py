@@ -1,0 +1,72 @@
+"""Pictures of small l_inf-dist networks, for the book."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from torch import Tensor
+
+PLUS, MINUS, UNUSED = "#3b7dd8", "#d9822b", "#cccccc"
+
+
+def draw_network(
+    ax: Axes,
+    layers: Sequence[Tensor],
+    names: Sequence[Sequence[str]],
+    *,
+    offset: float,
+    shifts: bool = True,
+) -> None:
+    """Draw layers of selecting neurons, their weights of shape (out, in), from left to right.
+
+    ``names`` has the text of each node, a list for the inputs and one for each layer. An input that
+    a neuron takes with its sign (weight below −offset / 2) is blue, with its sign turned (above
+    offset / 2) orange, others grey; with ``shifts`` a line says what is added on it.
+    """
+    sizes = [layers[0].shape[1], *(len(weight) for weight in layers)]
+    if [len(column) for column in names] != sizes:
+        raise ValueError(
+            f"draw_network: names must have {sizes} entries, for the inputs and each layer; got "
+            f"{[len(column) for column in names]}."
+        )
+    heights = [[(size - 1) / 2 - i for i in range(size)] for size in sizes]
+    for column, weight in enumerate(layers):
+        for (j, k), value in _entries(weight):
+            taken = abs(value) > offset / 2
+            color = UNUSED if not taken else MINUS if value > 0 else PLUS
+            start, end = heights[column][k], heights[column + 1][j]
+            ax.plot(
+                (column, column + 1), (start, end), color=color, lw=1.8 if taken else 0.8, zorder=1
+            )
+            shift = abs(value) - offset
+            if shifts and taken and abs(shift) > 1e-12:
+                ax.text(
+                    column + 0.35,
+                    start + 0.35 * (end - start),
+                    f"{shift:+.3g}",
+                    fontsize=8,
+                    ha="center",
+                    va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+                )
+    for column, (texts, rows) in enumerate(zip(names, heights, strict=True)):
+        for text, height in zip(texts, rows, strict=True):
+            face = "white" if column == 0 else "#e8eef7"
+            ax.text(
+                column,
+                height,
+                text,
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                bbox={"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": "#4a6fa5"},
+                zorder=2,
+            )
+    tallest = max(sizes)
+    ax.set(xlim=(-0.45, len(sizes) - 0.55), ylim=(-tallest / 2, tallest / 2))
+    ax.axis("off")
+
+
+def _entries(weight: Tensor) -> list[tuple[tuple[int, int], float]]:
+    """((row, column), value) of a matrix, what is least in size first: drawn below the rest."""
+    entries = [((j, k), v) for j, row in enumerate(weight.tolist()) for k, v in enumerate(row)]
+    return sorted(entries, key=lambda entry: abs(entry[1]))
