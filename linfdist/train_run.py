@@ -1,13 +1,12 @@
 """A training run: its state, which a checkpoint holds, and the steps that change it."""
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from linfdist import checkpoint as checkpoints
@@ -17,37 +16,10 @@ from linfdist.checkpoint import CheckpointError
 from linfdist.config import to_dict
 from linfdist.data import ImageSet
 from linfdist.evaluation import clean_and_certified
-from linfdist.nn import LogSumExp, mean_distances, set_mean_distances
+from linfdist.nn import mean_distances, set_mean_distances
 from linfdist.ops.precision import matmul_precision
-from linfdist.optim import LpAdamW, eps_at, lr_at, p_at, param_groups, relaxation_at, set_p
-from linfdist.robust import HingeLoss, IBPLoss, hinge_loss, ibp_loss
+from linfdist.recipe import LinfDistRecipe
 from linfdist.train_config import Net, TrainConfig, check_fit
-
-
-class _Objective(nn.Module):
-    """Network and loss in one, so that DistributedDataParallel sums gradients as they appear."""
-
-    def __init__(self, net: Net, loss: HingeLoss | IBPLoss) -> None:
-        super().__init__()
-        self.net = net
-        self.loss = loss
-
-    def forward(
-        self, pixels: Tensor, labels: Tensor, p: float | LogSumExp, radius: float
-    ) -> tuple[Tensor, Tensor]:
-        """The mean loss and the logits; no images have the loss 0, on which all weights depend.
-
-        ``radius``, in pixels: the hinge's threshold, or the eps of the interval bounds.
-        """
-        if isinstance(self.loss, HingeLoss):
-            logits = self.net(pixels, p)
-            loss = hinge_loss(logits, labels, radius * self.net.lipschitz, self.loss.mix)
-        else:
-            features = self.net.features(pixels, p)
-            reach = radius * self.net.feature_lipschitz
-            logits, margins = self.net.logits_and_ball_margins(features, reach, labels)
-            loss = ibp_loss(logits, margins, labels, self.loss.kappa)
-        return loss if len(labels) else logits.sum(), logits
 
 
 class Run:
@@ -72,23 +44,17 @@ class Run:
         self.test = None if test is None else test.to(device)
         self.device = torch.device(device)
         self.surroundings = list(surroundings)
-        self.objective = _Objective(net, config.loss)
+        self.recipe = LinfDistRecipe(net, config)
+        self.objective = self.recipe.objective
         if distributed.size() > 1:
             self.objective = DistributedDataParallel(self.objective)
-        self.optimizer = LpAdamW(
-            param_groups(net, config.decay),
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.adam_eps,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = self.recipe.optimizer
         self.images = len(train)
         self.steps_per_epoch = len(self.batches)
         self.num_steps = sum(config.epochs) * self.steps_per_epoch
         self.step = 0
         self.rows: list[dict[str, Any]] = []
         self.unchecked: list[tuple[int, float, float, Tensor]] = []
-        self.p = self.lr = self.eps = math.nan
         self.start_epoch(seconds=0.0)
         self.fingerprint = {
             "experiment": experiment,
@@ -108,37 +74,23 @@ class Run:
         self.started = time.monotonic() - seconds
 
     def train_step(self) -> None:
-        config = self.config
         epoch, index = divmod(self.step, self.steps_per_epoch)
-        done = self.step / self.steps_per_epoch
-        self.p = p_at(done, config.epochs, config.p_start, config.p_end, config.p_rise)
-        smoothing = config.smooth(self.p)
-        self.lr = lr_at(done, config.epochs, config.lr)
-        relaxed = config.relaxation if isinstance(smoothing, LogSumExp) else 1.0
-        relaxation = relaxation_at(done, config.epochs, relaxed)
-        if isinstance(config.loss, IBPLoss):
-            radius = eps_at(done, config.epochs, float(config.loss.eps_train)) / relaxation
-            self.eps = radius
-        else:
-            radius = float(config.loss.threshold) / relaxation
+        values = self.recipe.at(self.step / self.steps_per_epoch)
         self.net.train()
         pixels, labels = self.batches.get(epoch, index)
-        with matmul_precision(config.matmul_precision):
-            loss, logits = self.objective(pixels, labels, smoothing, radius)
+        with matmul_precision(self.config.matmul_precision):
+            loss, logits = self.objective(pixels, labels, *values)
             self.optimizer.zero_grad()
             # DistributedDataParallel takes the mean over processes; the batch's loss is a sum.
             share = distributed.size() * len(labels) / self.batches.size(index)
             (loss * share).backward()
-        set_p(self.optimizer, self.p)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
         self.optimizer.step()
         loss_sum = loss.detach() * len(labels)
         correct = (logits.detach().argmax(1) == labels).sum()
         sums = distributed.total(torch.stack((loss_sum.double(), correct.double())))
         self.loss_sum += sums[0]
         self.correct += sums[1].long()
-        self.unchecked.append((self.step, self.p, self.lr, sums[0]))
+        self.unchecked.append((self.step, self.recipe.p, self.recipe.lr, sums[0]))
         self.step += 1
 
     def check_losses(self) -> None:
@@ -163,16 +115,16 @@ class Run:
                 self.net,
                 self.test,
                 eps=self.test.info.eps,
-                p=self.config.smooth(self.p),
+                p=self.recipe.watched,
                 batch_size=self.config.batch_size,
                 together=True,
             )
         self.rows.append(
             {
                 "epoch": self.step // self.steps_per_epoch,
-                "p": self.p,
-                "lr": self.lr,
-                "eps_train": None if math.isnan(self.eps) else self.eps,
+                "p": self.recipe.p,
+                "lr": self.recipe.lr,
+                "eps_train": self.recipe.eps_train,
                 "train_loss": self.loss_sum.item() / self.images,
                 "train_accuracy": self.correct.item() / self.images,
                 "test_accuracy": clean,
@@ -193,7 +145,9 @@ class Run:
             epoch = self.step // self.steps_per_epoch + 1
             loss, right = self.loss_sum.item() / seen, self.correct.item() / seen
         epochs = sum(self.config.epochs)
-        return f"epoch {epoch}/{epochs}, loss {loss:.4f}, p {self.p:.4g}, accuracy {right:.4f}"
+        return (
+            f"epoch {epoch}/{epochs}, loss {loss:.4f}, p {self.recipe.p:.4g}, accuracy {right:.4f}"
+        )
 
     def save(self, path: Path) -> None:
         self.check_losses()

@@ -14,7 +14,7 @@ import torch
 from dots import CONFIG, KINDS, NET, TEST, TRAIN, fresh, same, timeless
 
 from linfdist import checkpoint as checkpoints
-from linfdist import train_run, training
+from linfdist import recipe, train_run, training
 from linfdist.checkpoint import CheckpointError
 from linfdist.nn import NetConfig, mean_distances
 from linfdist.training import OutOfTime, fit
@@ -87,7 +87,7 @@ def test_killed_inside_a_step_and_resumed_is_bit_equal(tmp_path, monkeypatch, wh
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every step
     owner, name = {
         "backward": (torch.Tensor, "backward"),
-        "optimizer": (train_run.LpAdamW, "step"),
+        "optimizer": (recipe.LpAdamW, "step"),
         "save": (checkpoints.os, "fsync"),
         "evaluation": (train_run, "clean_and_certified"),
     }[where]

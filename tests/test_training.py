@@ -11,7 +11,7 @@ import torch
 from dots import CONFIG, IBP, INFO, KINDS, MLP, NET, SMOOTHINGS, TEST, TRAIN, fresh, same, timeless
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from linfdist import train_run, training
+from linfdist import recipe, training
 from linfdist.data import Augmentation, ImageSet
 from linfdist.nn import LpDist, MeanShift
 from linfdist.train_run import Run
@@ -52,7 +52,7 @@ def test_the_threshold_is_in_pixels(monkeypatch):
         seen.append((threshold, mix))
         return logits.sum()
 
-    monkeypatch.setattr(train_run, "hinge_loss", hinge)
+    monkeypatch.setattr(recipe, "hinge_loss", hinge)
     fit(fresh(), TRAIN, CONFIG, seed=0, stop_after_steps=1)
     assert seen == [(pytest.approx(0.3 / 0.4), 0.75)]
 
@@ -206,13 +206,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
 
 
 def test_a_loss_that_is_not_finite_names_step_p_and_lr(tmp_path, monkeypatch):
-    real = train_run.hinge_loss
+    real = recipe.hinge_loss
     count = iter(range(100))
 
     def hinge(*args):
         return real(*args) * (math.nan if next(count) == 9 else 1)
 
-    monkeypatch.setattr(train_run, "hinge_loss", hinge)
+    monkeypatch.setattr(recipe, "hinge_loss", hinge)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every step
     with pytest.raises(
         FloatingPointError, match=r"got nan at step 9 \(epoch 3, p=14\.6\d*, lr=0\.019"
