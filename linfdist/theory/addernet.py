@@ -1,0 +1,217 @@
+"""A small AdderNet, what it promises and what an attack does to it: Appendix C in numbers.
+
+AdderNet [Chen2020] takes −‖x − w‖_1 for the dot product of a conventional net and keeps batch
+normalisation and ReLU. Here are fully connected ones, small enough for digits, trained by Adam with
+the true gradients, which suffices at this size: the original replaces the gradient with respect to
+w by x − w and that with respect to x by x − w clipped to [−1, 1], scales each layer's step to its
+gradient's norm, and leaves the first and the last layer conventional; all layers are replaced here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linfdist.ops import lp_dist
+from linfdist.robust.attacks import Attack, ball
+
+
+class AdderLinear(nn.Module):
+    """−‖x − w_j‖_1 for every row w_j of ``weight``, which starts as N(0, 1) [Chen2020].
+
+    x of shape (batch, in_features) becomes (batch, out_features). In l_1 each output is
+    1-Lipschitz and the layer out_features-Lipschitz, in l_inf the layer in_features-Lipschitz;
+    almost everywhere the Jacobian, whose entries are ±1, has exactly these norms.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = nn.Parameter(torch.randn(out_features, in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -lp_dist(x, self.weight, 1.0)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def adder_net(widths: Sequence[int]) -> nn.Sequential:
+    """Layers of ``AdderLinear``, each followed by batch normalisation, with ReLU between them.
+
+    ``widths`` is (inputs, hidden, …, classes); images (batch, ...) are flattened, and the result
+    has shape (batch, classes). Weights come from torch's global generator.
+    """
+    return _normalized(AdderLinear, widths)
+
+
+def conventional_net(widths: Sequence[int]) -> nn.Sequential:
+    """``adder_net`` with dot products in place of distances, everything else the same."""
+    return _normalized(nn.Linear, widths)
+
+
+def _normalized(layer: Callable[[int, int], nn.Module], widths: Sequence[int]) -> nn.Sequential:
+    if len(widths) < 2 or min(widths) < 1:
+        raise ValueError(
+            "adder_net: widths must be at least 2 positive numbers, from the inputs to the "
+            f"classes; got {tuple(widths)}."
+        )
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in pairwise(widths):
+        layers += [layer(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])  # logits may be negative
+
+
+def train(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int = 20,
+    batch_size: int = 64,
+    lr: float = 0.05,
+    seed: int = 0,
+) -> list[float]:
+    """Train ``net`` in place by Adam on the cross entropy; return each epoch's mean loss.
+
+    ``images`` are pixels. The rate falls to 0 by a half cosine; the last images of an epoch that do
+    not fill a batch are left out, since batch normalisation needs more than one. ``net`` is left in
+    evaluation mode.
+    """
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    generator = torch.Generator().manual_seed(seed)
+    losses = []
+    net.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(images), generator=generator)
+        total = 0.0
+        batches = order[: len(order) // batch_size * batch_size].split(batch_size)
+        for batch in batches:
+            loss = F.cross_entropy(net(images[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        schedule.step()
+        losses.append(total / len(batches))
+    net.eval()
+    return losses
+
+
+def lipschitz_bound(net: nn.Sequential, norm: float) -> float:
+    """An upper bound of an ``adder_net``'s Lipschitz constant in l_1 or l_inf, from pixels.
+
+    With the scales s_j = |γ_j| / √(running_var_j + ε) of its batch normalisations, a layer's
+    Jacobian has ±s_j in row j, or 0 behind a ReLU. The product of their absolute values has the
+    norms Π_l Σ_j s_j in l_1, and in l_inf d Π_{l<L} Σ_j s_j · max_j s_j of the last layer. Exact
+    for one layer; with more, signs may cancel, which it cannot see.
+
+    Raises ValueError for another norm or another kind of net.
+    """
+    inputs, inner, last = _gains(net, norm, "lipschitz_bound")
+    return inner * float(last.sum() if norm == 1 else inputs * last.max())
+
+
+def certified_radius(net: nn.Sequential, images: Tensor, labels: Tensor, norm: float) -> Tensor:
+    """A radius in l_1 or l_inf within which an ``adder_net`` provably keeps its class: (batch,).
+
+    min_k (logit_y − logit_k) / ((s_y + s_k) c) with the scales s of the last layer and c the rest
+    of ``lipschitz_bound``: what a Lipschitz constant that is not 1 leaves of a margin. 0 where the
+    image is misclassified; ``images`` are pixels. Raises as ``lipschitz_bound``.
+    """
+    inputs, inner, last = _gains(net, norm, "certified_radius")
+    with torch.no_grad():
+        logits = net(images)
+    column = labels.unsqueeze(1)
+    slopes = (last + last[column]) * inner * (inputs if norm == math.inf else 1)
+    ratios = (logits.gather(1, column) - logits) / slopes
+    return ratios.scatter(1, column, math.inf).amin(1).clamp_min(0)
+
+
+def _gains(net: nn.Sequential, norm: float, caller: str) -> tuple[int, float, Tensor]:
+    """The inputs, Π_{l<L} Σ_j s_j, and the last layer's scales s."""
+    if norm not in (1, math.inf):
+        raise ValueError(f"{caller}: norm must be 1 or inf; got {norm}.")
+    adders = [module for module in net if isinstance(module, AdderLinear)]
+    norms = [module for module in net if isinstance(module, nn.BatchNorm1d)]
+    if not adders or len(adders) != len(norms):
+        raise ValueError(
+            f"{caller}: net must be an adder_net, each AdderLinear followed by a BatchNorm1d; got "
+            f"{len(adders)} of the first and {len(norms)} of the second."
+        )
+    scales = [n.weight.detach().abs() * (n.running_var + n.eps).rsqrt() for n in norms]
+    return adders[0].in_features, math.prod(float(s.sum()) for s in scales[:-1]), scales[-1]
+
+
+def attack(
+    function: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    norm: float,
+    num_steps: int = 20,
+) -> Attack:
+    """Steepest ascent of the cross entropy within eps in l_1 or l_inf, in [0, 1], from the images.
+
+    ``function`` takes pixels, (batch, ...), to logits. In l_inf every pixel moves by eps / 4 a
+    step along the sign of its gradient, as in ``linfdist.robust.pgd``. In l_1 the pixel of the
+    largest gradient that is not at 0 or 1 already moves, by eps / num_steps, so that the way
+    travelled, and with it the distance, stays within eps. An image survives only if it and all
+    iterates are classified right.
+
+    Raises ValueError for another norm or a negative eps.
+    """
+    if norm not in (1, math.inf):
+        raise ValueError(f"attack: norm must be 1 or inf; got {norm}.")
+    if not eps >= 0:
+        raise ValueError(f"attack: eps must be at least 0, in pixels; got {eps}.")
+    lower, upper = ball(images, eps)
+    adversarial, found = images.clone(), images.clone()
+    survived = torch.ones_like(labels, dtype=torch.bool)
+    for _ in range(num_steps + 1):
+        x = adversarial.requires_grad_(True)
+        logits = function(x)
+        wrong = survived & (logits.detach().argmax(1) != labels)
+        found[wrong] = x.detach()[wrong]
+        survived &= ~wrong
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+        step = eps / 4 if norm == math.inf else eps / num_steps
+        moved = x.detach() + step * gradient.sign()
+        if norm == 1:
+            moved = _largest_moved(x.detach(), moved.clamp(0, 1), gradient)
+        adversarial = moved.clamp(lower, upper)
+    found[survived] = x.detach()[survived]
+    return Attack(found, survived)
+
+
+def _largest_moved(x: Tensor, moved: Tensor, gradient: Tensor) -> Tensor:
+    """x with the one entry moved whose gradient is the largest of those that can move."""
+    can_move = (moved != x).flatten(1)
+    chosen = torch.where(can_move, gradient.flatten(1).abs(), -1).argmax(1, keepdim=True)
+    flat = x.flatten(1)
+    return flat.scatter(1, chosen, moved.flatten(1).gather(1, chosen)).view_as(x)
+
+
+def survives_one_pixel(
+    function: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
+) -> Tensor:
+    """Whether an image stays right with any one value set to 0 or to 1: bools, (batch,).
+
+    Every choice is tried, without a gradient; each is within l_1 distance 1. Cost: two forward
+    passes a value.
+    """
+    survived = torch.ones_like(labels, dtype=torch.bool)
+    with torch.no_grad():
+        for position in range(images[0].numel()):
+            for value in (0.0, 1.0):
+                changed = images.flatten(1).clone()
+                changed[:, position] = value
+                survived &= function(changed.view_as(images)).argmax(1) == labels
+    return survived

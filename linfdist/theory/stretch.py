@@ -1,0 +1,121 @@
+"""How far l_p-dist nets with p < ∞ stretch distances: Remark 3.5 in numbers.
+
+Take the norm l_q with q ≥ p and the widths (d, W_1, …, W_L). A neuron's gradient has l_p' norm at
+most 1 (1/p + 1/p' = 1), so on n inputs it moves by at most n^(1/p − 1/q) ‖Δx‖_q, and m of them
+together by m^(1/q) n^(1/p − 1/q) ‖Δx‖_q. The layers' product is
+
+    (W_L / d)^(1/q) (d W_1 … W_{L−1})^(1/p),
+
+and the net whose weights are all 0 attains it, since it takes s (1, …, 1), s > 0, to
+s (d W_1 … W_{L−1})^(1/p) (1, …, 1). In l_inf it is the widths of the layers' inputs that count, in
+l_p those of their outputs; in l_p a single neuron is 1-Lipschitz, a layer of them is not.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linfdist.nn import LinfDistNet, LpDist, NetConfig, build_net
+from linfdist.ops.checks import check_p
+
+
+def lipschitz_constant(widths: Sequence[int], p: float, norm: float = math.inf) -> float:
+    """(W_L / d)^(1/q) (d W_1 … W_{L−1})^(1/p), the worst of all l_p-dist nets in the norm l_q.
+
+    No such net, whatever its weights, has a larger Lipschitz constant, and one has this
+    (``counter_example``): what [Zhang2021, Remark 3.5] is about. ``widths`` is (d, W_1, …, W_L),
+    input and outputs included; ``norm`` is q, ∞ or any from p up. At p = ∞ it is 1 (Fact 3.4).
+
+    Raises ValueError for fewer than two widths, one below 1, p < 1, or q < p, where the product of
+    the layers' constants is not attained.
+    """
+    check_p("lipschitz_constant", p)
+    _check_widths(widths, "lipschitz_constant", least=2)
+    if not norm >= p:
+        raise ValueError(
+            f"lipschitz_constant: norm must be at least p={p:g}; got {norm:g}. In a norm below p "
+            "the layers' constants do not multiply to one that a net attains."
+        )
+    ends = (math.log(widths[-1]) - math.log(widths[0])) / norm
+    return math.exp(ends + sum(map(math.log, widths[:-1])) / p)
+
+
+@dataclass(frozen=True, eq=False)
+class CounterExample:
+    """A net and two images, (1, 1, 1, d), between which it stretches as far as any can.
+
+    ``net(x, p)``, in float64 and evaluation mode, has class 0 at ``x`` and class 1 at ``other``,
+    whose l_inf distance is 1/2; half-way between them the two are level.
+    """
+
+    net: LinfDistNet
+    x: Tensor
+    other: Tensor
+
+
+def counter_example(widths: Sequence[int], p: float) -> CounterExample:
+    """A ``LinfDistNet`` of these widths that is not 1-Lipschitz at p < ∞ [Zhang2021, Remark 3.5].
+
+    All weights are 0 but those of every second output, which are h(1), what a hidden unit is at the
+    input (1, …, 1). On s (1, …, 1) with 0 ≤ s ≤ 1 the distances at the even outputs are λ s and at
+    the odd ones λ (1 − s), with λ = (d W_1 … W_{L−1})^(1/p): each moves by λ, so that
+    ``lipschitz_constant`` is attained in every norm, and the difference of two by 2 λ, so that half
+    the margin is λ times the distance at which the class changes. ``widths`` is (d, W_1, …, W_L).
+
+    Raises ValueError unless there are a hidden layer and two outputs, or for p < 1.
+    """
+    check_p("counter_example", p)
+    _check_widths(widths, "counter_example", least=3)
+    if widths[-1] < 2:
+        raise ValueError(
+            f"counter_example: widths must end in at least 2 outputs; got {tuple(widths)}. A net "
+            "has a logit for each class."
+        )
+    inputs, *hidden, outputs = widths
+    config = NetConfig(kind="net", hidden=tuple(hidden), identity_value=None)
+    net = build_net(
+        config, input_shape=(1, 1, inputs), num_classes=outputs, mean=[0.0], std=1.0
+    ).double()
+    with torch.no_grad():
+        for layer in net.modules():
+            if isinstance(layer, LpDist):
+                layer.weight.zero_()
+        net.eval()
+        far = net.features(torch.ones(1, 1, 1, inputs, dtype=torch.float64), p)
+        net.last.weight[1::2] = far
+    x = torch.full((1, 1, 1, inputs), 0.25, dtype=torch.float64)
+    return CounterExample(net, x, 3 * x)
+
+
+def local_lipschitz(
+    function: Callable[[Tensor], Tensor], x: Tensor, norm: float = math.inf
+) -> Tensor:
+    """The operator norm of the Jacobian at each x, from l_q to l_q with q = 1, 2 or ∞.
+
+    Shape (batch,). In l_inf it is the largest l_1 norm of an output's gradient, in l_1 the largest
+    column sum. The largest over points is a lower bound of the Lipschitz constant. ``function``
+    takes (batch, ...) to (batch, outputs), each row by itself: a net in evaluation mode. Cost: a
+    backward pass an output.
+
+    Raises ValueError for another norm, whose operator norm has no formula.
+    """
+    if norm not in (1, 2, math.inf):
+        raise ValueError(f"local_lipschitz: norm must be 1, 2 or inf; got {norm}.")
+    x = x.detach().requires_grad_(True)
+    out = function(x)
+    rows = [
+        torch.autograd.grad(column.sum(), x, retain_graph=True)[0].flatten(1)
+        for column in out.unbind(1)
+    ]
+    return torch.linalg.matrix_norm(torch.stack(rows, 1), ord=norm)
+
+
+def _check_widths(widths: Sequence[int], caller: str, least: int) -> None:
+    if len(widths) < least or min(widths) < 1:
+        raise ValueError(
+            f"{caller}: widths must be at least {least} positive numbers, those of the input, the "
+            f"hidden layers and the output; got {tuple(widths)}."
+        )
