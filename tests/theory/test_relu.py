@@ -82,7 +82,7 @@ def test_the_network_is_the_distance_for_any_numbers(data, lean, d):
 def test_a_planted_fault_is_seen(lean):
     """One sign turned, in any layer, and the network is no distance any more."""
     torch.manual_seed(0)
-    weight, x = torch.randn(1, 6, dtype=torch.float64), torch.randn(256, 6, dtype=torch.float64)
+    weight, x = torch.randn(1, 6, dtype=torch.float64), 3 * torch.randn(256, 6).double()
     for index in range(len(linears(linf_relu(weight, lean=lean)))):
         net = linf_relu(weight, lean=lean)
         layer = linears(net)[index].weight
