@@ -58,13 +58,13 @@ def log2_cells(log2_hyperplanes: float, dimension: int) -> float:
 def log2_growth(widths: Sequence[int], n: int) -> float:
     """log2 of how many patterns {margin ≤ τ} nets of ``widths`` and all τ make of n examples.
 
-    At most ``log2_cells`` of n N hyperplanes in R^(P+1), τ being one more parameter. Binary with
+    At most n and ``log2_cells`` of n N hyperplanes in R^(P+1), τ being one more parameter. Binary,
     one output: N = N_L. With M outputs the margin is the least g_y − g_k, and N = (M − 1) N_L².
     """
     outputs = widths[-1]
     forms = math.log2(num_forms(widths))
     forms = forms if outputs == 1 else 2 * forms + math.log2(outputs - 1)
-    return log2_cells(math.log2(n) + forms, num_parameters(widths) + 1)
+    return min(n, log2_cells(math.log2(n) + forms, num_parameters(widths) + 1))
 
 
 def vc_direct(widths: Sequence[int]) -> int:
