@@ -1,0 +1,205 @@
+"""Theorem 4.2, robust test error bounded by the margins on the training set, with every constant.
+
+The direct bound is ours; chapter "Margins and robust test error" of the book has the proofs. For
+a fixed input a unit of layer l is a maximum or minimum, nested, of N_l = Π_{i≤l} 2 d_{i−1} forms
+±x_k ± w ± … ± w + b: affine in the parameters, with coefficients 0 and ±1. Whether an output
+exceeds a threshold is therefore settled by the signs of its forms, and n inputs by those of n N_L
+hyperplanes in the space of the parameters: no more patterns than the cells that these cut it into.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from linfdist.nn import LinfDistNet
+from linfdist.robust import margin_radius
+from linfdist.theory.relu import ReLUSize, check_widths
+
+# --- how many patterns, and the VC dimension --------------------------------------------------
+
+
+def num_parameters(widths: Sequence[int]) -> int:
+    """The parameters that an l_inf-dist net of ``widths`` really has: weights and last biases.
+
+    A hidden bias only ever occurs as w − b with a weight of the next layer: it adds no function.
+    ``widths``: the input's, then every layer's.
+    """
+    check_widths(widths, "num_parameters")
+    return sum(inputs * out for inputs, out in pairwise(widths)) + widths[-1]
+
+
+def num_forms(widths: Sequence[int]) -> int:
+    """N_L = Π_l 2 d_{l−1}: the affine forms that an output is one of, for a fixed input."""
+    check_widths(widths, "num_forms")
+    return math.prod(2 * inputs for inputs in widths[:-1])
+
+
+def num_cells(hyperplanes: int, dimension: int) -> int:
+    """Σ_{i≤P} C(m, i): the most cells that m hyperplanes cut R^P into.
+
+    Also the most sign vectors of m affine forms on R^P, each sign "> 0" or "≤ 0": forms that are 0
+    join the negative ones when a small enough constant is taken from all.
+    """
+    return sum(math.comb(hyperplanes, i) for i in range(dimension + 1))
+
+
+def log2_cells(log2_hyperplanes: float, dimension: int) -> float:
+    """A bound of log2 ``num_cells``: P log2(e m / P) for m ≥ P, and m below that."""
+    if log2_hyperplanes < math.log2(dimension):
+        return 2**log2_hyperplanes
+    return dimension * (math.log2(math.e / dimension) + log2_hyperplanes)
+
+
+def log2_growth(widths: Sequence[int], n: int) -> float:
+    """log2 of how many patterns {margin ≤ τ} nets of ``widths`` and all τ make of n examples.
+
+    At most n and ``log2_cells`` of n N hyperplanes in R^(P+1), τ being one more parameter. Binary,
+    one output: N = N_L. With M outputs the margin is the least g_y − g_k, and N = (M − 1) N_L².
+    """
+    outputs = widths[-1]
+    forms = math.log2(num_forms(widths))
+    forms = forms if outputs == 1 else 2 * forms + math.log2(outputs - 1)
+    return min(n, log2_cells(math.log2(n) + forms, num_parameters(widths) + 1))
+
+
+def vc_direct(widths: Sequence[int]) -> int:
+    """A bound of the VC dimension of the signs of one output: the largest n with 2^n ≤ cells.
+
+    At most n N_L hyperplanes in R^P; O(P log N_L) = Õ(L² W²). It holds for the pseudo-dimension as
+    well: a threshold for each input only shifts its forms.
+    """
+    forms, dimension = math.log2(num_forms(widths)), num_parameters((*widths[:-1], 1))
+    return _largest(lambda n: n <= log2_cells(math.log2(n) + forms, dimension))
+
+
+def vc_relu(size: ReLUSize, *, sparse: bool = False) -> int:
+    """A bound of the VC dimension of a ReLU architecture, by the argument of [Bartlett2019].
+
+    The largest n with 2^n ≤ Π_i 2 (2e n k_i i / W_i)^{W_i}, where layer i has k_i units and W_i
+    parameters up to it (2^(n k_i) where n k_i < W_i): where the activations up to layer i − 1 do
+    not change, its inputs are polynomials of degree i in W_i parameters. ``sparse`` counts only
+    the weights that the construction uses. The last layer counts as one output.
+    """
+    layers = size.sparse_layer_parameters if sparse else size.layer_parameters
+    outputs = size.widths[-1]
+    totals = list(accumulate((*layers[:-1], layers[-1] // outputs)))
+    units = (*size.widths[1:-1], 1)
+
+    def growth(n: int) -> float:
+        return sum(
+            1 + w * math.log2(2 * math.e * n * k * i / w) if n * k >= w else n * k
+            for i, (k, w) in enumerate(zip(units, totals, strict=True), start=1)
+        )
+
+    return _largest(lambda n: n <= growth(n))
+
+
+def _largest(holds: Callable[[int], bool]) -> int:
+    """The largest n with holds(n), which is true from 1 to some n and false after it."""
+    low, high = 1, 2
+    while holds(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+# --- the bounds -------------------------------------------------------------------------------
+
+
+def margin_error(
+    net: LinfDistNet, images: Tensor, labels: Tensor, r: Fraction | float | Tensor
+) -> Tensor:
+    """Share of images whose margin / 2 / ``net.lipschitz`` is at most r: Lemma A.5's β_r.
+
+    No less than the share that some perturbation of l_inf norm at most r makes wrong. Images and
+    r ≥ 0 in pixels; r a number or a tensor, whose shape the result has, in float64.
+    """
+    r = torch.as_tensor(float(r) if not isinstance(r, Tensor) else r, dtype=torch.float64)
+    if not bool((r >= 0).all()):
+        raise ValueError(
+            f"margin_error: r must be at least 0, in pixels; got {float(r.min())}. A margin below "
+            "0 is a wrong prediction, which counts at every radius."
+        )
+    return (margin_radius(net, images, labels) <= r.unsqueeze(-1)).double().mean(-1)
+
+
+def rademacher_eq16(vc: float, n: float) -> float:
+    """√(2 V log(e n / V) / n), at least √2 below n = V  [Zhang2021, Eq. 16]; of signs only."""
+    return math.sqrt(2 * vc * math.log(math.e * n / vc) / n) if n >= vc else math.sqrt(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginBound:
+    """The terms of Theorem 4.2 at one δ; probability 1 − 2 exp(−2t²)."""
+
+    delta: float
+    margin_error: float
+    size: float
+    scale: float
+    confidence: float
+
+    @property
+    def total(self) -> float:
+        return self.margin_error + self.size + self.scale + self.confidence
+
+
+def paper_bound(margins: Tensor, r: float, vc: float, n: int, t: float = 1.5) -> MarginBound:
+    """Theorem 4.2 as printed, least over a grid of δ in (0, 1], for a VC dimension ``vc``.
+
+    Share of margins ≤ δ + r, 48 ``rademacher_eq16`` / δ, √(log log2(2/δ) / n) and t/√n; of natural
+    logarithms where no base is given. ``margins``: y g(x) of the n training examples, any shape.
+    """
+    _check_n(n, "paper_bound")
+    best = None
+    for step in range(1, 101):
+        delta = step / 100
+        # log2(2/δ) ≥ 1, so that the root is real.
+        terms = MarginBound(
+            delta=delta,
+            margin_error=float((margins <= delta + r).double().mean()),
+            size=48 / delta * rademacher_eq16(vc, n),
+            scale=math.sqrt(math.log(math.log2(2 / delta)) / n),
+            confidence=t / math.sqrt(n),
+        )
+        best = terms if best is None or terms.total < best.total else best
+    return best
+
+
+def direct_size(widths: Sequence[int], n: int) -> float:
+    """√(2 log Π(n) / n), the size term of our bound; Π(n) is ``log2_growth``'s."""
+    _check_n(n, "direct_size")
+    return math.sqrt(2 * math.log(2) * log2_growth(widths, n) / n)
+
+
+def direct_bound(
+    margins: Tensor, r: float, widths: Sequence[int], n: int, t: float = 1.5
+) -> MarginBound:
+    """Ours: share of margins ≤ r, plus ``direct_size``, plus t/√n; no δ, for all r and g at once.
+
+    With probability at least 1 − exp(−2t²) the r-robust test error is below it. ``margins`` are
+    in the unit of r: y g(x), or margin / 2 / Lipschitz constant.
+    """
+    return MarginBound(
+        delta=0.0,
+        margin_error=float((margins <= r).double().mean()),
+        size=direct_size(widths, n),
+        scale=0.0,
+        confidence=t / math.sqrt(n),
+    )
+
+
+def smallest_n(size_term: Callable[[int], float]) -> int:
+    """The smallest n from which a size term, falling in n, is below 1 and so says anything."""
+    return _largest(lambda n: size_term(n) >= 1) + 1
+
+
+def _check_n(n: int, caller: str) -> None:
+    if n < 1:
+        raise ValueError(f"{caller}: n must be at least 1, the size of the sample; got {n}.")
