@@ -44,7 +44,7 @@ def interval(
     """Bounds of the output of ``layers``, one after the other, on the box lower <= x <= upper.
 
     A linear layer gives W μ + b ∓ |W| r with μ the middle and r the half width, an increasing one
-    its values at both ends  [Gowal2018, Eq. 6]. ``clean``, an input of the box's shape, is passed
+    its values at both ends  [Gowal2018]. ``clean``, an input of the box's shape, is passed
     along; a batch normalisation in training mode takes its statistics from it, as it does in
     ``forward``, and updates its running ones. Raises TypeError for a layer without a rule.
     """

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from linfdist.baselines.nets import BaselineNet
+from linfdist.nn import frozen
 
 
 def parameter_count(net: nn.Module) -> int:
@@ -26,12 +27,10 @@ def flop_count(net: BaselineNet) -> int:
     kinds = nn.Conv2d | nn.Linear
     handles = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, kinds)]
     weight = next(net.parameters())
-    training = net.training
     try:
-        with torch.no_grad():
-            net.eval()(torch.zeros(1, *net.input_shape, device=weight.device, dtype=weight.dtype))
+        with frozen(net), torch.no_grad():
+            net(torch.zeros(1, *net.input_shape, device=weight.device, dtype=weight.dtype))
     finally:
-        net.train(training)
         for handle in handles:
             handle.remove()
     return sum(counts)

@@ -18,7 +18,7 @@ def backward(
 
     ``matrix`` A has shape (batch or 1, rows, *out), A' (…, rows, *in), c (…, rows, 1). A neuron
     z of bounds l < 0 < u lies below the line u (z − l) / (u − l) and above a z, where a is 1 if
-    u > −l, else 0  [Zhang2020, Sec. 3.3]. ``parallel``: a = u / (u − l), the convex outer
+    u > −l, else 0  [Zhang2020]. ``parallel``: a = u / (u − l), the convex outer
     polytope's  [WongKolter2018]; then c has two columns, and A' · in + c[…, 1] <= A · out too.
     """
     constant = matrix.new_zeros(1, 1, 2 if parallel else 1)
@@ -102,7 +102,7 @@ def upper_bounds(
 
 
 def crown_ibp_margins(trace: Trace, last: nn.Linear, labels: Tensor, beta: float) -> Tensor:
-    """β m_CROWN + (1 − β) m_IBP, upper bounds of logit_k − logit_y  [Zhang2020, Eq. 10].
+    """β m_CROWN + (1 − β) m_IBP, upper bounds of logit_k − logit_y  [Zhang2020].
 
     ``trace`` is the interval pass through all layers but the ``last``; CROWN goes backward once
     from the margins to the input, with the pass's intervals for the neurons. Shape
@@ -117,7 +117,7 @@ def crown_ibp_margins(trace: Trace, last: nn.Linear, labels: Tensor, beta: float
 
 
 def fused_loss_bound(trace: Trace, last: nn.Linear, labels: Tensor, beta: float) -> Tensor:
-    """An upper bound of the cross entropy itself, image by image, by loss fusion  [Xu2020, Sec. 3.3].
+    """An upper bound of the cross entropy itself, image by image: loss fusion  [Xu2020].
 
     CE = log Σ_k exp(m_k) with m_k = logit_k − logit_y. Between the intervals' bounds of m_k the
     exponential lies below its chord, so Σ_k exp(m_k) lies below one linear function of the
