@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linfdist.nn import LinfDistNet, LinfDistNetMLP, frozen
+from linfdist.nn import frozen
 from linfdist.robust.checks import check_finite, check_images, radius
+from linfdist.robust.protocols import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Attack:
 
 
 def pgd(
-    net: LinfDistNet | LinfDistNetMLP,
+    net: Classifier,
     images: Tensor,
     labels: Tensor,
     eps: Fraction | float,

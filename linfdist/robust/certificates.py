@@ -6,15 +6,14 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from linfdist.nn import LinfDistNet, LinfDistNetMLP, frozen
+from linfdist.nn import frozen
 from linfdist.robust.checks import check_finite, check_images, radius
-
-Net = LinfDistNet | LinfDistNetMLP
+from linfdist.robust.protocols import Classifier, Lipschitz
 
 ROUNDING = 2e-6  # pixels: what the rounding of float32 logits and of the box can cost a margin
 
 
-def margin_radius(net: LinfDistNet, images: Tensor, labels: Tensor) -> Tensor:
+def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """(logit_y − max_{k≠y} logit_k) / 2 / net.lipschitz, 0 where that is negative  [Fact 3.6].
 
     ``images`` are pixels in [0, 1], shape (batch, *input_shape); the radii, shape (batch,), are in
@@ -22,9 +21,9 @@ def margin_radius(net: LinfDistNet, images: Tensor, labels: Tensor) -> Tensor:
     the margin is one of float32 logits, rounded to nearest, and is off by about 1e-6 pixels.
     ``interval_certified`` is the verdict that the tables count.
     """
-    if not isinstance(net, LinfDistNet):
+    if not isinstance(net, Lipschitz):
         raise TypeError(
-            "margin_radius: net must be a LinfDistNet, whose logits are Lipschitz; got "
+            "margin_radius: net must be a LinfDistNet, or another whose logits are Lipschitz; got "
             f"{type(net).__name__}. Use interval_radius."
         )
     check_images(net, images, labels, "margin_radius")
@@ -50,14 +49,14 @@ def pixel_box(images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     return lower.clamp(0, 1), upper.clamp(0, 1)
 
 
-def _certified(net: Net, images: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+def _certified(net: Classifier, images: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
     """The interval verdict for checked inputs in a frozen network."""
     margins = net.worst_case_margins_on_box(*pixel_box(images, eps), labels)
     return margins.scatter(1, labels.unsqueeze(1), -math.inf).amax(1) < 0
 
 
 def interval_certified(
-    net: Net, images: Tensor, labels: Tensor, eps: Fraction | float | Tensor
+    net: Classifier, images: Tensor, labels: Tensor, eps: Fraction | float | Tensor
 ) -> Tensor:
     """Whether every image within eps has label y, by intervals on the box clipped to [0, 1].
 
@@ -73,7 +72,7 @@ def interval_certified(
 
 
 def interval_radius(
-    net: Net,
+    net: Classifier,
     images: Tensor,
     labels: Tensor,
     max_radius: Fraction | float,
@@ -84,10 +83,10 @@ def interval_radius(
     """The largest radius up to ``max_radius`` at which ``interval_certified`` was seen to hold.
 
     Bisection, all images at once: the first probes are 0, ``max_radius``, if given ``eps``, so that
-    an image has a radius of at least eps if and only if it is certified at eps itself, and for a
-    LinfDistNet ``margin_radius`` less 2e-6 for rounding; then ``num_steps`` halvings. The result is
-    at most max_radius / 2^num_steps below the largest. Pixels, float64, shape (batch,); 0 where
-    the image is misclassified. Cost: num_steps + 2 to 4 interval passes.
+    an image has a radius of at least eps if and only if it is certified at eps itself, and for
+    Lipschitz logits ``margin_radius`` less 2e-6 for rounding; then ``num_steps`` halvings. The
+    result is at most max_radius / 2^num_steps below the largest. Pixels, float64, shape (batch,); 0
+    where the image is misclassified. Cost: num_steps + 2 to 4 interval passes.
     """
     check_images(net, images, labels, "interval_radius")
     check_finite(net, "interval_radius")
@@ -99,7 +98,7 @@ def interval_radius(
             f"interval_radius: max_radius must be at least eps={float(eps):g}; got "
             f"{float(max_radius):g}."
         )
-    if isinstance(net, LinfDistNet):
+    if isinstance(net, Lipschitz):
         first.append(margin_radius(net, images, labels) - ROUNDING)
 
     with frozen(net), torch.no_grad():

@@ -1,0 +1,183 @@
+"""The compared methods' networks, from pixels to logits and to certificates."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from linfdist.baselines.bounds import Trace, interval
+from linfdist.baselines.config import BaselineConfig
+from linfdist.baselines.convex import cap_margins
+from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound
+from linfdist.baselines.groupsort import unit_linear
+from linfdist.baselines.layers import MaxMin, Residual
+from linfdist.nn import Normalize
+
+CAP_IMAGES = 8  # bounded at once: at MNIST's size the dual network takes about 60 MB an image
+
+
+class BaselineNet(nn.Module):
+    """``features``, normalisation and hidden layers, then the ``last`` linear layer.
+
+    In evaluation mode it can be attacked and certified like the networks of linfdist.nn. To train:
+    ``trace`` once a batch, then ``margins`` or ``loss_bound``; the logits of the clean images are
+    ``last(trace.clean)``.
+    """
+
+    def __init__(
+        self,
+        config: BaselineConfig,
+        features: nn.Sequential,
+        last: nn.Linear,
+        *,
+        input_shape: tuple[int, int, int],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.input_shape = tuple(input_shape)
+        self.num_classes = last.out_features
+        self.features = features
+        self.last = last
+
+    def forward(self, x: Tensor, p: float = math.inf) -> Tensor:
+        """Logits, (batch, num_classes), of pixels, (batch, *input_shape).
+
+        There is no l_p distance here: p is taken, as ∞ alone, to be called like a dist net.
+        """
+        if not (isinstance(p, int | float) and math.isinf(p)):
+            raise ValueError(f"net: p must be inf, for a {self.config.kind} has no p; got {p}.")
+        self._check(x)
+        return self.last(self.features(x))
+
+    def trace(self, lower: Tensor, upper: Tensor, clean: Tensor | None = None) -> Trace:
+        """The interval pass to the features on a box of pixels; ``clean`` pixels go along.
+
+        In training mode batch normalisations need ``clean``, and update their running statistics.
+        """
+        self._check(lower)
+        self._check(upper)
+        return interval(self.features, lower, upper, clean)
+
+    def margins(self, trace: Trace, labels: Tensor, beta: float = 0.0) -> Tensor:
+        """Upper bounds of logit_k − logit_y: ``crown_ibp_margins``, IBP's at β = 0."""
+        return crown_ibp_margins(trace, self.last, labels, beta)
+
+    def loss_bound(self, trace: Trace, labels: Tensor, beta: float = 1.0) -> Tensor:
+        """Upper bounds of the cross entropy, (batch,): ``fused_loss_bound``."""
+        return fused_loss_bound(trace, self.last, labels, beta)
+
+    def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+        """Upper bounds of logit_k − logit_y on a box of pixels by intervals, 0 at k = y.
+
+        Shape (batch, num_classes). They hold up to the rounding of the sums of float32.
+        """
+        return self.margins(self.trace(lower, upper), labels)
+
+    def _check(self, x: Tensor) -> None:
+        if not x.is_floating_point():
+            raise TypeError(
+                f"net: pixels must be floating point in [0, 1]; got {x.dtype}. Convert images with "
+                "linfdist.data.to_pixels."
+            )
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise ValueError(
+                f"net: pixels must have shape (batch, {', '.join(map(str, self.input_shape))}); "
+                f"got {tuple(x.shape)}."
+            )
+
+
+class CapNet(BaselineNet):
+    """A network that is bounded by the convex outer polytope, in training and in evaluation."""
+
+    def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+        """``cap_margins``, a few images at a time; shape (batch, num_classes)."""
+        self._check(lower)
+        self._check(upper)
+        parts = zip(*(x.split(CAP_IMAGES) for x in (lower, upper, labels)), strict=True)
+        return torch.cat([cap_margins(self.features, self.last, *part) for part in parts])
+
+
+class GroupSortNet(BaselineNet):
+    """Unit rows and MaxMin: every logit is ``lipschitz``-Lipschitz in the pixels, in l_inf.
+
+    On any box the intervals are at least as tight as the Lipschitz constant: no rule widens the
+    largest half width of its inputs.
+    """
+
+    @property
+    def lipschitz(self) -> float:
+        return self.features[0].lipschitz
+
+
+def build_baseline(
+    config: BaselineConfig,
+    *,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    mean: Sequence[float],
+    std: float,
+) -> BaselineNet:
+    """The network of ``config`` for images of ``input_shape`` (channels, height, width).
+
+    Weights are torch's defaults, but for ``resnet_tiny`` orthogonal with biases of 0, as DiffAI's.
+    They come from torch's global generator: seed it first. Under ``torch.device("meta")`` no memory
+    is taken.
+    """
+    if num_classes < 2:
+        raise ValueError(f"build_baseline: num_classes must be at least 2; got {num_classes}.")
+    if len(mean) != input_shape[0]:
+        raise ValueError(
+            f"build_baseline: mean must have one value for each of the {input_shape[0]} channels "
+            f"of input_shape={tuple(input_shape)}; got {len(mean)}."
+        )
+    layout = config.layout
+    layers: list[nn.Module] = [Normalize(mean, std)]
+    channels, height, width = input_shape
+    for index, (out_channels, kernel, stride) in enumerate(layout.convs):
+        if config.kind == "resnet_tiny" and index:
+            layers.append(_block(channels, out_channels))
+        else:
+            layers.append(nn.Conv2d(channels, out_channels, kernel, stride, padding=1))
+        if layout.batch_norm:
+            layers.append(nn.BatchNorm2d(out_channels))
+        layers.append(nn.ReLU())
+        channels = out_channels
+        height, width = ((side + 2 - kernel) // stride + 1 for side in (height, width))
+    if min(height, width) < 1:
+        raise ValueError(
+            f"build_baseline: input_shape must be large enough for the strides of {config.kind}; "
+            f"got {tuple(input_shape)}. Use larger images."
+        )
+    layers.append(nn.Flatten())
+    groupsort = config.kind == "groupsort"
+    linear, activation = (unit_linear, MaxMin) if groupsort else (nn.Linear, nn.ReLU)
+    features = channels * height * width
+    for out_features in layout.hidden:
+        layers.extend([linear(features, out_features), activation()])
+        features = out_features
+    kind = {"cap": CapNet, "groupsort": GroupSortNet}.get(config.kind, BaselineNet)
+    last = linear(features, num_classes)
+    net = kind(config, nn.Sequential(*layers), last, input_shape=input_shape)
+    if config.kind == "resnet_tiny":
+        _orthogonal(net)
+    return net
+
+
+def _block(in_channels: int, out_channels: int) -> Residual:
+    """A wide block of stride 1, without batch normalisation."""
+    return Residual(
+        nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        ),
+        nn.Sequential(nn.Conv2d(in_channels, out_channels, 1)),
+    )
+
+
+def _orthogonal(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.orthogonal_(module.weight)
+            nn.init.zeros_(module.bias)
