@@ -13,8 +13,15 @@ from tqdm import tqdm
 
 from linfdist import distributed, records
 from linfdist.data import ImageSet, to_pixels
-from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp, frozen
-from linfdist.robust import interval_certified, interval_radius, margin_radius, pgd
+from linfdist.nn import LinfDistNetMLP, LogSumExp, frozen
+from linfdist.robust import (
+    Classifier,
+    Lipschitz,
+    interval_certified,
+    interval_radius,
+    margin_radius,
+    pgd,
+)
 from linfdist.robust.checks import check_finite, check_labels
 
 COLUMNS = (
@@ -30,7 +37,7 @@ COLUMNS = (
 
 
 def accuracy(
-    net: LinfDistNet | LinfDistNetMLP,
+    net: Classifier,
     images: ImageSet,
     *,
     p: float | LogSumExp = math.inf,
@@ -48,7 +55,7 @@ def accuracy(
 
 
 def clean_and_certified(
-    net: LinfDistNet | LinfDistNetMLP,
+    net: Classifier,
     images: ImageSet,
     *,
     eps: Fraction,
@@ -78,7 +85,7 @@ def clean_and_certified(
 
 
 def _logits_and_ball_margins(
-    net: LinfDistNet | LinfDistNetMLP,
+    net: Classifier,
     pixels: Tensor,
     labels: Tensor,
     p: float | LogSumExp,
@@ -89,11 +96,14 @@ def _logits_and_ball_margins(
         features = net.features(pixels, p)
         return net.logits_and_ball_margins(features, eps * net.feature_lipschitz, labels)
     logits = net(pixels, p)
+    if not isinstance(net, Lipschitz):
+        box = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
+        return logits, net.worst_case_margins_on_box(*box, labels)
     return logits, logits - logits.gather(1, labels.unsqueeze(1)) + 2 * eps * net.lipschitz
 
 
 def evaluate(
-    net: LinfDistNet | LinfDistNetMLP,
+    net: Classifier,
     test: ImageSet,
     eps: Fraction,
     *,
@@ -105,11 +115,11 @@ def evaluate(
     """Clean, PGD-20 and certified accuracy at p = ∞ and eps in pixels, with what each image did.
 
     Metrics, fractions of the images: ``clean_accuracy``; ``pgd_accuracy``; ``certified_accuracy``,
-    by intervals on the pixel box; for LinfDistNet ``certified_accuracy_margin`` too, by
+    by intervals on the pixel box; for Lipschitz logits ``certified_accuracy_margin`` too, by
     margin / 2 > eps. The table has a row an image: index, label, predicted, margin_radius (missing
-    for Net+MLP), interval_radius, certified_margin, certified_interval, survived_pgd. Radii are in
+    for others), interval_radius, certified_margin, certified_interval, survived_pgd. Radii are in
     pixels; interval_radius, up to min(1, 4 eps) by bisection, is at least eps if and only if the
-    image is certified at eps, and for LinfDistNet not below the margin's but for rounding.
+    image is certified at eps, and for Lipschitz logits not below the margin's but for rounding.
     """
     if len(test) == 0:
         raise ValueError("evaluate: test must hold at least one image; got none.")
@@ -130,7 +140,7 @@ def evaluate(
 
 
 def _evaluate_batch(
-    net: LinfDistNet | LinfDistNetMLP,
+    net: Classifier,
     pixels: Tensor,
     labels: Tensor,
     eps: Fraction,
@@ -147,12 +157,12 @@ def _evaluate_batch(
         "certified_interval": interval_certified(net, pixels, labels, eps),
         "survived_pgd": pgd(net, pixels, labels, eps, generator=generator).survived,
     }
-    if isinstance(net, LinfDistNet):
+    if isinstance(net, Lipschitz):
         radius = margin_radius(net, pixels, labels)
         columns["margin_radius"] = radius
         columns["certified_margin"] = radius > float(eps)
     table = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
-    if not isinstance(net, LinfDistNet):
+    if not isinstance(net, Lipschitz):
         table["margin_radius"] = math.nan
         table["certified_margin"] = pd.NA
     return table

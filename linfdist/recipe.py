@@ -3,18 +3,22 @@
 import math
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linfdist.baselines import BaselineNet
+from linfdist.bound_config import BoundTrainConfig
 from linfdist.nn import LogSumExp
 from linfdist.optim import LpAdamW, eps_at, lr_at, p_at, param_groups, relaxation_at, set_p
 from linfdist.robust import HingeLoss, IBPLoss, hinge_loss, ibp_loss
-from linfdist.train_config import Net, TrainConfig
+from linfdist.train_config import DistNet, Net, TrainConfig
 
 
 class _Objective(nn.Module):
     """Network and loss in one, so that DistributedDataParallel sums gradients as they appear."""
 
-    def __init__(self, net: Net, loss: HingeLoss | IBPLoss) -> None:
+    def __init__(self, net: DistNet, loss: HingeLoss | IBPLoss) -> None:
         super().__init__()
         self.net = net
         self.loss = loss
@@ -45,7 +49,7 @@ class LinfDistRecipe:
     hinge loss) are those of the last step, NaN before.
     """
 
-    def __init__(self, net: Net, config: TrainConfig) -> None:
+    def __init__(self, net: DistNet, config: TrainConfig) -> None:
         self.config = config
         self.objective: nn.Module = _Objective(net, config.loss)
         self.optimizer = LpAdamW(
@@ -80,3 +84,67 @@ class LinfDistRecipe:
     def watched(self) -> float | LogSumExp:
         """The p at which an epoch's accuracy is taken."""
         return self.config.smooth(self.p)
+
+
+class _BoundObjective(nn.Module):
+    """A compared method's network and loss in one."""
+
+    def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
+        super().__init__()
+        self.net = net
+        self.config = config
+
+    def forward(
+        self, pixels: Tensor, labels: Tensor, eps: float, kappa: float, beta: float
+    ) -> tuple[Tensor, Tensor]:
+        """The mean loss and the logits; no images have the loss 0, on which all weights depend."""
+        if self.config.bound == "hinge":
+            logits = self.net(pixels)
+            threshold = float(self.config.threshold) * self.net.lipschitz
+            loss = hinge_loss(logits, labels, threshold)
+            return loss if len(labels) else logits.sum(), logits
+        trace = self.net.trace((pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1), pixels)
+        logits = self.net.last(trace.clean)
+        if not len(labels):
+            return logits.sum(), logits
+        if self.config.bound == "loss_fusion":
+            worst = self.net.loss_bound(trace, labels, beta).mean()
+            return kappa * F.cross_entropy(logits, labels) + (1 - kappa) * worst, logits
+        margins = self.net.margins(trace, labels, beta)
+        return ibp_loss(logits, margins, labels, kappa), logits
+
+
+class BoundRecipe:
+    """A compared method's: eps grows, κ and β fall, Adam's rate drops. As ``LinfDistRecipe``."""
+
+    def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
+        self.config = config
+        self.objective: nn.Module = _BoundObjective(net, config)
+        self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
+        self.p = math.inf
+        self.lr = math.nan
+        self.eps_train: float | None = None
+
+    def at(self, done: float) -> tuple[float, float, float]:
+        """eps, κ and β after ``done`` epochs; sets the learning rate."""
+        share = self.config.share(done)
+        self.lr = self.config.lr_at(done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        eps = share * float(self.config.eps_train)
+        self.eps_train = None if self.config.bound == "hinge" else eps
+        first, last = self.config.kappa
+        beta = 0.0 if self.config.bound == "ibp" else 1 - share
+        return eps, first + share * (last - first), beta
+
+    @property
+    def watched(self) -> float:
+        """The p at which an epoch's accuracy is taken."""
+        return math.inf
+
+
+def recipe_of(net: Net, config: TrainConfig | BoundTrainConfig) -> LinfDistRecipe | BoundRecipe:
+    """The recipe of a configuration."""
+    if isinstance(config, BoundTrainConfig):
+        return BoundRecipe(net, config)
+    return LinfDistRecipe(net, config)

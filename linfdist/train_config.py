@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from linfdist.baselines import BaselineNet
+from linfdist.bound_config import BoundTrainConfig
 from linfdist.config import OMITTED_AT_DEFAULT
 from linfdist.data import Augmentation, ImageSet
 from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp
 from linfdist.optim.lp_adamw import DECAYS
-from linfdist.robust import HingeLoss, IBPLoss
+from linfdist.robust import HingeLoss, IBPLoss, Lipschitz
 from linfdist.robust.checks import check_labels
 
-Net = LinfDistNet | LinfDistNetMLP
+DistNet = LinfDistNet | LinfDistNetMLP
+Net = DistNet | BaselineNet
 Smoothing = Literal["lp", "lse", "matched_lse", "lp_then_lse"]
 Precision = Literal["highest", "high", "medium"]
 
@@ -114,14 +117,33 @@ class TrainConfig:
         return LogSumExp(p - 1, matched=True)
 
 
-def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: TrainConfig) -> None:
-    """Refuse a loss, images or labels that do not fit the network."""
+def _check_kind(net: Net, config: TrainConfig | BoundTrainConfig) -> None:
+    """Refuse a loss that does not fit the network."""
+    if isinstance(config, BoundTrainConfig):
+        if not isinstance(net, BaselineNet):
+            raise TypeError(
+                f"fit: BoundTrainConfig must train a BaselineNet; got {type(net).__name__}. Use "
+                "TrainConfig."
+            )
+        if config.bound == "hinge" and not isinstance(net, Lipschitz):
+            raise TypeError(
+                f'fit: bound="hinge" must train a network of Lipschitz logits, "groupsort"; got '
+                f"{net.config.kind!r}."
+            )
+        return
     kind = LinfDistNet if isinstance(config.loss, HingeLoss) else LinfDistNetMLP
     if not isinstance(net, kind):
         raise TypeError(
             f"fit: {type(config.loss).__name__} must train a {kind.__name__}; got "
             f"{type(net).__name__}. HingeLoss is for LinfDistNet, IBPLoss for LinfDistNetMLP."
         )
+
+
+def check_fit(
+    net: Net, train: ImageSet, test: ImageSet | None, config: TrainConfig | BoundTrainConfig
+) -> None:
+    """Refuse a loss, images or labels that do not fit the network."""
+    _check_kind(net, config)
     if len(train) == 0:
         raise ValueError("fit: train must hold at least one image; got none.")
     if config.train_images is not None and config.train_images > len(train):
@@ -154,7 +176,7 @@ def check_seconds(seconds: float | None, checkpoint: Path | None) -> None:
 
 
 def _shapes(
-    train: ImageSet, test: ImageSet | None, config: TrainConfig
+    train: ImageSet, test: ImageSet | None, config: TrainConfig | BoundTrainConfig
 ) -> Iterator[tuple[tuple[int, ...], str]]:
     """The shapes that reach the network, and whose they are."""
     crop = config.augmentation.crop

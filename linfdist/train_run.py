@@ -12,13 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 from linfdist import checkpoint as checkpoints
 from linfdist import distributed
 from linfdist.batches import Batches
+from linfdist.bound_config import BoundTrainConfig
 from linfdist.checkpoint import CheckpointError
 from linfdist.config import to_dict
 from linfdist.data import ImageSet
 from linfdist.evaluation import clean_and_certified
-from linfdist.nn import mean_distances, set_mean_distances
+from linfdist.nn import Normalize, mean_distances, set_mean_distances
 from linfdist.ops.precision import matmul_precision
-from linfdist.recipe import LinfDistRecipe
+from linfdist.recipe import recipe_of
 from linfdist.train_config import Net, TrainConfig, check_fit
 
 
@@ -29,7 +30,7 @@ class Run:
         self,
         net: Net,
         train: ImageSet,
-        config: TrainConfig,
+        config: TrainConfig | BoundTrainConfig,
         seed: int,
         test: ImageSet | None,
         device: torch.device | str,
@@ -44,7 +45,7 @@ class Run:
         self.test = None if test is None else test.to(device)
         self.device = torch.device(device)
         self.surroundings = list(surroundings)
-        self.recipe = LinfDistRecipe(net, config)
+        self.recipe = recipe_of(net, config)
         self.objective = self.recipe.objective
         if distributed.size() > 1:
             self.objective = DistributedDataParallel(self.objective)
@@ -56,14 +57,15 @@ class Run:
         self.rows: list[dict[str, Any]] = []
         self.unchecked: list[tuple[int, float, float, Tensor]] = []
         self.start_epoch(seconds=0.0)
+        normalize = next(layer for layer in net.modules() if isinstance(layer, Normalize))
         self.fingerprint = {
             "experiment": experiment,
             "seed": seed,
             "train": to_dict(config),
             "net": to_dict(net.config),
             "input_shape": list(net.input_shape),
-            "mean": net.features.normalize.mean.flatten().tolist(),
-            "std": net.features.normalize.std,
+            "mean": normalize.mean.flatten().tolist(),
+            "std": normalize.std,
             "num_classes": net.num_classes,
             "data": {"name": train.info.name, "images": len(train)},
         }

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from linfdist.baselines import BaselineConfig
 from linfdist.data import DATASETS
 from linfdist.nn import NetConfig
-from linfdist.training import TrainConfig
+from linfdist.training import BoundTrainConfig, TrainConfig
 
 ScaleName = Literal["smoke", "reduced", "paper"]
 SCALES: Mapping[ScaleName, str] = {
@@ -40,8 +41,8 @@ class Scale:
 
     dataset: str
     eps: Fraction
-    net: NetConfig
-    train: TrainConfig
+    net: NetConfig | BaselineConfig
+    train: TrainConfig | BoundTrainConfig
     test_images: int | None = None
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import math
 import os
 import sys
 import time
@@ -13,12 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from linfdist import baselines, data, distributed, environment, experiments, records
 from linfdist import checkpoint as checkpoints
-from linfdist import data, distributed, environment, experiments, records
+from linfdist.baselines import BaselineConfig, build_baseline
 from linfdist.config import from_dict, to_dict
 from linfdist.evaluation import evaluate
 from linfdist.experiments.base import Scale
 from linfdist.nn import build_net, flop_count, parameter_count
+from linfdist.recipe import recipe_of
 from linfdist.training import fit
 
 
@@ -100,8 +101,7 @@ def run(
             config={
                 "setting": to_dict(setting),
                 "num_classes": train.info.num_classes,
-                "parameters": parameter_count(net),
-                "flops": flop_count(net, train.info.input_shape),
+                **_counts(net),
             },
             metrics=metrics,
             environment={
@@ -143,13 +143,23 @@ def build(setting: Scale, info: data.DatasetInfo, seed: int) -> nn.Module:
     """The network of a setting, on the CPU, with weights that are a function of ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_net(
+        build_any = build_baseline if isinstance(setting.net, BaselineConfig) else build_net
+        return build_any(
             setting.net,
             input_shape=info.input_shape,
             num_classes=info.num_classes,
             mean=info.mean,
             std=info.std,
         )
+
+
+def _counts(net: nn.Module) -> dict[str, int]:
+    """Weights and FLOPs."""
+    if isinstance(net, baselines.BaselineNet):
+        parameters, flops = baselines.parameter_count(net), baselines.flop_count(net)
+    else:
+        parameters, flops = parameter_count(net), flop_count(net, net.input_shape)
+    return {"parameters": parameters, "flops": flops}
 
 
 def load_trained(run: records.Run, path: Path | None = None) -> nn.Module:
@@ -190,18 +200,21 @@ def _cpu_warning(name: str, net: nn.Module, setting: Scale, train: data.ImageSet
 
 
 def _epochs_seconds(net: nn.Module, setting: Scale, train: data.ImageSet) -> float:
-    """Seconds for one image in all epochs, from a small batch in each phase of p.
+    """Seconds for one image in all epochs, from a small batch in the middle of each phase.
 
     Powers cost several times a maximum, and more at a p that is not small and whole.
     """
-    config = setting.train
-    phases = (config.p_start, math.sqrt(config.p_start * config.p_end), math.inf)
+    recipe = recipe_of(net, setting.train)
     images = data.to_pixels(data.center_crop(train.images[:16], net.input_shape[-1]))
+    labels = train.labels[:16]
     net.eval()  # so that the running means stay as they are
-    total = 0.0
-    for p, epochs in zip(phases, config.epochs, strict=True):
+    total, begin = 0.0, 0
+    for epochs in setting.train.epochs:
+        values = recipe.at(begin + epochs / 2)
+        begin += epochs
         started = time.perf_counter()
-        net(images, config.smooth(p)).sum().backward()
+        loss, _ = recipe.objective(images, labels, *values)
+        loss.backward()
         total += epochs * (time.perf_counter() - started) / len(images)
     net.zero_grad()
     net.train()
