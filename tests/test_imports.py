@@ -18,7 +18,7 @@ RANKS = (
     ("robust", "baselines", "theory"),
     ("experiments", "training", "train_config", "train_run", "batches", "evaluation", "checkpoint"),
     ("report", "bench", "notebook"),
-    ("session", "processes"),
+    ("session", "processes", "batch"),
     ("__main__", "__init__"),
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
