@@ -46,7 +46,7 @@ class Wanted:
 
     @property
     def log(self) -> Path:
-        """What the calls of the run wrote."""
+        """What the run's last call wrote."""
         return self.flag.with_name("run.log")
 
     @property
@@ -149,6 +149,8 @@ def _parts(value: Any) -> list[str]:
 
 def _range(text: str) -> range:
     first, dash, last = text.partition("-")
-    if not (first.isdecimal() and (last.isdecimal() or not dash)):
+    whole = first.isdecimal() and (last.isdecimal() or not dash)
+    seeds = range(int(first), int(last or first) + 1) if whole else range(0)
+    if not seeds:
         raise BatchError(f"--config seeds must be whole numbers: 0 or 0,2 or 0-7; got {text!r}.")
-    return range(int(first), int(last or first) + 1)
+    return seeds
