@@ -20,6 +20,13 @@ EPILOG = """\
 LINFDIST_DATA   folder of the data sets (default: ~/.cache/linfdist, downloaded when missing)
 LINFDIST_RUNS   folder of the records (default: runs/ in the checkout)
 LINFDIST_WORK   folder of checkpoints and weights (default: work/ in the checkout)
+OMP_NUM_THREADS threads of a run on a CPU (default: all cores; set it for runs side by side)
+"""
+LIST_DESCRIPTION = """\
+Every experiment at every scale: the seeds that are recorded, and a command that is not.
+
+  python -m linfdist list                            all of it
+  python -m linfdist list table1 --scale reduced     a table at one scale
 """
 RUN_DESCRIPTION = """\
 Train one row of a table, evaluate it on the whole test set and record the result.
@@ -30,6 +37,7 @@ stopped, by Ctrl-C or otherwise, goes on from its checkpoint when the same comma
   python -m linfdist run table1/cifar10_net_mlp --scale reduced --seed 1
   python -m linfdist run table1/cifar10_net_mlp --seconds 600          in parts of ten minutes
   torchrun --nproc-per-node 4 -m linfdist run table1/cifar10_net_mlp   on four GPUs
+  snakemake -s runs/Snakefile --cores 2 table1 --config seeds=0-3      many rows and seeds
 
 With --seconds, training stops after that time with a checkpoint and exit code 3 (of which torchrun
 makes 1). The call in which training ends evaluates and records as well, however long that takes.
@@ -54,7 +62,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     scales = "; ".join(f"{name}: {text}" for name, text in SCALES.items())
 
-    listing = commands.add_parser("list", help="every experiment, its scales and what is recorded")
+    listing = commands.add_parser(
+        "list",
+        help="every experiment, its scales and what is recorded",
+        description=LIST_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    listing.add_argument("names", nargs="*", help="tables or rows: table1 table1/mnist_net")
+    listing.add_argument("--scale", help=f"this one only. {scales}")
     listing.set_defaults(action=list_experiments)
 
     run = commands.add_parser(
@@ -107,16 +122,20 @@ def _seconds(text: str) -> float:
 
 def list_experiments(args: argparse.Namespace) -> int:
     """Print every experiment at every scale: whether it is recorded, and the command to run it."""
-    from linfdist import experiments, records
+    from linfdist import batch, experiments, records
 
+    names = batch.select(args.names)
+    if args.scale is not None:
+        experiments.check_scale(args.scale)
     recorded: dict[tuple[str, str], list[int]] = {}
     for run in records.find_runs():
         recorded.setdefault((run.experiment, run.scale), []).append(run.seed)
-    for scale, meaning in experiments.SCALES.items():
-        print(f"{scale}: {meaning}")
-    for experiment in experiments.EXPERIMENTS.values():
+    shown = [scale for scale in experiments.SCALES if args.scale in (None, scale)]
+    for scale in shown:
+        print(f"{scale}: {experiments.SCALES[scale]}")
+    for experiment in map(experiments.get, names):
         print(f"\n{experiment.name}: {experiment.title} on {experiment.dataset}")
-        for scale in experiment.scales:
+        for scale in filter(experiment.scales.__contains__, shown):
             seeds = recorded.get((experiment.name, scale), [])
             state = f"seeds {', '.join(map(str, seeds))}" if seeds else "not yet run"
             unused = next(seed for seed in range(len(seeds) + 1) if seed not in seeds)

@@ -44,9 +44,18 @@ def test_a_run_is_listed_tabled_and_not_repeated(capsys):
     assert "a run is recorded once" in captured.err
 
 
+def test_a_list_of_some_rows_at_one_scale(capsys):
+    assert main(["list", "table2", NET, "--scale", "reduced"]) == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"--scale (\w+)", out) == ["reduced", "reduced"]
+    assert re.findall(r"^table\S+(?=: )", out, re.M) == ["table2/tinyimagenet_net_mlp", NET]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["list", "tabel1"], "Unknown table or row 'tabel1'. Did you mean 'table1'"),
+        (["list", "--scale", "papre"], "Did you mean 'paper'"),
         (["run", "table1/mnist_nte"], "Did you mean 'table1/mnist_net'"),
         (["run", NET, "--scale", "papre"], "Did you mean 'paper'"),
         (["run", NET, "--device", "gpu"], "device 'gpu' cannot be used"),
@@ -128,7 +137,9 @@ def test_a_run_in_parts_says_how_to_go_on_and_ends_with_a_record(capsys):
     assert len(run.epochs) == 14 and run.environment["processes"] == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["table", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "--help"], ["run", "--help"], ["table", "--help"]]
+)
 def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

@@ -27,7 +27,7 @@ RANKS = (
         "checkpoint",
     ),
     ("report", "bench", "notebook"),
-    ("session", "processes"),
+    ("session", "processes", "batch"),
     ("__main__", "__init__"),
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
