@@ -20,7 +20,7 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
-def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10, train=0.9):
+def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10):
     weights = folder / "weights.pt"
     weights.write_bytes(b"weights")
     table = pd.DataFrame({"index": [0]})
@@ -31,7 +31,7 @@ def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10, tr
         config={"flops": 930816, "num_classes": num_classes},
         metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": 0.7},
         environment={"device": "a test", "training_seconds": 60.0},
-        epochs=[{"epoch": 1, "train_accuracy": 0.5}, {"epoch": 2, "train_accuracy": train}],
+        epochs=[{"epoch": epoch, "train_accuracy": 0.5} for epoch in (1, 2)],
         certificates=table,
         seconds=90.0 + 60 * seed,
         weights=weights,
