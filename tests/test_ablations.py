@@ -73,7 +73,10 @@ def test_the_last_row_of_table3_is_table1s(kind):
     assert ours.scales["paper"] == table.scales["paper"]
     assert replace(ours.paper, flops=table.paper.flops) == table.paper
     reduced, of_table1 = ours.scales["reduced"], table.scales["reduced"]
-    assert reduced.train == replace(of_table1.train, train_images=10_240)
+    images, epochs = reduced.train.train_images, reduced.train.epochs
+    assert reduced.train == replace(of_table1.train, train_images=images, epochs=epochs)
+    steps = [images // reduced.train.batch_size * phase for phase in epochs]
+    assert steps == [480 if kind == "net" else 1920, 480, 160]
     assert len(reduced.net.hidden) == len(table.scales["paper"].net.hidden)
 
 

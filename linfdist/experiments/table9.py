@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from linfdist.experiments import table1
+from linfdist.experiments import table1, table3
 from linfdist.experiments.base import Experiment, PaperNumbers
 from linfdist.nn import NetConfig
 
@@ -29,7 +29,7 @@ _SMOKE = replace(
 _REDUCED = replace(
     _BASE["reduced"],
     net=_net((16, 2), (16, 1), (32, 2), (32, 1), (32, 1), hidden=512, mlp_hidden=512),
-    train=replace(_BASE["reduced"].train, train_images=10_240),
+    train=replace(_BASE["reduced"].train, **table3.SHORT["net_mlp"]),
 )
 _PAPER = replace(
     _BASE["paper"],
