@@ -90,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
     run.set_defaults(action=run_experiment)
 
     table = commands.add_parser("table", help="a table of the paper beside the recorded numbers")
-    table.add_argument("number", type=int, help="1, 2 (results), 5 (networks) or 6 (settings)")
+    table.add_argument(
+        "number", type=int, help="1, 2, 3, 7, 9 (results), 5, 8 (networks) or 6 (settings)"
+    )
     table.add_argument("--scale", default="reduced", help=f"default: reduced. {scales}")
     table.set_defaults(action=print_table)
 

@@ -60,7 +60,7 @@ def test_a_list_of_some_rows_at_one_scale(capsys):
         (["run", NET, "--scale", "papre"], "Did you mean 'paper'"),
         (["run", NET, "--device", "gpu"], "device 'gpu' cannot be used"),
         (["run", NET, "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
-        (["table", "7"], "Unknown table '7'. Known: 1, 2, 5, 6"),
+        (["table", "70"], "Unknown table '70'. Did you mean '7'? Known: 1, 2, 3,"),
         (["table", "1", "--scale", "small"], "Unknown scale 'small'"),
     ],
 )

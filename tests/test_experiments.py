@@ -8,7 +8,7 @@ import pytest
 
 from linfdist import data, experiments
 from linfdist.data import Augmentation
-from linfdist.experiments import UnknownName, smoothing, table1, table2
+from linfdist.experiments import UnknownName, smoothing, table1, table2, table3, table7, table9
 from linfdist.robust import HingeLoss, IBPLoss
 
 ROWS = (
@@ -25,7 +25,8 @@ NET = "table1/mnist_net"
 
 def test_every_row_of_our_own_is_there():
     names = {f"table1/{row}" for row in LSE_ROWS} | set(PAPER)
-    names |= {experiment.name for experiment in smoothing.EXPERIMENTS}
+    for module in (smoothing, table3, table7, table9):  # see test_ablations.py
+        names |= {experiment.name for experiment in module.EXPERIMENTS}
     assert set(experiments.EXPERIMENTS) == names
     assert len(smoothing.EXPERIMENTS) == len({e.title for e in smoothing.EXPERIMENTS}) * 2
     assert all(set(e.scales) == set(experiments.SCALES) for e in experiments.EXPERIMENTS.values())
@@ -135,7 +136,7 @@ def test_the_study_changes_what_its_titles_say(row):
     assert len({repr(e.scales["reduced"]) for e in named.values()}) == len(named)
 
 
-@pytest.mark.parametrize("module", [table1, table2])
+@pytest.mark.parametrize("module", [table1, table2, table3, table9])
 def test_papers_numbers_are_in_order(module):
     for row in (*module.EXPERIMENTS, *module.QUOTED):
         paper = row.paper

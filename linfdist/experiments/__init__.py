@@ -8,6 +8,7 @@ from types import MappingProxyType, ModuleType
 from linfdist._suggest import unknown
 from linfdist.experiments import smoothing
 from linfdist.experiments.base import SCALES as SCALES
+from linfdist.experiments.base import Change as Change
 from linfdist.experiments.base import Experiment as Experiment
 from linfdist.experiments.base import PaperNumbers as PaperNumbers
 from linfdist.experiments.base import QuotedRow as QuotedRow

@@ -1,7 +1,7 @@
 """What an experiment is: the paper's numbers, and one setting for each scale."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
@@ -20,19 +20,29 @@ SCALES: Mapping[ScaleName, str] = {
 
 @dataclass(frozen=True)
 class PaperNumbers:
-    """What the paper prints for one row; accuracies are fractions, None where it prints a dash."""
+    """What the paper prints for one row; accuracies are fractions, None where it prints none.
+
+    ``flops`` is empty in a table that does not print them.
+    """
 
     flops: str
     clean_accuracy: float
-    pgd_accuracy: float | None
-    certified_accuracy: float
+    pgd_accuracy: float | None = None
+    certified_accuracy: float | None = None
+    train_accuracy: float | None = None
 
     @classmethod
     def percent(
-        cls, flops: str, test: float, robust: float | None, certified: float
+        cls,
+        flops: str,
+        test: float,
+        robust: float | None = None,
+        certified: float | None = None,
+        train: float | None = None,
     ) -> "PaperNumbers":
         """The row as it is printed, in percent."""
-        return cls(flops, test / 100, None if robust is None else robust / 100, certified / 100)
+        printed = (test, robust, certified, train)
+        return cls(flops, *(None if number is None else number / 100 for number in printed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +58,16 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One of the paper's own rows: ``name`` is "<table>/<row>", ``title`` its method's name."""
+    """One of the paper's own rows: ``name`` is "<table>/<row>", ``title`` its method's name.
+
+    ``switches``: what else the paper's table says of the row, by the heading of the column.
+    """
 
     name: str
     title: str
     paper: PaperNumbers
     scales: Mapping[ScaleName, Scale]
+    switches: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str:
@@ -81,3 +95,16 @@ class QuotedRow:
     @property
     def eps(self) -> Fraction:
         return DATASETS[self.dataset].eps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Two of the paper's rows that differ in one thing; its effect is ``after`` less ``before``.
+
+    ``accuracy`` names the column that the paper's text compares: a key of ``report.ACCURACIES``.
+    """
+
+    title: str
+    before: Experiment
+    after: Experiment
+    accuracy: str = "certified"

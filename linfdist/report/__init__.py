@@ -1,18 +1,20 @@
 """Tables: the paper's with the numbers recorded here beside the printed ones, and our own."""
 
+from linfdist.report.effects import effects, show_effects
 from linfdist.report.formats import ACCURACIES, format_flops, format_pixels
-from linfdist.report.results import RESULT_COLUMNS, show, table, text
+from linfdist.report.results import show, table, text
 from linfdist.report.settings import hyper_parameters, layers
 from linfdist.report.study import show_study, study
 
 __all__ = [
     "ACCURACIES",
-    "RESULT_COLUMNS",
+    "effects",
     "format_flops",
     "format_pixels",
     "hyper_parameters",
     "layers",
     "show",
+    "show_effects",
     "show_study",
     "study",
     "table",

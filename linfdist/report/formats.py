@@ -10,12 +10,14 @@ ACCURACIES = {
     "robust": "pgd_accuracy",
     "certified": "certified_accuracy",
 }
+PRINTED = {"train": "train_accuracy", **ACCURACIES}  # what a table of the paper may have
 
 
 def with_percents(numbers: pd.DataFrame) -> pd.DataFrame:
     """The measured columns as text, in percent, a standard deviation beside its mean."""
-    shown = numbers.drop(columns=[f"{name} sd" for name in ACCURACIES])
-    for name in ACCURACIES:
+    measured = [name for name in PRINTED if name in numbers]
+    shown = numbers.drop(columns=[f"{name} sd" for name in measured])
+    for name in measured:
         shown[name] = [
             _measured(mean, sd)
             for mean, sd in zip(numbers[name], numbers[f"{name} sd"], strict=True)

@@ -7,9 +7,9 @@ from pandas.io.formats.style import Styler
 
 from linfdist import data, experiments, records
 from linfdist._suggest import unknown
-from linfdist.experiments import Experiment, QuotedRow
+from linfdist.experiments import Experiment, QuotedRow, printed
 from linfdist.report.formats import (
-    ACCURACIES,
+    PRINTED,
     format_flops,
     format_percent,
     format_pixels,
@@ -17,34 +17,23 @@ from linfdist.report.formats import (
 )
 from linfdist.report.settings import architectures, hyper_parameter_table
 
-_RESULTS = (*ACCURACIES, *(f"{name} sd" for name in ACCURACIES))
-RESULT_COLUMNS = (
-    "data set",
-    "eps",
-    "method",
-    "source",
-    "FLOPs",
-    *(f"paper {name}" for name in ACCURACIES),
-    "scale",
-    "seeds",
-    *_RESULTS,
-    "epochs",
-    "run FLOPs",
-    "minutes",
-    "status",
-)
-SETTING_TABLES = (5, 6)
+SETTING_TABLES = {
+    5: "Table 5. Details of network architectures",
+    6: "Table 6. Hyper-parameters of Tables 1 and 2",
+    8: "Table 8. Details of convolutional network architectures",
+}
 
 
 def table(number: int, scale: str = "reduced") -> pd.DataFrame:
     """A table of the paper, with what is recorded at ``scale`` beside it.
 
-    Tables 1 and 2 have a row for each method; accuracies are fractions. "paper test", "paper
-    robust" and "paper certified" are the printed numbers; "test", "robust" and "certified" are the
-    mean over the recorded seeds, " sd" the standard deviation from two seeds on. A row of this code
-    without a record has no numbers, and "status" says how to make them. "scale" also names the data
-    set, where it is not the paper's, and the number of classes, where a run had not all of them.
-    Tables 5 and 6 compare the settings of the paper's scale in this code with the printed ones.
+    Tables of results have a row for each method or setting; accuracies are fractions. "paper test",
+    "paper robust" and "paper certified" are the printed numbers; "test", "robust" and "certified"
+    are the mean over the recorded seeds, " sd" the standard deviation from two seeds on. Table 7
+    prints "train" and "test" alone; ours of "train" is ``results_of``'s. A row of this code without
+    a record has no numbers, and "status" says how to make them. "scale" also names the data set,
+    where it is not the paper's, and the number of classes, where a run had not all of them. Tables
+    5, 6 and 8 compare the settings of the paper's scale in this code with the printed ones.
 
     Raises:
         UnknownName: no such table or scale.
@@ -54,9 +43,11 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
         raise experiments.UnknownName(unknown("table", str(number), map(str, known)))
     experiments.check_scale(scale)
     if number == 5:
-        return architectures()
+        return architectures(printed.TABLE5)
     if number == 6:
         return hyper_parameter_table()
+    if number == 8:
+        return architectures(printed.TABLE8)
     return _results(number, scale)
 
 
@@ -66,7 +57,11 @@ def text(number: int, scale: str = "reduced") -> str:
     if number in SETTING_TABLES:
         return f"{title}\n\n{shown.to_string()}"
     own = shown[shown["source"] == "this code"]
-    notes = [f"{row['method']}, {row['data set']}: {row['status']}" for _, row in own.iterrows()]
+    switches = experiments.TABLES[number].EXPERIMENTS[0].switches
+    notes = []
+    for _, row in own.iterrows():
+        said = [row["method"], *(f"{name} {row[name]}" for name in switches), row["data set"]]
+        notes.append(f"{', '.join(said)}: {row['status']}")
     cells = shown.drop(columns="status").to_string(index=False)
     return "\n".join([title, "", cells, "", *notes])
 
@@ -86,7 +81,24 @@ def _results(number: int, scale: str) -> pd.DataFrame:
     rows = [*module.QUOTED, *module.EXPERIMENTS]
     order = {name: rank for rank, name in enumerate(data.DATASETS)}
     rows.sort(key=lambda row: order[row.dataset])
-    return pd.DataFrame([_result(row, scale) for row in rows], columns=RESULT_COLUMNS)
+    return pd.DataFrame([_result(row, scale) for row in rows], columns=_columns(rows))
+
+
+def _columns(rows: Sequence[Experiment | QuotedRow]) -> list[str]:
+    """A table's columns: those of the paper's that it has, then ours."""
+    switches = [row.switches for row in rows if isinstance(row, Experiment)]
+    accuracies = [
+        name
+        for name, key in PRINTED.items()
+        if any(getattr(row.paper, key) is not None for row in rows)
+    ]
+    return [
+        *("data set", "eps", "method", *switches[0], "source"),
+        *(["FLOPs"] if any(row.paper.flops for row in rows) else []),
+        *(f"paper {name}" for name in accuracies),
+        *("scale", "seeds", *accuracies, *(f"{name} sd" for name in accuracies)),
+        *("epochs", "run FLOPs", "minutes", "status"),
+    ]
 
 
 def _result(row: Experiment | QuotedRow, scale: str) -> dict[str, object]:
@@ -97,10 +109,10 @@ def _result(row: Experiment | QuotedRow, scale: str) -> dict[str, object]:
         "method": row.title,
         "source": "this code" if own else "quoted",
         "FLOPs": row.paper.flops,
-        **{f"paper {name}": getattr(row.paper, key) for name, key in ACCURACIES.items()},
+        **{f"paper {name}": getattr(row.paper, key) for name, key in PRINTED.items()},
         "status": "",
     }
-    return cells | _recorded(row, scale) if own else cells
+    return cells | dict(row.switches) | _recorded(row, scale) if own else cells
 
 
 def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
@@ -123,10 +135,16 @@ def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
 
 
 def results_of(runs: Sequence[records.Run]) -> dict[str, float]:
-    """Means over an experiment's runs: accuracies, with their deviations, and epochs."""
-    metrics = pd.DataFrame([run.metrics for run in runs])
+    """Means over an experiment's runs: accuracies, with their deviations, and epochs.
+
+    "train" is the last epoch's of epochs.csv: a mean over its steps, at p = ∞, of augmented images
+    with the batches' own mean shifts. The rate is near 0 by then, so that the weights hardly move.
+    """
+    metrics = pd.DataFrame(
+        [run.metrics | {"train_accuracy": run.epochs["train_accuracy"].iloc[-1]} for run in runs]
+    )
     cells: dict[str, float] = {}
-    for name, key in ACCURACIES.items():
+    for name, key in PRINTED.items():
         cells[name] = metrics[key].mean()
         cells[f"{name} sd"] = metrics[key].std()
     return cells | {"epochs": round(sum(len(run.epochs) for run in runs) / len(runs))}
@@ -135,12 +153,10 @@ def results_of(runs: Sequence[records.Run]) -> dict[str, float]:
 def _printed(number: int, scale: str) -> tuple[str, pd.DataFrame]:
     """The title and the cells of a table as text."""
     numbers = table(number, scale)
-    if number == 5:
-        return "Table 5. Details of network architectures", numbers
-    if number == 6:
-        return "Table 6. Hyper-parameters of Tables 1 and 2", numbers.T
+    if number in SETTING_TABLES:
+        return SETTING_TABLES[number], numbers.T if number == 6 else numbers
     shown = with_percents(numbers)
-    for name in ACCURACIES:
+    for name in PRINTED.keys() & {*numbers}:
         shown[f"paper {name}"] = numbers[f"paper {name}"].map(format_percent)
     shown["run FLOPs"] = numbers["run FLOPs"].map(lambda n: "" if pd.isna(n) else format_flops(n))
     title = f"{experiments.TABLES[number].TITLE} (accuracies in percent)"

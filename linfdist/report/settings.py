@@ -1,6 +1,6 @@
-"""Tables 5 and 6: the networks and the training settings beside the paper's."""
+"""Tables 5, 6 and 8: the networks and the training settings beside the paper's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 import torch
@@ -42,10 +42,10 @@ def _convolutions(net: NetConfig, in_channels: int | None) -> Iterator[str]:
         in_channels = out_channels
 
 
-def architectures() -> pd.DataFrame:
-    """Table 5 beside the networks of the paper's scale."""
+def architectures(wanted_layers: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
+    """Table 5 or 8, the layers of experiments, beside the networks of the paper's scale."""
     columns = {}
-    for name, wanted in printed.TABLE5.items():
+    for name, wanted in wanted_layers.items():
         experiment = experiments.get(name)
         info = data.DATASETS[experiment.dataset]
         config = experiment.scales["paper"].net
@@ -64,7 +64,7 @@ def architectures() -> pd.DataFrame:
         columns[heading, "this code"] = _numbered(ours) | {
             "FLOPs": f"{format_flops(flops)} = {flops:,}"
         }
-    rows = [*_numbered([""] * 7), "FLOPs"]
+    rows = [*_numbered(max(wanted_layers.values(), key=len)), "FLOPs"]
     return pd.DataFrame(columns, index=rows).fillna("")
 
 

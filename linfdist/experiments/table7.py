@@ -1,0 +1,90 @@
+"""Table 7: depth, and what a network starts from, on CIFAR-10  [Zhang2021, App. E]."""
+
+from dataclasses import replace
+
+from linfdist.experiments import table1, table3
+from linfdist.experiments.base import Change, Experiment, PaperNumbers, Scale
+from linfdist.experiments.table1 import NET
+
+TITLE = "Table 7. Depth and initialisation, CIFAR-10"
+
+STARTS = {"gaussian": "Gaussian", "identity": "identity map"}
+PAPER = {  # train and test accuracy
+    "gaussian": {
+        5: (63.01, 55.76),
+        6: (63.46, 55.85),
+        7: (63.82, 56.77),
+        8: (63.46, 56.72),
+        9: (61.57, 55.94),
+        10: (58.72, 55.04),
+    },
+    "identity": {
+        5: (65.93, 56.56),
+        6: (65.51, 56.80),
+        7: (66.58, 57.06),
+        8: (67.11, 56.64),
+        9: (67.52, 57.01),
+        10: (68.84, 57.18),
+    },
+}
+
+
+def _scales(start: str, layers: int) -> dict[str, Scale]:
+    """Table 1's row with so many layers, the last one, which has a neuron a class, among them."""
+    base = table1.BY_NAME["table1/cifar10_net"].scales
+    hidden = layers - 1
+    paper = replace(base["paper"], net=replace(base["paper"].net, hidden=(5120,) * hidden))
+    scales = {
+        "smoke": table3.tiny(base["smoke"], hidden),
+        "reduced": table3.short(base["reduced"], hidden),
+        "paper": paper,
+    }
+    if start == "identity":
+        return scales
+    return {
+        name: replace(setting, net=replace(setting.net, identity_value=None))
+        for name, setting in scales.items()
+    }
+
+
+def _experiment(start: str, layers: int, train: float, test: float) -> Experiment:
+    return Experiment(
+        name=f"table7/{start}_{layers}",
+        title=NET,
+        paper=PaperNumbers.percent("", test, train=train),
+        scales=_scales(start, layers),
+        switches={"initialisation": STARTS[start], "layers": f"{layers}"},
+    )
+
+
+EXPERIMENTS = tuple(
+    _experiment(start, layers, *numbers)
+    for start, rows in PAPER.items()
+    for layers, numbers in rows.items()
+)
+_GAUSSIAN, _IDENTITY = EXPERIMENTS[: len(EXPERIMENTS) // 2], EXPERIMENTS[len(EXPERIMENTS) // 2 :]
+# App. E: the training accuracy drops with depth from a Gaussian start, not from the identity map.
+CHANGES = (
+    Change(
+        title="Gaussian: 10 layers − 7",
+        before=_GAUSSIAN[2],
+        after=_GAUSSIAN[-1],
+        accuracy="train",
+    ),
+    Change(
+        title="identity map: 10 layers − 7",
+        before=_IDENTITY[2],
+        after=_IDENTITY[-1],
+        accuracy="train",
+    ),
+    *(
+        Change(
+            title=f"identity map − Gaussian, {after.switches['layers']} layers",
+            before=before,
+            after=after,
+            accuracy="train",
+        )
+        for before, after in zip(_GAUSSIAN, _IDENTITY, strict=True)
+    ),
+)
+QUOTED = ()
