@@ -20,6 +20,7 @@ RANKS = (
         "experiments",
         "training",
         "train_config",
+        "bound_config",
         "train_run",
         "recipe",
         "batches",
