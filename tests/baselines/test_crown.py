@@ -1,5 +1,6 @@
 """CROWN-IBP and loss fusion: soundness, closed forms, and how they compare with intervals."""
 
+import itertools
 import math
 
 import pytest
@@ -26,7 +27,7 @@ SLACK = 1e-9
 def mlp(seed, sizes=(4, 6, 5), num_classes=3):
     torch.manual_seed(seed)
     layers = []
-    for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
+    for wide, narrow in itertools.pairwise(sizes):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes)).double()
     return net[:-1], net[-1]
