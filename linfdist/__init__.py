@@ -2,8 +2,9 @@
 
 Networks of neurons ‖x − w‖_∞ + b are 1-Lipschitz in l_inf, so one forward pass certifies them
 [Zhang2021]. Submodules: ``ops`` (distances), ``nn`` (layers and networks), ``optim``, ``robust``
-(losses, certificates, attacks), ``data``, ``training``, ``evaluation``, ``experiments`` (the
-paper's settings and numbers), ``records``, ``report``, ``bench``.
+(losses, certificates, attacks), ``baselines`` (the compared methods), ``theory``, ``data``,
+``training``, ``evaluation``, ``experiments`` (the paper's settings and numbers), ``records``,
+``report``, ``bench``.
 """
 
 from linfdist.nn import (

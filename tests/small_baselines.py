@@ -47,7 +47,7 @@ def ball(x, eps):
     return (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
 
 
-def points_in(lower, upper, number=40):
+def points_in(lower, upper, number=12):
     """Uniform points of the box, then corners of it."""
     for index in range(number):
         t = torch.rand_like(lower)
@@ -59,7 +59,7 @@ def margins_at(net, x, labels):
     return logits - logits.gather(1, labels[:, None])
 
 
-def ascent(net, value, lower, upper, steps=15):
+def ascent(net, value, lower, upper, steps=6):
     """The point of the box that sign-gradient steps upward find for a value of each image."""
     x = (lower + upper) / 2
     for step in range(steps):

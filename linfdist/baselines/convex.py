@@ -1,5 +1,6 @@
 """CAP: the dual bound of the convex outer adversarial polytope  [WongKolter2018]."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -40,7 +41,7 @@ def _dual_bounds(
     steps: list[Step], like: Tensor, box: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Bounds of every output of ``steps``, of the shape of ``like``."""
-    size = like[0].numel()
+    size = math.prod(like.shape[1:])
     rows = torch.eye(size, dtype=like.dtype, device=like.device).view(1, size, *like.shape[1:])
     matrix, constant = backward(steps, rows, parallel=True)
     middle, radius = concrete(matrix, *box)

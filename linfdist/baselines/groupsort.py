@@ -16,7 +16,9 @@ def project_rows(weight: Tensor) -> Tensor:
     ordered = size.sort(1, descending=True).values
     counts = torch.arange(1, weight.shape[1] + 1, device=weight.device, dtype=weight.dtype)
     theta = ((ordered.cumsum(1) - 1) / counts).amax(1, keepdim=True).clamp_min(0)
-    return weight.sign() * (size - theta).clamp_min(0)
+    nearest = weight.sign() * (size - theta).clamp_min(0)
+    # θ is rounded in units of |w|: what that leaves above norm 1 is divided out.
+    return nearest / nearest.detach().abs().sum(1, keepdim=True).clamp_min(1)
 
 
 class UnitRows(nn.Module):
