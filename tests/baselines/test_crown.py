@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -28,11 +27,7 @@ SLACK = 1e-9
 def mlp(seed, sizes=(4, 6, 5), num_classes=3):
     torch.manual_seed(seed)
     layers = []
-<<<<<<< HEAD
-    for wide, narrow in pairwise(sizes):
-=======
     for wide, narrow in itertools.pairwise(sizes):
->>>>>>> baselines
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes)).double()
     return net[:-1], net[-1]
