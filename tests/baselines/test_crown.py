@@ -188,7 +188,7 @@ def test_fusion_mixes_the_sums_of_exponentials():
 
 
 def test_what_rounding_leaves_of_the_sum_is_no_logarithm_of_zero():
-    """Intervals of [m, m + 40] where the relaxation finds m: the chord is e^-40 of the top there."""
+    """Intervals of [m, m + 40] where the relaxation finds m: the chord is e^-40 of the top."""
     layers, last = nn.Sequential(nn.Linear(1, 1)), nn.Linear(1, 2)
     with torch.no_grad():
         layers[0].weight.fill_(1)
