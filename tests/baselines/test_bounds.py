@@ -133,6 +133,15 @@ def test_a_residual_sum_adds():
     torch.testing.assert_close(Residual(body, shortcut)(x), body(x) + shortcut(x))
 
 
+def test_a_batch_norm_in_a_branch_is_updated_once():
+    branch = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).double()
+    layer = Residual(branch, nn.Sequential(nn.Conv2d(2, 2, 1).double()))
+    x, _ = batch()
+    trace = interval([layer], x, x, x)
+    assert branch[1].num_batches_tracked == 1
+    torch.testing.assert_close(trace.clean, layer(x))
+
+
 def test_errors():
     x, _ = batch()
     with pytest.raises(TypeError, match=r"layers must be Linear.*got Tanh\. Add its rule here"):

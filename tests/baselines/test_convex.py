@@ -82,7 +82,7 @@ def test_the_dual_bound_is_the_linear_program_s_value(seed):
         for s in trace.steps
         if isinstance(s.layer, nn.ReLU)
     )
-    assert unstable >= 3
+    assert unstable >= 2
     for k in (0, 2):
         objective = (last.weight[k] - last.weight[1]).detach()
         constant = (last.bias[k] - last.bias[1]).item()

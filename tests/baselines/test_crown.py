@@ -1,5 +1,6 @@
 """CROWN-IBP and loss fusion: soundness, closed forms, and how they compare with intervals."""
 
+import dataclasses
 import itertools
 import math
 
@@ -175,6 +176,30 @@ def test_fusion_at_beta_0_is_the_loss_of_the_intervals():
     trace = net.trace(*ball(x, 0.1))
     expected = F.cross_entropy(net.margins(trace, labels), labels, reduction="none")
     torch.testing.assert_close(net.loss_bound(trace, labels, 0.0), expected)
+
+
+def test_fusion_mixes_the_sums_of_exponentials():
+    net = small("dm_medium").eval()
+    x, labels = batch()
+    trace = net.trace(*ball(x, 0.05))
+    none, some, all_ = (net.loss_bound(trace, labels, beta).exp() for beta in (0.0, 0.25, 1.0))
+    assert (all_ != none).all()
+    torch.testing.assert_close(some, 0.25 * all_ + 0.75 * none)
+
+
+def test_what_rounding_leaves_of_the_sum_is_no_logarithm_of_zero():
+    """Intervals of [m, m + 40] where the relaxation finds m: the chord is e^-40 of the top."""
+    layers, last = nn.Sequential(nn.Linear(1, 1)), nn.Linear(1, 2)
+    with torch.no_grad():
+        layers[0].weight.fill_(1)
+        layers[0].bias.zero_()
+        last.weight.copy_(torch.tensor([[0.0], [1.0]]))
+        last.bias.zero_()
+    x = -torch.rand(200, 1) * 30
+    trace = interval(layers, x, x)
+    trace = dataclasses.replace(trace, upper=trace.upper + 40)
+    bound = fused_loss_bound(trace, last, torch.zeros(200, dtype=torch.int64), 1.0)
+    assert bound.isfinite().all() and (bound >= 0).all()
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
