@@ -7,8 +7,18 @@ import pandas as pd
 import pytest
 
 from linfdist import data, experiments
+from linfdist.baselines import BaselineConfig
 from linfdist.data import Augmentation
-from linfdist.experiments import UnknownName, smoothing, table1, table2, table3, table7, table9
+from linfdist.experiments import (
+    UnknownName,
+    compared,
+    smoothing,
+    table1,
+    table2,
+    table3,
+    table7,
+    table9,
+)
 from linfdist.robust import HingeLoss, IBPLoss
 
 ROWS = (
@@ -25,7 +35,7 @@ NET = "table1/mnist_net"
 
 def test_every_row_of_our_own_is_there():
     names = {f"table1/{row}" for row in LSE_ROWS} | set(PAPER)
-    for module in (smoothing, table3, table7, table9):  # see test_ablations.py
+    for module in (compared, smoothing, table3, table7, table9):  # see test_ablations.py
         names |= {experiment.name for experiment in module.EXPERIMENTS}
     assert set(experiments.EXPERIMENTS) == names
     assert len(smoothing.EXPERIMENTS) == len({e.title for e in smoothing.EXPERIMENTS}) * 2
@@ -144,9 +154,11 @@ def test_papers_numbers_are_in_order(module):
         assert 0 < paper.certified_accuracy <= between <= paper.clean_accuracy < 1
 
 
-def test_every_other_method_of_the_paper_is_quoted():
-    counts = pd.Series([row.dataset for row in table1.QUOTED]).value_counts()
+def test_every_other_method_of_the_paper_is_quoted_or_rerun():
+    others = [*table1.QUOTED, *compared.EXPERIMENTS]
+    counts = pd.Series([row.dataset for row in others]).value_counts()
     assert counts.to_dict() == {"mnist": 4, "fashion_mnist": 3, "cifar10": 6}
+    assert len({(row.dataset, row.title) for row in others}) == len(others)
     assert len(table2.QUOTED) == 4
     assert all(row.eps == data.DATASETS[row.dataset].eps for row in table1.QUOTED)
 
@@ -156,7 +168,10 @@ def test_the_reduced_scale_differs_in_size_alone(name):
     paper, reduced = (experiments.get_scale(name, scale) for scale in ("paper", "reduced"))
     assert (reduced.dataset, reduced.eps) == (paper.dataset, paper.eps)
     assert reduced.net.kind == paper.net.kind
-    assert max(reduced.net.hidden) < 5120
+    if isinstance(reduced.net, BaselineConfig):
+        assert reduced.net.width <= 1 == paper.net.width
+    else:
+        assert max(reduced.net.hidden) < 5120
     assert sum(reduced.train.epochs) < sum(paper.train.epochs)
 
 
@@ -172,6 +187,7 @@ def test_unknown_names_are_refused_with_a_suggestion():
 def test_parse_rows():
     assert experiments.parse_rows("mnist_net, table1/cifar10_net,") == [NET, "table1/cifar10_net"]
     assert experiments.parse_rows(["cifar10_net"]) == ["table1/cifar10_net"]
-    every = [f"table1/{row}" for row in (*ROWS, *LSE_ROWS)]
+    others = [row.name for row in compared.EXPERIMENTS]
+    every = [*others, *(f"table1/{row}" for row in (*ROWS, *LSE_ROWS))]
     assert experiments.parse_rows("all") == every == experiments.parse_rows("")
     assert experiments.parse_rows("all", table=2) == ["table2/tinyimagenet_net_mlp"]

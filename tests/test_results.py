@@ -7,18 +7,20 @@ import pytest
 
 from linfdist import data, experiments, records
 from linfdist.config import to_dict
-from linfdist.experiments import smoothing, table3, table7, table9
+from linfdist.experiments import compared, smoothing, table3, table7, table9
 
 RECORDED = Path(__file__).resolve().parents[1] / "runs"
 NOT_YET = {
+    *(row.name for row in compared.EXPERIMENTS),
     *(f"table3/{row}_net_mlp" for row in "abcde"),
     *(f"table7/{start}_{layers}" for start in table7.STARTS for layers in range(5, 11)),
     "table9/cifar10_conv_net_mlp",
 }
 FLOORS = {"mnist": 0.70, "fashion_mnist": 0.60, "cifar10": 0.20}  # certified, reduced scale
+OWN_FLOORS = {"table1/mnist_group_sort": 0.0}  # 2 % in the paper
 
 
-@pytest.mark.parametrize("name", experiments.parse_rows("all"))
+@pytest.mark.parametrize("name", sorted({*experiments.parse_rows("all")} - NOT_YET))
 def test_a_reduced_run_on_the_whole_test_set_certifies_more_than_its_floor(name, monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(RECORDED))
     runs = records.find_runs(name, "reduced")
@@ -26,7 +28,7 @@ def test_a_reduced_run_on_the_whole_test_set_certifies_more_than_its_floor(name,
     dataset = experiments.get(name).dataset
     for run in runs:
         assert len(run.certificates) == 10_000
-        assert run.metrics["certified_accuracy"] > FLOORS[dataset]
+        assert run.metrics["certified_accuracy"] > OWN_FLOORS.get(name, FLOORS[dataset])
         assert run.environment["dirty"] is False
         assert run.config["setting"]["dataset"] == dataset
         assert run.config["num_classes"] == data.DATASETS[dataset].num_classes

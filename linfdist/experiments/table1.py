@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from linfdist.data import DATASETS, Augmentation
+from linfdist.experiments import compared
 from linfdist.experiments.base import Experiment, PaperNumbers, QuotedRow, Scale
 from linfdist.nn import NetConfig
 from linfdist.training import HingeLoss, IBPLoss, TrainConfig
@@ -216,7 +217,8 @@ def _with_lse(experiment: Experiment) -> Experiment:
     )
 
 
-EXPERIMENTS = (*PAPER_ROWS, *map(_with_lse, PAPER_ROWS))
+METHODS = compared.METHODS
+EXPERIMENTS = (*compared.EXPERIMENTS, *PAPER_ROWS, *map(_with_lse, PAPER_ROWS))
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
 
 
@@ -228,24 +230,15 @@ def _quoted(
 
 
 QUOTED = (
-    _quoted("mnist", "Group Sort (Anil et al., 2019)", "2.9M", 97.0, 34.0, 2.0),
-    _quoted("mnist", "COLT (Balunovic & Vechev, 2020)", "4.9M", 97.3, None, 85.7),
-    _quoted("mnist", "IBP (Gowal et al., 2018)", "114M", 97.88, 93.22, 91.79),
-    _quoted("mnist", "CROWN-IBP (Zhang et al., 2020b)", "114M", 98.18, 93.95, 92.98),
-    _quoted("fashion_mnist", "CAP (Wong & Kolter, 2018)", "0.41M", 78.27, 68.37, 65.47),
-    _quoted("fashion_mnist", "IBP (Gowal et al., 2018)", "114M", 84.12, 80.58, 77.67),
-    _quoted("fashion_mnist", "CROWN-IBP (Zhang et al., 2020b)", "114M", 84.31, 80.22, 78.01),
+    _quoted("mnist", compared.COLT, "4.9M", 97.3, None, 85.7),
+    _quoted("fashion_mnist", compared.CAP, "0.41M", 78.27, 68.37, 65.47),
     _quoted(
         "cifar10",
-        "PVT (Dvijotham et al., 2018a), certified at 0.03 < 8/255",
+        compared.PVT,
         "2.4M",
         48.64,
         32.72,
         26.67,
     ),
-    _quoted("cifar10", "DiffAI (Mirman et al., 2019)", "96.3M", 40.2, None, 23.2),
-    _quoted("cifar10", "COLT (Balunovic & Vechev, 2020)", "6.9M", 51.7, None, 27.5),
-    _quoted("cifar10", "IBP (Gowal et al., 2018)", "151M", 50.99, 31.27, 29.19),
-    _quoted("cifar10", "CROWN-IBP (Zhang et al., 2020b)", "151M", 45.98, 34.58, 33.06),
-    _quoted("cifar10", "CROWN-IBP, loss fusion (Xu et al., 2020a)", "151M", 46.29, 35.69, 33.38),
+    _quoted("cifar10", compared.COLT, "6.9M", 51.7, None, 27.5),
 )

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from linfdist.experiments import table1, table3
-from linfdist.experiments.base import Experiment, PaperNumbers
+from linfdist.experiments import compared, table1, table3
+from linfdist.experiments.base import Experiment, PaperNumbers, QuotedRow
 from linfdist.nn import NetConfig
 
 TITLE = "Table 9. Convolutional ℓ∞-dist nets and existing methods"
@@ -45,6 +45,9 @@ EXPERIMENTS = (
     ),
 )
 # Those of Table 1 that the paper prints again: all but CROWN-IBP with loss fusion.
+METHODS = compared.METHODS
 QUOTED = tuple(
-    row for row in table1.QUOTED if row.dataset == "cifar10" and "loss fusion" not in row.title
+    QuotedRow(title=row.title, dataset=row.dataset, paper=row.paper)
+    for row in (*table1.QUOTED, *compared.EXPERIMENTS)
+    if row.dataset == "cifar10" and row.title != compared.LOSS_FUSION
 )

@@ -80,7 +80,8 @@ def _results(number: int, scale: str) -> pd.DataFrame:
     module = experiments.TABLES[number]
     rows = [*module.QUOTED, *module.EXPERIMENTS]
     order = {name: rank for rank, name in enumerate(data.DATASETS)}
-    rows.sort(key=lambda row: order[row.dataset])
+    methods = {title: rank for rank, title in enumerate(getattr(module, "METHODS", ()))}
+    rows.sort(key=lambda row: (order[row.dataset], methods.get(row.title, len(methods))))
     return pd.DataFrame([_result(row, scale) for row in rows], columns=_columns(rows))
 
 
