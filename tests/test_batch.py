@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 import yaml
+from threads import one_thread
 
 from linfdist import batch, experiments, records
 from linfdist.batch import Batch, BatchError, Wanted
@@ -50,11 +50,8 @@ def jobs(output: str) -> set[str]:
 @pytest.fixture(scope="module")
 def patch():
     """All of this file's trainings have one thread, as those of Snakemake have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
+    with one_thread(), pytest.MonkeyPatch.context() as patch:
         yield patch
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from packaging.requirements import Requirement
+from threads import one_thread
 
 from linfdist import report
 from linfdist.bench import recorded
@@ -121,15 +121,12 @@ def test_it_says_not_yet_run_on_a_gpu_until_a_record_shows_that_it_has():
 
 
 @pytest.fixture
-def one_thread():
-    """The net is tiny: on a busy machine two threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def single_thread():
+    with one_thread():
+        yield
 
 
-def test_quick_use_runs(one_thread):
+def test_quick_use_runs(single_thread):
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict = {}
     exec(compile(code, str(README), "exec"), names)

@@ -1,6 +1,6 @@
 """The paper's theory, executable: what a neuron expresses, and networks near any function."""
 
 from linfdist.theory.approximation import Approximation, approximate
-from linfdist.theory.pyramids import Box, NotLipschitz, Pyramids, pyramids
+from linfdist.theory.max_of_pyramids import Box, NotLipschitz, Pyramids, pyramids
 
 __all__ = ["Approximation", "Box", "NotLipschitz", "Pyramids", "approximate", "pyramids"]

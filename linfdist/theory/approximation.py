@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from linfdist.nn import LinfDistNet, LpDist, MeanShift, NetConfig, build_net
-from linfdist.theory.pyramids import Box, Pyramids, evaluate, pyramids
+from linfdist.theory.max_of_pyramids import Box, Pyramids, evaluate, pyramids
 from linfdist.theory.targets import Function
 from linfdist.theory.units import selected
 

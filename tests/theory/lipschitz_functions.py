@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from linfdist.nn import NetConfig, build_net
 from linfdist.theory import targets
 from linfdist.theory.approximation import Approximation
-from linfdist.theory.pyramids import Box
+from linfdist.theory.max_of_pyramids import Box
 from linfdist.theory.targets import Function
 
 ROUNDING = 1e-12  # of the functions themselves, in float64

@@ -9,9 +9,9 @@ from theory.lipschitz_functions import boxes, check, check_lipschitz, functions,
 from linfdist.nn import LinfDistNet
 from linfdist.robust import interval_certified, margin_radius
 from linfdist.theory import approximation, targets
-from linfdist.theory import pyramids as grid
+from linfdist.theory import max_of_pyramids as grid
 from linfdist.theory.approximation import SHAPES, approximate, paper_bound
-from linfdist.theory.pyramids import Box
+from linfdist.theory.max_of_pyramids import Box
 
 EPS = {1: (0.3, 0.02), 2: (0.5, 0.2), 3: (0.6,), 4: (1.0,)}
 DTYPES = (torch.float32, torch.float64)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from theory.lipschitz_functions import ROUNDING, boxes, functions, points_of
 
-from linfdist.theory import pyramids as module
+from linfdist.theory import max_of_pyramids as module
 from linfdist.theory import targets
-from linfdist.theory.pyramids import Box, NotLipschitz, pyramids
+from linfdist.theory.max_of_pyramids import Box, NotLipschitz, pyramids
 
 EPS = {1: (0.3, 0.07, 0.01), 2: (0.5, 0.2, 0.08), 3: (0.6, 0.3), 4: (1.0, 0.6)}
 

@@ -1,0 +1,12 @@
+"""The networks here are tiny."""
+
+from collections.abc import Iterator
+
+import pytest
+from threads import one_thread
+
+
+@pytest.fixture(autouse=True)
+def single_thread() -> Iterator[None]:
+    with one_thread():
+        yield
