@@ -12,7 +12,7 @@ from linfdist.baselines.convex import cap_margins
 from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound
 from linfdist.baselines.groupsort import unit_linear
 from linfdist.baselines.layers import MaxMin, Residual
-from linfdist.nn import Normalize
+from linfdist.nn import Normalize, check_pixels
 
 CAP_IMAGES = 8  # bounded at once: at MNIST's size the dual network takes about 60 MB an image
 
@@ -47,7 +47,7 @@ class BaselineNet(nn.Module):
         """
         if not (isinstance(p, int | float) and math.isinf(p)):
             raise ValueError(f"net: p must be inf, for a {self.config.kind} has no p; got {p}.")
-        self._check(x)
+        check_pixels(x, self.input_shape)
         return self.last(self.features(x))
 
     def trace(self, lower: Tensor, upper: Tensor, clean: Tensor | None = None) -> Trace:
@@ -55,8 +55,8 @@ class BaselineNet(nn.Module):
 
         In training mode batch normalisations need ``clean``, and update their running statistics.
         """
-        self._check(lower)
-        self._check(upper)
+        check_pixels(lower, self.input_shape)
+        check_pixels(upper, self.input_shape)
         return interval(self.features, lower, upper, clean)
 
     def margins(self, trace: Trace, labels: Tensor, beta: float = 0.0) -> Tensor:
@@ -74,26 +74,14 @@ class BaselineNet(nn.Module):
         """
         return self.margins(self.trace(lower, upper), labels)
 
-    def _check(self, x: Tensor) -> None:
-        if not x.is_floating_point():
-            raise TypeError(
-                f"net: pixels must be floating point in [0, 1]; got {x.dtype}. Convert images with "
-                "linfdist.data.to_pixels."
-            )
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise ValueError(
-                f"net: pixels must have shape (batch, {', '.join(map(str, self.input_shape))}); "
-                f"got {tuple(x.shape)}."
-            )
-
 
 class CapNet(BaselineNet):
     """A network that is bounded by the convex outer polytope, in training and in evaluation."""
 
     def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
         """``cap_margins``, a few images at a time; shape (batch, num_classes)."""
-        self._check(lower)
-        self._check(upper)
+        check_pixels(lower, self.input_shape)
+        check_pixels(upper, self.input_shape)
         parts = zip(*(x.split(CAP_IMAGES) for x in (lower, upper, labels)), strict=True)
         return torch.cat([cap_margins(self.features, self.last, *part) for part in parts])
 

@@ -6,7 +6,7 @@ from linfdist.nn.counts import flop_count, parameter_count
 from linfdist.nn.dist import LpDist, LpDistConv2d
 from linfdist.nn.mean_shift import MeanShift, reestimate_mean_shift, synchronized
 from linfdist.nn.modes import frozen
-from linfdist.nn.nets import DistFeatures, LinfDistNet, LinfDistNetMLP, build_net
+from linfdist.nn.nets import DistFeatures, LinfDistNet, LinfDistNetMLP, build_net, check_pixels
 from linfdist.nn.normalize import Normalize
 from linfdist.nn.smoothing import LogSumExp, mean_distances, set_mean_distances
 
@@ -23,6 +23,7 @@ __all__ = [
     "NetConfig",
     "Normalize",
     "build_net",
+    "check_pixels",
     "flop_count",
     "frozen",
     "mean_distances",

@@ -13,6 +13,20 @@ from linfdist.nn.normalize import Normalize
 from linfdist.nn.smoothing import LogSumExp
 
 
+def check_pixels(x: Tensor, input_shape: tuple[int, int, int]) -> None:
+    """Refuse what are not pixels of shape (batch, *input_shape)."""
+    if not x.is_floating_point():
+        raise TypeError(
+            f"net: pixels must be floating point in [0, 1]; got {x.dtype}. Convert images with "
+            "linfdist.data.to_pixels."
+        )
+    if tuple(x.shape[1:]) != input_shape:
+        raise ValueError(
+            f"net: pixels must have shape (batch, {', '.join(map(str, input_shape))}); got "
+            f"{tuple(x.shape)}."
+        )
+
+
 class DistFeatures(nn.Module):
     """Normalisation, then dist layers, each followed by a mean shift: the robust feature extractor.
 
@@ -58,7 +72,7 @@ class DistFeatures(nn.Module):
         return self.normalize.lipschitz
 
     def forward(self, x: Tensor, p: float | LogSumExp = math.inf) -> Tensor:
-        self._check(x)
+        check_pixels(x, self.input_shape)
         x = self.normalize(x)
         for layer in self.layers:
             x = layer(x, p) if isinstance(layer, LpDist | LpDistConv2d) else layer(x)
@@ -66,8 +80,8 @@ class DistFeatures(nn.Module):
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of every feature at p = ∞ on the box lower <= pixels <= upper."""
-        self._check(lower)
-        self._check(upper)
+        check_pixels(lower, self.input_shape)
+        check_pixels(upper, self.input_shape)
         lower, upper = self.normalize.interval(lower, upper)
         for layer in self.layers:
             if isinstance(layer, nn.Flatten):
@@ -75,18 +89,6 @@ class DistFeatures(nn.Module):
             else:
                 lower, upper = layer.interval(lower, upper)
         return lower, upper
-
-    def _check(self, x: Tensor) -> None:
-        if not x.is_floating_point():
-            raise TypeError(
-                f"net: pixels must be floating point in [0, 1]; got {x.dtype}. Convert images with "
-                "linfdist.data.to_pixels."
-            )
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise ValueError(
-                f"net: pixels must have shape (batch, {', '.join(map(str, self.input_shape))}); "
-                f"got {tuple(x.shape)}."
-            )
 
 
 class LinfDistNet(nn.Module):
