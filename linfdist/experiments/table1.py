@@ -218,7 +218,8 @@ def _with_lse(experiment: Experiment) -> Experiment:
 
 
 METHODS = compared.METHODS
-EXPERIMENTS = (*compared.EXPERIMENTS, *PAPER_ROWS, *map(_with_lse, PAPER_ROWS))
+OWN = (*PAPER_ROWS, *map(_with_lse, PAPER_ROWS))  # of l_inf-dist nets
+EXPERIMENTS = (*compared.EXPERIMENTS, *OWN)
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
 
 
