@@ -11,7 +11,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from linfdist import checkpoint, data, environment, experiments, records, train_run, training
+from linfdist import (
+    checkpoint,
+    data,
+    environment,
+    experiments,
+    recipe,
+    records,
+    train_run,
+    training,
+)
 from linfdist.__main__ import main
 from linfdist.experiments import runner
 from linfdist.records import RecordError, RunExists, RunInProgress
@@ -223,25 +232,26 @@ def test_the_paper_scale_on_a_cpu_warns_and_changes_nothing(tiny, capsys):
 
 def test_the_warning_weighs_the_time_at_each_p(monkeypatch):
     now, seen = [0.0], []
+    forward = recipe._Objective.forward
 
-    class Slow(torch.nn.Module):
-        input_shape = (1, 8, 8)
-
-        def forward(self, images, p):
-            seen.append(p)
-            assert not self.training
-            now[0] += len(images) * {8.0: 1.0, math.inf: 100.0}.get(p, 10.0)
-            return images.clone().requires_grad_()
+    def slow(self, images, labels, p, radius):
+        seen.append(p)
+        assert not self.net.training
+        now[0] += len(images) * {8.0: 1.0, math.inf: 100.0}.get(p, 10.0)
+        return forward(self, images, labels, p, radius)
 
     monkeypatch.setattr(runner.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(recipe._Objective, "forward", slow)
     setting = experiments.get_scale(NET, "smoke")
     setting = replace(setting, train=replace(setting.train, epochs=(1, 2, 3)))
-    net = Slow()
-    seconds = runner._epochs_seconds(net, setting, data.load("digits", "train"))
-    assert seconds == 1 * 1.0 + 2 * 10.0 + 3 * 100.0
+    train = data.load("digits", "train")
+    net = runner.build(setting, train.info, 0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert runner._epochs_seconds(net, setting, train) == 1 * 1.0 + 2 * 10.0 + 3 * 100.0
     config = setting.train
     assert seen == [config.p_start, math.sqrt(config.p_start * config.p_end), math.inf]
-    assert net.training
+    assert net.training and all(parameter.grad is None for parameter in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_the_initialisation_depends_on_the_seed_alone():

@@ -69,7 +69,7 @@ def test_it_learns_the_digits_without_the_original_s_gradients(trained, digits):
     net, losses = trained
     images, labels = digits[1]
     assert losses[-1] < losses[0] / 4 and not net.training
-    assert (net(images).argmax(1) == labels).float().mean() > 0.9
+    assert (net(images).argmax(1) == labels).float().mean() > 0.8
 
 
 def test_a_seed_determines_the_training(digits):
