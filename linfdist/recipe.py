@@ -103,6 +103,10 @@ class _BoundObjective(nn.Module):
             threshold = float(self.config.threshold) * self.net.lipschitz
             loss = hinge_loss(logits, labels, threshold)
             return loss if len(labels) else logits.sum(), logits
+        if kappa == 1:  # the warm-up: a bound of weight 0 is not computed
+            logits = self.net(pixels)
+            loss = F.cross_entropy(logits, labels) if len(labels) else logits.sum()
+            return loss, logits
         trace = self.net.trace((pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1), pixels)
         logits = self.net.last(trace.clean)
         if not len(labels):

@@ -80,6 +80,13 @@ def test_the_loss_is_a_mixture_of_clean_and_worst_case(bound):
     assert loss == 0
 
 
+def test_a_bound_of_no_weight_is_not_computed(monkeypatch):
+    net, (pixels, labels) = build(), batch()
+    monkeypatch.setattr(net, "trace", None)
+    loss, _ = recipe_of(net, BOUND).objective(pixels, labels, 0.0, 1.0, 1.0)
+    assert torch.equal(loss, F.cross_entropy(net(pixels), labels))
+
+
 def test_the_hinge_s_threshold_is_in_pixels():
     net, (pixels, labels) = build(GROUPSORT), batch()
     loss, logits = recipe_of(net, HINGE).objective(pixels, labels, 0.0, 1.0, 0.0)
