@@ -119,7 +119,7 @@ def approximate(
     coarse = precision * 2.0 ** math.ceil(math.log2(power + abs(middle)))
     middle = round(middle / coarse) * coarse
     chosen = power if offset is None else offset
-    rounding = precision * (4 * chosen + max(map(abs, box.lower)) + abs(middle))
+    rounding = precision * (4 * chosen + max(map(abs, box.lower)) + 2 * abs(middle))
     if offset is None and rounding > eps / 2:
         raise ValueError(
             f"approximate: eps must be above {2 * rounding:.2g}, what {dtype} rounds to on this "

@@ -94,6 +94,16 @@ def test_one_pyramid():
         check(targets.affine(torch.tensor([0.5, -0.5]), 7.0), net, 0.6)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_large_values_are_within_eps_too(shape):
+    """Where float32's numbers are 1e-3 apart: rounding has its share of eps, and no more."""
+    function = targets.affine(torch.tensor([0.5, -0.5]), 12345.678)
+    net = approximate(function, Box.unit(2), 0.05, shape=shape)
+    check(function, net, 0.05)
+    x = points_of(Box.unit(2), net.pyramids.points)
+    assert (net(x).double() - net.pyramids(x)).abs().max() <= net.rounding < 0.005
+
+
 def test_its_certificates():
     """g is within eps of the signed distance, so the certified radius is the true one up to eps."""
     function, eps = targets.example("lemniscate", 2), 0.05
