@@ -8,17 +8,31 @@ from torch.nn.utils import parametrize
 def project_rows(weight: Tensor) -> Tensor:
     """The nearest matrix, in l_2, whose rows have l_1 norm at most 1, so that ‖W‖_∞ <= 1.
 
-    A row of larger norm becomes sign(w) [|w| − θ]_+, with θ the one value that gives norm 1: after
-    sorting |w| downward, (Σ_{i<=k} |w|_i − 1) / k at its largest over k. Differentiable. Cost: a
-    sort of every row.
+    A row of larger norm becomes sign(w) [|w| − θ]_+ with the one θ that gives norm 1, found by
+    Newton's method: Σ [|w| − θ]_+ is convex and piecewise linear in θ, so that from θ = 0 the steps
+    grow and end, mostly within ten, exactly. Differentiable. Cost: two sums of the rows a step, in
+    all about half of a sort of every row.
     """
     size = weight.abs()
-    ordered = size.sort(1, descending=True).values
-    counts = torch.arange(1, weight.shape[1] + 1, device=weight.device, dtype=weight.dtype)
-    theta = ((ordered.cumsum(1) - 1) / counts).amax(1, keepdim=True).clamp_min(0)
+    above = _above(size.detach())
+    excess = (size * above).sum(1, keepdim=True) - 1
+    theta = (excess / above.sum(1, keepdim=True).clamp_min(1)).clamp_min(0)
     nearest = weight.sign() * (size - theta).clamp_min(0)
     # θ is rounded in units of |w|: what that leaves above norm 1 is divided out.
     return nearest / nearest.detach().abs().sum(1, keepdim=True).clamp_min(1)
+
+
+def _above(size: Tensor) -> Tensor:
+    """Which entries are above their row's θ."""
+    theta = size.new_zeros(len(size), 1)
+    while True:
+        above = size > theta
+        excess = (size * above).sum(1, keepdim=True) - 1
+        # Never downward, as rounding alone would go: so the steps end.
+        following = torch.maximum(theta, excess / above.sum(1, keepdim=True).clamp_min(1))
+        if torch.equal(following, theta):
+            return above
+        theta = following
 
 
 class UnitRows(nn.Module):

@@ -119,7 +119,7 @@ EXPERIMENTS = (
         PaperNumbers.percent("2.9M", 97.0, 34.0, 2.0),
         "groupsort",
         _GROUP_SORT,
-        {"epochs": (0, 0, 20)},
+        {"epochs": (0, 0, 10), "batch_size": 256},
         {},
     ),
     _row(
@@ -166,7 +166,6 @@ EXPERIMENTS = (
         "resnet_tiny",
         _DIFFAI,
         {**_FEWER, "lr": 1e-3},
-        {"width": 0.25},
     ),
     _row(
         "cifar10_ibp",

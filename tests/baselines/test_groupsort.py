@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from small_baselines import ball, batch, small
 from torch import nn
 
+from linfdist.baselines import groupsort
 from linfdist.baselines.groupsort import project_rows, unit_linear
+from linfdist.nn import frozen
 from linfdist.robust import interval_certified, interval_radius, margin_radius
 
 
@@ -66,6 +68,22 @@ def test_a_unit_linear_stays_in_the_ball_under_any_optimiser():
         assert (layer.weight.abs().sum(1) <= 1 + 1e-6).all()  # θ alone is off by 1e-4 here
     assert isinstance(layer, nn.Linear)
     assert (layer.parametrizations.weight.original.abs().sum(1) > 1).any()
+
+
+def test_a_frozen_network_projects_once_and_its_weights_are_its_own_again(monkeypatch):
+    net = small("groupsort")
+    x, _ = batch()
+    projected = []
+    rows = groupsort.project_rows
+    monkeypatch.setattr(groupsort, "project_rows", lambda w: projected.append(len(w)) or rows(w))
+    with frozen(net), torch.no_grad():
+        logits = [net(x) for _ in range(3)]
+    layers = sum(isinstance(module, nn.Linear) for module in net.modules())
+    assert len(projected) == layers > 1
+    assert torch.equal(logits[0], logits[2])
+    with torch.no_grad():
+        net.features[2].parametrizations.weight.original.mul_(-1)
+    assert not torch.equal(net(x), logits[0])
 
 
 def test_the_network_is_lipschitz():
