@@ -242,14 +242,31 @@ def test_the_scan_finds_remote_assets(tmp_path, page):
     assert len(remote_assets(tmp_path)) == 1
 
 
+def extension(name):
+    spec = importlib.util.spec_from_file_location(name, BOOK / "_ext" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = yaml.safe_load((BOOK / "_config.yml").read_text())["sphinx"]
+    assert config["local_extensions"][name] == "_ext"
+    assert name in config["config"]["extensions"]
+    return module
+
+
 def test_every_build_reads_every_notebook_again():
     """A new run changes no source; without this the book would keep the old table."""
-    spec = importlib.util.spec_from_file_location("rerender", BOOK / "_ext" / "rerender.py")
-    rerender = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rerender)
     paths = {"intro": "intro.ipynb", "method/records": "method/records.md"}
     env = SimpleNamespace(found_docs=set(paths), doc2path=paths.__getitem__)
-    assert rerender.notebooks(None, env, set(), set(), set()) == ["intro"]
-    config = yaml.safe_load((BOOK / "_config.yml").read_text())["sphinx"]
-    assert config["local_extensions"] == {"rerender": "_ext"}
-    assert "rerender" in config["config"]["extensions"]
+    assert extension("rerender").notebooks(None, env, set(), set(), set()) == ["intro"]
+
+
+def test_the_built_book_holds_the_records(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "recorded"))
+    run = tmp_path / "recorded" / "table1" / "metrics.json"
+    run.parent.mkdir(parents=True)
+    run.write_text("{}")
+    app = SimpleNamespace(outdir=tmp_path / "html")
+    extension("copy_runs").copy_runs(app, RuntimeError("a build that failed"))
+    assert not app.outdir.exists()
+    for _ in range(2):
+        extension("copy_runs").copy_runs(app, None)
+    assert (app.outdir / "runs" / "table1" / "metrics.json").read_text() == "{}"

@@ -138,7 +138,7 @@ def test_a_setting_is_written_built_and_counted():
     assert from_dict(base.Scale, to_dict(setting)) == setting
     net = runner.build(setting, TRAIN.info, seed=1)
     assert net.config == NET
-    assert runner._counts(net) == {"parameters": parameter_count(net), "flops": flop_count(net)}
+    assert runner.counts(net) == {"parameters": parameter_count(net), "flops": flop_count(net)}
     assert runner._epochs_seconds(net, setting, TRAIN) > 0
 
 

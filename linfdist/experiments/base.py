@@ -99,12 +99,12 @@ class QuotedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Two of the paper's rows that differ in one thing; its effect is ``after`` less ``before``.
+    """Two of the paper's rows that the text compares: ``after`` less ``before``.
 
-    ``accuracy`` names the column that the paper's text compares: a key of ``report.ACCURACIES``.
+    ``accuracy`` names the column that it compares: a key of ``report.ACCURACIES``, or "train".
     """
 
     title: str
-    before: Experiment
+    before: Experiment | QuotedRow
     after: Experiment
     accuracy: str = "certified"

@@ -101,7 +101,7 @@ def run(
             config={
                 "setting": to_dict(setting),
                 "num_classes": train.info.num_classes,
-                **_counts(net),
+                **counts(net),
             },
             metrics=metrics,
             environment={
@@ -153,7 +153,7 @@ def build(setting: Scale, info: data.DatasetInfo, seed: int) -> nn.Module:
         )
 
 
-def _counts(net: nn.Module) -> dict[str, int]:
+def counts(net: nn.Module) -> dict[str, int]:
     """Weights and FLOPs."""
     if isinstance(net, baselines.BaselineNet):
         parameters, flops = baselines.parameter_count(net), baselines.flop_count(net)

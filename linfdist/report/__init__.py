@@ -2,21 +2,29 @@
 
 from linfdist.report.effects import effects, show_effects
 from linfdist.report.formats import ACCURACIES, format_flops, format_pixels
+from linfdist.report.ledger_rule import VERDICTS, headlines, ledger
+from linfdist.report.ledger_page import VERDICT_COLORS, show_ledger, verdicts
 from linfdist.report.results import show, table, text
 from linfdist.report.settings import hyper_parameters, layers
 from linfdist.report.study import show_study, study
 
 __all__ = [
     "ACCURACIES",
+    "VERDICTS",
+    "VERDICT_COLORS",
     "effects",
     "format_flops",
     "format_pixels",
+    "headlines",
     "hyper_parameters",
     "layers",
+    "ledger",
     "show",
     "show_effects",
+    "show_ledger",
     "show_study",
     "study",
     "table",
     "text",
+    "verdicts",
 ]

@@ -1,12 +1,13 @@
 """What a change is worth: the difference of two rows, the paper's beside the recorded one."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 from linfdist import records
-from linfdist.experiments import Change
+from linfdist.experiments import Change, QuotedRow
 from linfdist.report.formats import PRINTED
 from linfdist.report.results import results_of
 
@@ -35,27 +36,42 @@ def show_effects(changes: Sequence[Change], scale: str = "reduced") -> Styler:
     return shown.drop(columns="sd").style.hide(axis="index")
 
 
-def _effect(change: Change, scale: str) -> dict[str, object]:
+def difference(change: Change, scale: str) -> dict[str, float]:
+    """A change's "paper", "here", "sd" and "seeds", as in ``effects``; NaN where nothing is.
+
+    A quoted row counts with its printed number, at the paper's scale alone.
+    """
     key = PRINTED[change.accuracy]
-    paper = getattr(change.after.paper, key) - getattr(change.before.paper, key)
-    rows = [records.find_runs(row.name, scale) for row in (change.before, change.after)]
-    cells: dict[str, object] = {
+    found: dict[str, float] = {
+        "paper": getattr(change.after.paper, key) - getattr(change.before.paper, key),
+        "here": math.nan,
+        "sd": math.nan,
+    }
+    quoted = isinstance(change.before, QuotedRow)
+    rows = [change.after] if quoted else [change.before, change.after]
+    runs = [records.find_runs(row.name, scale) for row in rows]
+    found["seeds"] = min(map(len, runs))
+    if not all(runs) or (quoted and scale != "paper"):
+        return found
+    results = [results_of(row) for row in runs]
+    before = getattr(change.before.paper, key) if quoted else results[0][change.accuracy]
+    variances = [result[f"{change.accuracy} sd"] ** 2 for result in results]
+    return found | {
+        "here": results[-1][change.accuracy] - before,
+        "sd": sum(variances) ** 0.5,
+    }
+
+
+def _effect(change: Change, scale: str) -> dict[str, object]:
+    found = difference(change, scale)
+    here, paper = found["here"], found["paper"]
+    same = "not yet run" if math.isnan(here) else "yes" if here * paper > 0 else "no"
+    return {
         "change": change.title,
         "method": change.after.title,
         "accuracy": change.accuracy,
-        "paper": paper,
-        "seeds": min(map(len, rows)),
-        "as in the paper": "not yet run",
-    }
-    if not all(rows):
-        return cells
-    before, after = map(results_of, rows)
-    here = after[change.accuracy] - before[change.accuracy]
-    sd = f"{change.accuracy} sd"
-    return cells | {
-        "here": here,
-        "sd": (before[sd] ** 2 + after[sd] ** 2) ** 0.5,
-        "as in the paper": "yes" if here * paper > 0 else "no",
+        "as in the paper": same,
+        **found,
     }
 
 

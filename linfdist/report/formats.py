@@ -52,6 +52,13 @@ def format_flops(flops: float) -> str:
     return f"{scaled:.0f}"
 
 
+def parse_flops(printed: str) -> tuple[float, float]:
+    """The count that "82.7M" stands for, and half a unit of its last digit."""
+    number, unit = printed[:-1], {"G": 1e9, "M": 1e6, "k": 1e3}[printed[-1]]
+    decimals = len(number.partition(".")[2])
+    return float(number) * unit, 0.5 * 10**-decimals * unit
+
+
 def format_pixels(value: Fraction) -> str:
     """A radius as papers write it: "0.3" where three digits are exact, else "8/255"."""
     if (value * 1000).denominator == 1:

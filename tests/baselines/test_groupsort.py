@@ -34,6 +34,10 @@ def test_the_projection_is_bisection_s(seed, width, scale):
     torch.testing.assert_close(project_rows(weight), expected)
 
 
+def test_shapes_need_no_values():
+    assert project_rows(torch.empty(3, 5, device="meta")).shape == (3, 5)
+
+
 def test_no_point_of_the_ball_is_nearer():
     torch.manual_seed(0)
     weight = torch.randn(1, 3, dtype=torch.float64) * 2

@@ -1,0 +1,75 @@
+"""What the paper's text concludes from its tables: differences of two rows  [Zhang2021, Sec. 7].
+
+The differences within Tables 3 and 7 stand beside their rows, in ``table3.CHANGES`` and
+``table7.CHANGES``.
+"""
+
+from linfdist.experiments import compared, table1, table2, table9
+from linfdist.experiments.base import Change, Experiment, QuotedRow
+
+_SHORT = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+
+
+def _quoted(rows: tuple[QuotedRow, ...], dataset: str, title: str) -> QuotedRow:
+    """The one quoted row of a data set whose title ends so."""
+    (row,) = (row for row in rows if row.dataset == dataset and row.title.endswith(title))
+    return row
+
+
+def _over(name: str, before: Experiment | QuotedRow, after: str, accuracy: str) -> Change:
+    """By how much one of the paper's own rows exceeds ``before``."""
+    return Change(title=name, before=before, after=table1.BY_NAME[after], accuracy=accuracy)
+
+
+_COLT = _quoted(table1.QUOTED, "cifar10", compared.COLT)
+_WIDE_RESNET = _quoted(table2.QUOTED, "tinyimagenet", "WideResNet")
+
+CHANGES = (
+    _over(
+        "CIFAR-10, ℓ∞-dist Net+MLP − IBP",
+        table1.BY_NAME["table1/cifar10_ibp"],
+        "table1/cifar10_net_mlp",
+        "certified",
+    ),
+    _over(
+        "CIFAR-10, ℓ∞-dist Net+MLP − CROWN-IBP with loss fusion, the best before",
+        table1.BY_NAME["table1/cifar10_loss_fusion"],
+        "table1/cifar10_net_mlp",
+        "certified",
+    ),
+    Change(
+        title="TinyImageNet, ℓ∞-dist Net+MLP − WideResNet, the best before",
+        before=_WIDE_RESNET,
+        after=table2.EXPERIMENTS[0],
+    ),
+    _over("CIFAR-10, ℓ∞-dist Net − COLT, the best before", _COLT, "table1/cifar10_net", "test"),
+    _over(
+        "MNIST, ℓ∞-dist Net − Group Sort",
+        table1.BY_NAME["table1/mnist_group_sort"],
+        "table1/mnist_net",
+        "certified",
+    ),
+    *(
+        _over(
+            f"{title}, ℓ∞-dist Net+MLP − Net",
+            table1.BY_NAME[f"table1/{dataset}_net"],
+            f"table1/{dataset}_net_mlp",
+            "certified",
+        )
+        for dataset, title in _SHORT.items()
+    ),
+    *(
+        _over(
+            f"{title}, ℓ∞-dist Net+MLP − CROWN-IBP",
+            table1.BY_NAME[f"table1/{dataset}_crown_ibp"],
+            f"table1/{dataset}_net_mlp",
+            "test",
+        )
+        for dataset, title in _SHORT.items()
+    ),
+    Change(
+        title="CIFAR-10, convolutional ℓ∞-dist Net+MLP − CROWN-IBP with loss fusion",
+        before=table1.BY_NAME["table1/cifar10_loss_fusion"],
+        after=table9.EXPERIMENTS[0],
+    ),
+)

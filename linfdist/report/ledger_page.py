@@ -1,0 +1,84 @@
+"""The ledger as the book shows it."""
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from linfdist.report.formats import format_flops, format_percent
+from linfdist.report.ledger_rule import BETTER, NOISE, NOT, REDUCED, REPRODUCED, VERDICTS
+
+VERDICT_COLORS = {
+    REPRODUCED: "#2e8b57",
+    BETTER: "#1f77b4",
+    REDUCED: "#6aa84f",
+    NOISE: "#b8860b",
+    NOT: "#cc3d3d",
+}
+# The pages of the book that show a table; the others are called after it.
+PAGES = {8: "tables/table9"}
+
+
+def verdicts(found: pd.DataFrame) -> pd.DataFrame:
+    """How many claims of a ledger have each verdict: a row a table, a column a verdict."""
+    counts = pd.crosstab(found["table"], found["verdict"])
+    return counts.reindex(columns=list(VERDICTS), fill_value=0)
+
+
+def show_ledger(found: pd.DataFrame) -> Styler:
+    """Rows of a ledger for a notebook at the book's root, linked to the tables and records.
+
+    Accuracies are in percent, differences in points, both with the standard deviation over seeds.
+    """
+    shown = pd.DataFrame(
+        {
+            "table": [_table_link(number) for number in found["table"]],
+            "claim": found["claim"],
+            "paper": [_number(row.kind, row.paper) for row in found.itertuples()],
+            "here": [_measured(row) for row in found.itertuples()],
+            "n": found["n"].map(lambda n: "" if pd.isna(n) or n == 0 else f"{n:.0f}"),
+            "scale": found["scale"].fillna(""),
+            "tolerance": [_tolerance(row) for row in found.itertuples()],
+            "minutes": found["minutes"].map(lambda n: "" if pd.isna(n) else f"{n:.0f}"),
+            "device": found["device"].fillna("").str.replace(r"\(R\)| Processor", "", regex=True),
+            "commit": found["commit"].fillna(""),
+            "records": [_record_links(paths) for paths in found["runs"]],
+            "verdict": found["verdict"],
+        }
+    )
+    styler = shown.style.hide(axis="index")
+    return styler.map(
+        lambda verdict: f"color: {VERDICT_COLORS.get(verdict, 'inherit')}; font-weight: bold",
+        subset=["verdict"],
+    )
+
+
+def _table_link(number: int) -> str:
+    return f'<a href="{PAGES.get(number, f"tables/table{number}")}.html">{number}</a>'
+
+
+def _record_links(paths: object) -> str:
+    if not isinstance(paths, tuple):
+        return ""
+    names = [path.rpartition("seed")[2] for path in paths]
+    return " ".join(
+        f'<a href="runs/{path}/metrics.json" title="{path}">{name}</a>'
+        for path, name in zip(paths, names, strict=True)
+    )
+
+
+def _number(kind: str, value: float) -> str:
+    if kind == "FLOPs":
+        return format_flops(value)
+    return f"{100 * value:+.2f}" if kind == "difference" else format_percent(value)
+
+
+def _measured(row) -> str:
+    if pd.isna(row.here):
+        return ""
+    spread = "" if pd.isna(row.sd) else f" ± {100 * row.sd:.2f}"
+    return _number(row.kind, row.here) + spread
+
+
+def _tolerance(row) -> str:
+    if pd.isna(row.tolerance):
+        return ""
+    return format_flops(row.tolerance) if row.kind == "FLOPs" else f"{100 * row.tolerance:.2f}"

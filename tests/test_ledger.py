@@ -1,0 +1,190 @@
+"""The ledger: a row for every claim, and verdicts that follow from records by the stated rule."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from linfdist import experiments, records, report
+from linfdist.experiments import runner, statements, table1, table3, table7
+from linfdist.report import formats
+
+BOOK = Path(__file__).resolve().parents[1] / "book"
+NET = "table1/mnist_net"  # 92.64 % certified in the paper, tolerance 0.18
+CERTIFIED = "MNIST, ℓ∞-dist Net: certified"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    return tmp_path
+
+
+def record(folder, name, certified, *, scale="paper", seed=0, clean=0.9, train=0.5):
+    records.write_run(
+        name,
+        scale,
+        seed,
+        config={"flops": 1, "num_classes": 10},
+        metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": certified},
+        environment={"device": f"machine {seed}", "commit": "0123456789"},
+        epochs=[{"epoch": 1, "train_accuracy": train}],
+        certificates=pd.DataFrame({"index": [0]}),
+        seconds=60.0 + 60 * seed,
+        weights=folder / "weights.pt",
+    )
+
+
+def row(claim):
+    found = report.ledger()
+    (index,) = found.index[found["claim"] == claim]
+    return found.loc[index]
+
+
+def difference(change):
+    own = () if change in statements.CHANGES else ("CIFAR-10", change.after.title)
+    return row(f"{', '.join([*own, change.title])}: {change.accuracy}")
+
+
+def test_every_number_of_every_row_of_the_paper_is_a_claim():
+    found = report.ledger()
+    assert found["claim"].is_unique
+    assert set(found["verdict"]) <= set(report.VERDICTS)
+    printed = [
+        getattr(row.paper, key)
+        for number, module in experiments.TABLES.items()
+        for row in (*module.EXPERIMENTS, *(module.QUOTED if number != 9 else ()))
+        if row not in getattr(module, "OURS", ())
+        for key in formats.PRINTED.values()
+    ]
+    wanted = sorted(number for number in printed if number is not None)
+    assert sorted(found.loc[found["kind"] == "accuracy", "paper"]) == wanted
+    changes = (*statements.CHANGES, *table3.CHANGES, *table7.CHANGES)
+    assert (found["kind"] == "difference").sum() == len(changes)
+    assert set(report.headlines()) <= set(found["claim"])
+    abstract = [0.9309, 0.7923, 0.3542, 0.1631]
+    printed = found.set_index("claim").loc[report.headlines(), "paper"]
+    assert printed.tolist() == pytest.approx(abstract)
+
+
+def test_what_the_text_says_of_the_tables():
+    points = {change.title: 100 * _printed(change) for change in statements.CHANGES}
+    assert points["CIFAR-10, ℓ∞-dist Net+MLP − IBP"] == pytest.approx(6.23)  # Sec. 7.2
+    assert sum(round(value, 2) == 2.04 for value in points.values()) == 1
+    assert min(points.values()) > 0
+
+
+def _printed(change):
+    key = formats.PRINTED[change.accuracy]
+    return getattr(change.after.paper, key) - getattr(change.before.paper, key)
+
+
+@pytest.mark.parametrize(
+    ("certified", "verdict"),
+    [
+        (0.9260, "reproduced"),
+        (0.9246, "reproduced"),
+        (0.9282, "reproduced"),
+        (0.9244, "not reproduced"),
+        (0.9284, "exceeded"),
+    ],
+)
+def test_an_accuracy_is_judged_at_the_papers_scale(folder, certified, verdict):
+    record(folder, NET, certified, scale="reduced")
+    before = row(CERTIFIED)
+    assert (before["scale"], before["verdict"]) == ("reduced", "not yet run")
+    assert before["here"] == certified
+    record(folder, NET, certified)
+    after = row(CERTIFIED)
+    assert (after["scale"], after["verdict"]) == ("paper", verdict)
+
+
+def test_a_row_says_what_it_came_from(folder):
+    record(folder, NET, 0.9260)
+    record(folder, NET, 0.9270, seed=1)
+    found = row(CERTIFIED)
+    assert found["n"] == 2 and found["here"] == pytest.approx(0.9265)
+    assert found["sd"] == pytest.approx(0.0005 * 2**0.5)
+    assert found["minutes"] == pytest.approx(1.5)
+    assert (found["device"], found["commit"]) == ("machine 0, machine 1", "0123456")
+    assert found["runs"] == (f"{NET}/paper/seed0", f"{NET}/paper/seed1")
+    html = report.show_ledger(report.ledger()).to_html()
+    assert f'<a href="runs/{NET}/paper/seed1/metrics.json" title="{NET}/paper/seed1">1</a>' in html
+    assert "92.65 ± 0.07" in html and "82.7M" in html and "nan" not in html
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        (0.30, "reproduced at reduced scale"),
+        (0.105, "within noise"),
+        (0.095, "within noise"),
+        (0.05, "not reproduced"),
+    ],
+)
+def test_a_difference_within_a_method_is_judged_at_the_reduced_scale_too(folder, after, verdict):
+    change = table3.CHANGES[0]
+    assert difference(change)["verdict"] == "not yet run"
+    record(folder, change.before.name, 0.10, scale="reduced")
+    record(folder, change.after.name, after, scale="reduced")
+    found = difference(change)
+    assert (found["verdict"], found["scale"], found["n"]) == (verdict, "reduced", 1)
+    assert found["here"] == pytest.approx(after - 0.10) and found["minutes"] == pytest.approx(2)
+    record(folder, change.before.name, 0.10)
+    record(folder, change.after.name, 0.20)
+    assert difference(change)["verdict"] == "reproduced"
+
+
+def test_two_seeds_far_apart_are_noise(folder):
+    change = table3.CHANGES[0]
+    for seed, (before, after) in enumerate([(0.10, 0.12), (0.14, 0.20)]):
+        record(folder, change.before.name, before, scale="reduced", seed=seed)
+        record(folder, change.after.name, after, scale="reduced", seed=seed)
+    found = difference(change)
+    assert found["tolerance"] == pytest.approx(2 * (0.0008 + 0.0032) ** 0.5)
+    assert found["here"] == pytest.approx(0.04) and found["verdict"] == "within noise"
+
+
+def test_a_difference_of_methods_waits_for_the_papers_scale(folder):
+    change = statements.CHANGES[0]
+    for one in (change.before, change.after):
+        record(folder, one.name, 0.3 if one is change.before else 0.4, scale="reduced")
+    found = difference(change)
+    assert (found["here"], found["verdict"]) == (pytest.approx(0.1), "not yet run")
+    for one in (change.before, change.after):
+        record(folder, one.name, 0.3 if one is change.before else 0.4)
+    assert difference(change)["verdict"] == "reproduced"
+
+
+def test_a_quoted_row_stands_with_its_printed_number(folder):
+    (change,) = (change for change in statements.CHANGES if "COLT" in change.title)
+    record(folder, change.after.name, 0.3, clean=0.6, scale="reduced")
+    assert difference(change)["verdict"] == "not yet run"
+    record(folder, change.after.name, 0.3, clean=0.6)
+    found = difference(change)
+    assert (found["here"], found["verdict"]) == (pytest.approx(0.6 - 0.517), "reproduced")
+
+
+def test_flops_need_no_run(monkeypatch):
+    flops = report.ledger().query("kind == 'FLOPs'").set_index("claim")
+    net = flops.loc["MNIST, ℓ∞-dist Net: FLOPs"]
+    assert (net["paper"], net["here"], net["verdict"]) == (82.7e6, 82_708_480, "reproduced")
+    assert flops.loc["CIFAR-10, Convolutional ℓ∞-dist Net+MLP: FLOPs", "verdict"] == "reproduced"
+    monkeypatch.setattr(runner, "counts", lambda net: {"flops": 82_760_000})
+    assert row("MNIST, ℓ∞-dist Net: FLOPs")["verdict"] == "not reproduced"
+
+
+def test_verdicts_are_counted_and_pages_exist(folder):
+    record(folder, table1.PAPER_ROWS[0].name, 0.9264)
+    found = report.ledger()
+    counts = report.verdicts(found)
+    assert counts.to_numpy().sum() == len(found)
+    assert counts.loc[1, "reproduced"] == 1 + sum(
+        found.query("kind == 'FLOPs' and table == 1")["verdict"] == "reproduced"
+    )
+    html = report.show_ledger(found).to_html()
+    for number in found["table"].unique():
+        page = "table9" if number == 8 else f"table{number}"
+        assert f'<a href="tables/{page}.html">{number}</a>' in html
+        assert (BOOK / "tables" / f"{page}.ipynb").is_file(), f"Table {number} has no page"
