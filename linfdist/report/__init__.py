@@ -2,8 +2,8 @@
 
 from linfdist.report.effects import effects, show_effects
 from linfdist.report.formats import ACCURACIES, format_flops, format_pixels
-from linfdist.report.ledger_rule import VERDICTS, headlines, ledger
 from linfdist.report.ledger_page import VERDICT_COLORS, show_ledger, verdicts
+from linfdist.report.ledger_rule import VERDICTS, headlines, ledger
 from linfdist.report.results import show, table, text
 from linfdist.report.settings import hyper_parameters, layers
 from linfdist.report.study import show_study, study
