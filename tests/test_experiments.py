@@ -12,6 +12,7 @@ from linfdist.data import Augmentation
 from linfdist.experiments import (
     UnknownName,
     compared,
+    differences,
     smoothing,
     table1,
     table2,
@@ -35,11 +36,32 @@ NET = "table1/mnist_net"
 
 def test_every_row_of_our_own_is_there():
     names = {f"table1/{row}" for row in LSE_ROWS} | set(PAPER)
-    for module in (compared, smoothing, table3, table7, table9):  # see test_ablations.py
+    for module in (
+        compared,
+        differences,
+        smoothing,
+        table3,
+        table7,
+        table9,
+    ):  # see test_ablations.py
         names |= {experiment.name for experiment in module.EXPERIMENTS}
     assert set(experiments.EXPERIMENTS) == names
     assert len(smoothing.EXPERIMENTS) == len({e.title for e in smoothing.EXPERIMENTS}) * 2
     assert all(set(e.scales) == set(experiments.SCALES) for e in experiments.EXPERIMENTS.values())
+
+
+def test_the_rows_of_differences_change_the_loss_alone():
+    losses = {"mix_75": (1, 0.75), "mix_0": (1, 0.0), "half_t": (0.5, 1.0), "double_t": (2, 1.0)}
+    assert [row.name for row in differences.EXPERIMENTS] == [
+        f"differences/mnist_net_{name}" for name in losses
+    ]
+    for row, (times, mix) in zip(differences.EXPERIMENTS, losses.values(), strict=True):
+        for scale, setting in row.scales.items():
+            base = differences.BASE.scales[scale]
+            assert base.train.loss.mix == 1
+            assert setting.train.loss.mix == mix
+            assert setting.train.loss.threshold == base.train.loss.threshold * Fraction(times)
+            assert replace(setting, train=replace(setting.train, loss=base.train.loss)) == base
 
 
 # Table 6 and Sec. 7.1, typed from the paper a second time: the loss, the epochs, the augmentation.

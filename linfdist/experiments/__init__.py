@@ -6,7 +6,7 @@ from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
 
 from linfdist._suggest import unknown
-from linfdist.experiments import smoothing
+from linfdist.experiments import differences, smoothing
 from linfdist.experiments.base import SCALES as SCALES
 from linfdist.experiments.base import Change as Change
 from linfdist.experiments.base import Experiment as Experiment
@@ -30,7 +30,7 @@ TABLES: Mapping[int, ModuleType] = MappingProxyType(
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         experiment.name: experiment
-        for module in (*(table for _, table in sorted(TABLES.items())), smoothing)
+        for module in (*(t for _, t in sorted(TABLES.items())), smoothing, differences)
         for experiment in module.EXPERIMENTS
     }
 )

@@ -1,0 +1,38 @@
+"""Where the authors' code departs from the paper, trained both ways.
+
+Rows of the smoothing study's ``smoothing/mnist_net_lp``, on its images and for its epochs, changed
+in what the title says: the row itself is what this package does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from linfdist.experiments import smoothing
+from linfdist.experiments.base import Experiment
+from linfdist.robust import HingeLoss
+
+(BASE,) = (row for row in smoothing.EXPERIMENTS if row.name == "smoothing/mnist_net_lp")
+
+
+def _experiment(name: str, title: str, loss: Mapping[str, Any]) -> Experiment:
+    scales = {
+        scale: replace(
+            setting, train=replace(setting.train, loss=_changed(setting.train.loss, **loss))
+        )
+        for scale, setting in BASE.scales.items()
+    }
+    return replace(BASE, name=f"differences/mnist_net_{name}", title=title, scales=scales)
+
+
+def _changed(loss: HingeLoss, times: Fraction = Fraction(1), mix: float | None = None) -> HingeLoss:
+    return replace(loss, threshold=loss.threshold * times, mix=loss.mix if mix is None else mix)
+
+
+EXPERIMENTS = (
+    _experiment("mix_75", "hinge: 3/4 of the largest, 1/4 of the mean over classes", {"mix": 0.75}),
+    _experiment("mix_0", "hinge: the mean over classes", {"mix": 0.0}),
+    _experiment("half_t", "threshold t / 2", {"times": Fraction(1, 2)}),
+    _experiment("double_t", "threshold 2 t", {"times": Fraction(2)}),
+)
