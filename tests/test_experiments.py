@@ -43,7 +43,7 @@ def test_every_row_of_our_own_is_there():
         table3,
         table7,
         table9,
-    ):  # see test_ablations.py
+    ):
         names |= {experiment.name for experiment in module.EXPERIMENTS}
     assert set(experiments.EXPERIMENTS) == names
     assert len(smoothing.EXPERIMENTS) == len({e.title for e in smoothing.EXPERIMENTS}) * 2
