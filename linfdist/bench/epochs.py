@@ -3,11 +3,13 @@
 A step is the trainer's: a batch, augmented, the recipe's loss, gradients, its optimizer. Forward
 and backward cost what the batch costs, the optimizer what the weights cost: they are timed apart,
 so that an epoch of the recipe's batches can be told from smaller ones, where memory or time does
-not allow the whole. Pixels, labels and weights are random; no cost depends on what they are.
+not allow the whole. Pixels, labels and weights are random; no cost depends on what they are. On a
+CPU the seconds are the processor's, of all threads together: what else runs there is not in them.
 """
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -56,8 +58,8 @@ def measure(
     lengths = dict(zip(PHASES, experiment.scales["paper"].train.epochs, strict=True))
     rows = []
     for phase, done in when.items():
-        passes = best_seconds(partial(step.forward_backward, done), device, rounds=1)
-        update = best_seconds(step.optimizer.step, device, rounds=1)
+        passes = _seconds(partial(step.forward_backward, done), device)
+        update = _seconds(step.optimizer.step, device)
         p = step.recipe.p
         row = {"experiment": experiment.name, "phase": phase, "epochs": lengths[phase]}
         row |= {"after": done, "p": "inf" if math.isinf(p) else p}
@@ -67,6 +69,14 @@ def measure(
         peak = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
         rows = [row | {"peak_memory_mb": peak} for row in rows]
     return rows
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        return best_seconds(call, device, rounds=1)
+    started = time.process_time()
+    call()
+    return time.process_time() - started
 
 
 class _Step:
