@@ -68,7 +68,7 @@ def printed_timings(scale: str) -> tuple[str, pd.DataFrame]:
         written = "{:.1f}".format if "seconds" in name else "{:.2f}×".format
         shown[name] = numbers[name].map(written, na_action="ignore")
     title = f"{table4.TITLE} (the paper's on an {table4.DEVICE}; ratios to IBP)"
-    return title, shown[list(COLUMNS)].fillna("")
+    return title, shown[list(COLUMNS)].astype(object).fillna("")
 
 
 def timings_text(scale: str) -> str:
