@@ -91,14 +91,15 @@ def parser() -> argparse.ArgumentParser:
 
     table = commands.add_parser("table", help="a table of the paper beside the recorded numbers")
     table.add_argument(
-        "number", type=int, help="1, 2, 3, 7, 9 (results), 5, 8 (networks) or 6 (settings)"
+        "number",
+        type=int,
+        help="1, 2, 3, 7, 9 (results), 4 (times), 5, 8 (networks) or 6 (settings)",
     )
     table.add_argument("--scale", default="reduced", help=f"default: reduced. {scales}")
     table.set_defaults(action=print_table)
 
     speed = commands.add_parser("bench", help="speed of the operations beside other libraries")
     bench.add_arguments(speed)
-    speed.set_defaults(action=bench.main)
 
     budget = commands.add_parser("session", help="build, test, bench and train in so many seconds")
     session.add_arguments(budget)

@@ -47,8 +47,9 @@ def test_a_run_is_listed_tabled_and_not_repeated(capsys):
 def test_a_list_of_some_rows_at_one_scale(capsys):
     assert main(["list", "table2", NET, "--scale", "reduced"]) == 0
     out = capsys.readouterr().out
-    assert re.findall(r"--scale (\w+)", out) == ["reduced", "reduced"]
-    assert re.findall(r"^table\S+(?=: )", out, re.M) == ["table2/tinyimagenet_net_mlp", NET]
+    assert re.findall(r"--scale (\w+)", out) == ["reduced"] * 3
+    rows = [f"table2/tinyimagenet_{row}" for row in ("cnn7_bn", "net_mlp")]
+    assert re.findall(r"^table\S+(?=: )", out, re.M) == [*rows, NET]
 
 
 @pytest.mark.parametrize(

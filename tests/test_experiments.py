@@ -36,14 +36,7 @@ NET = "table1/mnist_net"
 
 def test_every_row_of_our_own_is_there():
     names = {f"table1/{row}" for row in LSE_ROWS} | set(PAPER)
-    for module in (
-        compared,
-        differences,
-        smoothing,
-        table3,
-        table7,
-        table9,
-    ):
+    for module in (compared, differences, smoothing, table2, table3, table7, table9):
         names |= {experiment.name for experiment in module.EXPERIMENTS}
     assert set(experiments.EXPERIMENTS) == names
     assert len(smoothing.EXPERIMENTS) == len({e.title for e in smoothing.EXPERIMENTS}) * 2
@@ -181,7 +174,8 @@ def test_every_other_method_of_the_paper_is_quoted_or_rerun():
     counts = pd.Series([row.dataset for row in others]).value_counts()
     assert counts.to_dict() == {"mnist": 4, "fashion_mnist": 3, "cifar10": 6}
     assert len({(row.dataset, row.title) for row in others}) == len(others)
-    assert len(table2.QUOTED) == 4
+    assert [row.paper.flops for row in table2.QUOTED] == ["64M", "575M", "5.22G"]
+    assert all(row.reason for row in table2.QUOTED)
     assert all(row.eps == data.DATASETS[row.dataset].eps for row in table1.QUOTED)
 
 
@@ -195,6 +189,19 @@ def test_the_reduced_scale_differs_in_size_alone(name):
     else:
         assert max(reduced.net.hidden) < 5120
     assert sum(reduced.train.epochs) < sum(paper.train.epochs)
+
+
+def test_cnn7_bn_is_trained_as_its_authors_code_does():
+    """The defaults of [Xu2020]'s script for TinyImageNet: 600 epochs, eps from the 100th on."""
+    setting = experiments.get_scale("table2/tinyimagenet_cnn7_bn", "paper")
+    train = setting.train
+    assert (train.bound, train.epochs, train.kappa) == ("loss_fusion", (100, 400, 100), (0, 0))
+    assert (train.eps_train, setting.eps) == (Fraction(1, 255), Fraction(1, 255))
+    assert (train.lr, train.lr_drops, train.batch_size) == (5e-4, (), 128)
+    assert train.augmentation == Augmentation(flip=True, crop=56)
+    numbers = experiments.get("table2/tinyimagenet_cnn7_bn").paper
+    found = (numbers.clean_accuracy, numbers.pgd_accuracy, numbers.certified_accuracy)
+    assert found == pytest.approx((0.2158, 0.1904, 0.1269)) and numbers.flops == "458M"
 
 
 def test_unknown_names_are_refused_with_a_suggestion():
@@ -212,4 +219,5 @@ def test_parse_rows():
     others = [row.name for row in compared.EXPERIMENTS]
     every = [*others, *(f"table1/{row}" for row in (*ROWS, *LSE_ROWS))]
     assert experiments.parse_rows("all") == every == experiments.parse_rows("")
-    assert experiments.parse_rows("all", table=2) == ["table2/tinyimagenet_net_mlp"]
+    names = [f"table2/tinyimagenet_{row}" for row in ("cnn7_bn", "net_mlp")]
+    assert experiments.parse_rows("all", table=2) == names

@@ -129,9 +129,15 @@ def test_table1_as_text_and_as_a_notebook_shows_it(folders):
 
 def test_table2_is_reported_too():
     table = report.table(2, "paper")
-    assert len(table) == 5
+    models = ["CNN7+BN", "ResNeXt", "DenseNet", "WideResNet", "ℓ∞-dist Net+MLP"]
+    assert [method.split(", ")[-1] for method in table["method"]] == models
     assert table["eps"].unique().tolist() == ["1/255"]
     assert "table2/tinyimagenet_net_mlp --scale paper" in table["status"].iloc[-1]
+    assert table["status"].str.partition(": ")[0].tolist() == [
+        *("not yet run", "quoted", "quoted", "quoted", "not yet run")
+    ]
+    text = report.text(2, "paper")
+    assert ", WideResNet, TinyImageNet: quoted: an architecture that this code has not" in text
 
 
 def beside(table):

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from linfdist import environment
-from linfdist.bench import distances, iterations, peers, roofline
+from linfdist.bench import distances, epochs_command, iterations, peers, roofline
 from linfdist.bench.file import Results, Row
 
 OUT_OF_TIME = 3
@@ -25,6 +25,7 @@ on a CPU numba and scipy: the paper's nets and shapes on a GPU, smaller ones on 
   python -m linfdist bench --json runs/bench/cpu.json
   python -m linfdist bench --json runs/bench/h100.json --seconds 300 --resume
   python -m linfdist bench --peer my_kernels:distance
+  python -m linfdist bench epochs --help                       epochs of Table 4's methods instead
 
 Every peer's result is compared with ours before it is timed. --peer takes any function
 distance(x, weight, p) of a module in the working directory: x (batch, in), weight (out, in) and the
@@ -73,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the cases that FILE has of this code on this device",
     )
+    parser.set_defaults(action=main)
+    others = parser.add_subparsers(metavar="epochs")
+    epochs_command.add_arguments(others.add_parser("epochs", help="of Table 4's methods instead"))
 
 
 def main(args: argparse.Namespace) -> int:

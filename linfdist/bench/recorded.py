@@ -12,6 +12,7 @@ from pandas.io.formats.style import Styler
 
 from linfdist import records
 from linfdist.bench import machine_code, roofline
+from linfdist.bench.epochs_file import PREFIX
 from linfdist.bench.peers import OURS, SMOOTHED
 
 NOT_YET = "not yet run on a GPU"
@@ -59,7 +60,8 @@ def benches(folder: Path | None = None) -> list[Bench]:
     """Every bench in runs/bench, or in ``folder``: CPUs, then GPUs, each by the file's name."""
     folder = folder or records.runs_dir() / "bench"
     paths = [path for path in sorted(folder.glob("*.json")) if path.name != machine_code.FILE]
-    return sorted(map(load, paths), key=lambda bench: bench.on_gpu)
+    benches = [path for path in paths if not path.name.startswith(PREFIX)]
+    return sorted(map(load, benches), key=lambda bench: bench.on_gpu)
 
 
 def gpu_state(found: Sequence[Bench]) -> str:

@@ -86,11 +86,15 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class QuotedRow:
-    """A row of another method: the paper's numbers, which this package does not rerun."""
+    """A row of another method: the paper's numbers, which this package does not rerun.
+
+    ``reason``: why not.
+    """
 
     title: str
     dataset: str
     paper: PaperNumbers
+    reason: str = ""
 
     @property
     def eps(self) -> Fraction:

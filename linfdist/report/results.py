@@ -16,7 +16,9 @@ from linfdist.report.formats import (
     with_percents,
 )
 from linfdist.report.settings import architectures, hyper_parameter_table
+from linfdist.report.timings import show_timings, timings, timings_text
 
+TIMES = 4
 SETTING_TABLES = {
     5: "Table 5. Details of network architectures",
     6: "Table 6. Hyper-parameters of Tables 1 and 2",
@@ -32,8 +34,9 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
     are the mean over the recorded seeds, " sd" the standard deviation from two seeds on. Table 7
     prints "train" and "test" alone; ours of "train" is ``results_of``'s. A row of this code without
     a record has no numbers, and "status" says how to make them. "scale" also names the data set,
-    where it is not the paper's, and the number of classes, where a run had not all of them. Tables
-    5, 6 and 8 compare the settings of the paper's scale in this code with the printed ones.
+    where it is not the paper's, and the number of classes, where a run had not all of them. Of a
+    quoted row "status" says why it is not rerun. Table 4 is ``timings``; Tables 5, 6 and 8 compare
+    the settings of the paper's scale in this code with the printed ones.
 
     Raises:
         UnknownName: no such table or scale.
@@ -42,6 +45,8 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
     if number not in known:
         raise experiments.UnknownName(unknown("table", str(number), map(str, known)))
     experiments.check_scale(scale)
+    if number == TIMES:
+        return timings(scale)
     if number == 5:
         return architectures(printed.TABLE5)
     if number == 6:
@@ -53,13 +58,14 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
 
 def text(number: int, scale: str = "reduced") -> str:
     """The table for a terminal; what each row of this code ran on, or how to run it, is below."""
+    if number == TIMES:
+        return timings_text(scale)
     title, shown = _printed(number, scale)
     if number in SETTING_TABLES:
         return f"{title}\n\n{shown.to_string()}"
-    own = shown[shown["source"] == "this code"]
     switches = experiments.TABLES[number].EXPERIMENTS[0].switches
     notes = []
-    for _, row in own.iterrows():
+    for _, row in shown[shown["status"] != ""].iterrows():
         said = [row["method"], *(f"{name} {row[name]}" for name in switches), row["data set"]]
         notes.append(f"{', '.join(said)}: {row['status']}")
     cells = shown.drop(columns="status").to_string(index=False)
@@ -68,6 +74,8 @@ def text(number: int, scale: str = "reduced") -> str:
 
 def show(number: int, scale: str = "reduced") -> Styler:
     """The table for a notebook; the rows of this code are set in bold."""
+    if number == TIMES:
+        return show_timings(scale)
     title, shown = _printed(number, scale)
     styler = shown.style.set_caption(title)
     if number in SETTING_TABLES:
@@ -111,7 +119,7 @@ def _result(row: Experiment | QuotedRow, scale: str) -> dict[str, object]:
         "source": "this code" if own else "quoted",
         "FLOPs": row.paper.flops,
         **{f"paper {name}": getattr(row.paper, key) for name, key in PRINTED.items()},
-        "status": "",
+        "status": "" if own or not row.reason else f"quoted: {row.reason}",
     }
     return cells | dict(row.switches) | _recorded(row, scale) if own else cells
 

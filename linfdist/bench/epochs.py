@@ -1,0 +1,113 @@
+"""Epochs of Table 4's methods, timed as steps of training in the middle of each phase.
+
+A step is the trainer's: a batch, augmented, the recipe's loss, gradients, its optimizer. Forward
+and backward cost what the batch costs, the optimizer what the weights cost: they are timed apart,
+so that an epoch of the recipe's batches can be told from smaller ones, where memory or time does
+not allow the whole. Pixels, labels and weights are random; no cost depends on what they are. On a
+CPU the seconds are the processor's, of all threads together: what else runs there is not in them.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from linfdist import baselines, data
+from linfdist.baselines import BaselineNet
+from linfdist.batches import Batches
+from linfdist.bench.timing import best_seconds
+from linfdist.experiments.base import Experiment, Scale
+from linfdist.experiments.runner import build
+from linfdist.nn import flop_count
+from linfdist.ops.precision import matmul_precision
+from linfdist.recipe import recipe_of
+
+Row = dict[str, Any]
+PHASES = ("warm-up", "ramp", "end")  # of e1, e2 and e3 epochs
+TIMES = ("forward_backward_seconds", "optimizer_seconds")
+LR = 1e-6  # so small that the weights stay as they were initialised, round after round
+
+
+def moments(epochs: tuple[int, int, int]) -> Mapping[str, float]:
+    """Epochs done in the middle of each phase, of the phases that there are."""
+    e1, e2, e3 = epochs
+    middles = (e1 / 2, e1 + e2 / 2, e1 + e2 + e3 / 2)
+    phases = zip(PHASES, middles, epochs, strict=True)
+    return MappingProxyType({phase: middle for phase, middle, length in phases if length})
+
+
+def measure(
+    experiment: Experiment, scale: str, *, batch: int | None, device: torch.device
+) -> list[Row]:
+    """One round: a row for each phase of a method, with the seconds of a step's two parts.
+
+    ``batch``: images of a step, if fewer than the recipe's; None for the recipe's. The first step,
+    which allocates, is not timed. ``epochs`` of a row are the phase's at the paper's scale.
+    """
+    setting = experiment.scales[scale]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    step = _Step(setting, batch, device)
+    when = moments(setting.train.epochs)
+    step.forward_backward(when["end"])
+    step.optimizer.step()
+    lengths = dict(zip(PHASES, experiment.scales["paper"].train.epochs, strict=True))
+    rows = []
+    for phase, done in when.items():
+        passes = _seconds(partial(step.forward_backward, done), device)
+        update = _seconds(step.optimizer.step, device)
+        p = step.recipe.p
+        row = {"experiment": experiment.name, "phase": phase, "epochs": lengths[phase]}
+        row |= {"after": done, "p": "inf" if math.isinf(p) else p}
+        row |= {"batch": step.batch, "recipe_batch": setting.train.batch_size, "flops": step.flops}
+        rows.append(row | dict(zip(TIMES, ([passes], [update]), strict=True)))
+    if device.type == "cuda":
+        peak = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+        rows = [row | {"peak_memory_mb": peak} for row in rows]
+    return rows
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        return best_seconds(call, device, rounds=1)
+    started = time.process_time()
+    call()
+    return time.process_time() - started
+
+
+class _Step:
+    """A network with one batch, and the two parts of its step of training."""
+
+    def __init__(self, setting: Scale, batch: int | None, device: torch.device) -> None:
+        info = data.DATASETS[setting.dataset]
+        self.config = setting.train
+        self.batch = min(batch or self.config.batch_size, self.config.batch_size)
+        on_gpu = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(on_gpu), device:
+            net = build(setting, info, seed=0).train()
+            shape = (self.batch, *info.input_shape)
+            pixels = torch.randint(256, shape, dtype=torch.uint8)
+            labels = torch.randint(info.num_classes, (self.batch,))
+        images = data.ImageSet(pixels, labels, info)
+        self.batches = Batches(images, self.config.augmentation, self.batch, seed=0)
+        self.recipe = recipe_of(net, self.config)
+        self.optimizer = self.recipe.optimizer
+        conventional = isinstance(net, BaselineNet)
+        self.flops = (
+            baselines.flop_count(net) if conventional else flop_count(net, info.input_shape)
+        )
+
+    def forward_backward(self, done: float) -> None:
+        """Gradients as they are after ``done`` epochs of the schedule."""
+        values = self.recipe.at(done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = LR
+        pixels, labels = self.batches.get(0, 0)
+        with matmul_precision(self.config.matmul_precision):
+            loss, _ = self.recipe.objective(pixels, labels, *values)
+            self.optimizer.zero_grad()
+            loss.backward()

@@ -1,0 +1,124 @@
+"""The record of timed epochs, runs/bench/epochs-<scale>-<device>.json: written after each round."""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import torch
+
+from linfdist import environment, records
+from linfdist.bench.epochs import PHASES, TIMES, Row
+from linfdist.bench.file import SAME, file_name
+from linfdist.experiments import table4
+
+PREFIX = "epochs-"
+CASE = ("experiment", "phase")
+
+
+def path_of(scale: str, device: torch.device) -> Path:
+    """Where a device's record is kept; CPUs share one name, as in "epochs-reduced-cpu.json"."""
+    cpu = device.type == "cpu"
+    name = "cpu.json" if cpu else file_name(environment.device_name(device))
+    return records.runs_dir() / "bench" / f"{PREFIX}{scale}-{name}"
+
+
+@dataclass(kw_only=True)
+class EpochTimes:
+    """What was timed at a scale on a device: rows of ``epochs.measure``, with all rounds' times.
+
+    ``batch``: what the command was given, None for the recipes' own.
+    """
+
+    path: Path
+    environment: dict[str, Any]
+    code_sha256: str
+    scale: str
+    batch: int | None
+    rows: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The record that a file holds."""
+        return cls(path=path, **json.loads(path.read_text(encoding="utf-8")))
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds of all methods there are."""
+        return len(self.rows[0][TIMES[0]]) if self.rows else 0
+
+    @property
+    def device(self) -> str:
+        """The device, a CPU's with its threads."""
+        here = self.environment
+        return here["device"] + ("" if "cuda" in here["backend"] else f", {here['threads']} thr.")
+
+    def resume(self) -> None:
+        """Take over the file's rounds if they are of this code, device, scale and batch."""
+        if not self.path.is_file():
+            return
+        before = EpochTimes.load(self.path)
+        keys = ("code_sha256", "scale", "batch")
+        if all(getattr(before, key) == getattr(self, key) for key in keys) and all(
+            before.environment[key] == self.environment[key] for key in SAME
+        ):
+            self.rows = before.rows
+
+    def add_round(self, rows: Sequence[Row]) -> None:
+        """Put a round of all methods behind the others, and write the file whole or not at all."""
+        if not self.rows:
+            self.rows = list(rows)
+        else:
+            for row, new in zip(self.rows, rows, strict=True):
+                assert all(row[key] == new[key] for key in CASE)
+                for name in TIMES:
+                    row[name] += new[name]
+        content = {key: value for key, value in vars(self).items() if key != "path"}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, self.path)
+
+    def summary(self) -> pd.DataFrame:
+        """A row for each method, by its experiment: seconds of an epoch of 50,000 images.
+
+        Columns: one for each of ``PHASES``, by medians over the rounds; "seconds", their mean with
+        the phases' epochs at the paper's scale as weights; "ratio", to IBP's "seconds"; "batch",
+        "recipe_batch" and "flops".
+        """
+        lines: dict[str, dict[str, Any]] = {}
+        weights: dict[str, dict[str, int]] = {}
+        for row in self.rows:
+            name, phase = (row[key] for key in CASE)
+            line = lines.setdefault(
+                name, {key: row[key] for key in ("batch", "recipe_batch", "flops")}
+            )
+            line[phase] = epoch_seconds(row)
+            weights.setdefault(name, {})[phase] = row["epochs"]
+        for name, line in lines.items():
+            total = sum(line[phase] * epochs for phase, epochs in weights[name].items())
+            line["seconds"] = total / sum(weights[name].values())
+        reference = lines[table4.REFERENCE.experiment.name]["seconds"]
+        for line in lines.values():
+            line["ratio"] = line["seconds"] / reference
+        columns = ["batch", "recipe_batch", "flops", *PHASES, "seconds", "ratio"]
+        return pd.DataFrame.from_dict(lines, orient="index", columns=columns)
+
+
+def epoch_seconds(row: Row) -> float:
+    """Seconds of an epoch of the recipe's batches: images · passes / batch + steps · update."""
+    passes, update = (statistics.median(row[name]) for name in TIMES)
+    steps = math.ceil(table4.IMAGES / row["recipe_batch"])
+    return table4.IMAGES * passes / row["batch"] + steps * update
+
+
+def recorded(scale: str, folder: Path | None = None) -> list[EpochTimes]:
+    """Every record at a scale in runs/bench, or in ``folder``: CPUs, then GPUs, by the file."""
+    folder = folder or records.runs_dir() / "bench"
+    found = map(EpochTimes.load, sorted(folder.glob(f"{PREFIX}{scale}-*.json")))
+    return sorted(found, key=lambda times: "cuda" in times.environment["backend"])
