@@ -1,12 +1,14 @@
 """The ledger: a row for every claim, and verdicts that follow from records by the stated rule."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from linfdist import experiments, records, report
-from linfdist.experiments import runner, statements, table1, table3, table7
+from linfdist.bench import epochs_file
+from linfdist.experiments import runner, statements, table1, table3, table4, table7
 from linfdist.report import formats
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
@@ -164,6 +166,35 @@ def test_a_quoted_row_stands_with_its_printed_number(folder):
     record(folder, change.after.name, 0.3, clean=0.6)
     found = difference(change)
     assert (found["here"], found["verdict"]) == (pytest.approx(0.6 - 0.517), "reproduced")
+
+
+@pytest.mark.parametrize(
+    ("backend", "seconds", "verdict"),
+    [
+        ("native (avx512)", 19.7, "not yet run"),
+        ("native (cuda)", 19.7, "reproduced"),
+        ("native (cuda)", 24.5, "reproduced"),
+        ("native (cuda)", 25.0, "not reproduced"),
+        ("native (cuda)", 14.0, "not reproduced"),
+    ],
+)
+def test_times_are_judged_on_a_gpu(backend, seconds, verdict, monkeypatch):
+    claim = "CIFAR-10, ℓ∞-dist Net: epoch, of IBP's"
+    assert row(claim)["verdict"] == "not yet run" and pd.isna(row(claim)["here"])
+    timed = {one.experiment.name: one.paper_seconds or 1.0 for one in table4.ROWS}
+    timed["table1/cifar10_net"] = seconds
+    times = SimpleNamespace(
+        rounds=5,
+        device="a device",
+        environment={"backend": backend, "commit": "0123456789"},
+        summary=lambda: pd.DataFrame({"ratio": pd.Series(timed) / 17.4}),
+    )
+    monkeypatch.setattr(epochs_file, "recorded", lambda scale: [times] * (scale == "paper"))
+    found = row(claim)
+    assert (found["verdict"], found["n"]) == (verdict, 5)
+    assert found["paper"] == pytest.approx(19.7 / 17.4)
+    assert found["here"] == pytest.approx(seconds / 17.4)
+    assert "1.13×" in report.show_ledger(report.ledger()).to_html()
 
 
 def test_flops_need_no_run(monkeypatch):

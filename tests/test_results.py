@@ -40,9 +40,10 @@ def test_nothing_that_is_recorded_is_said_to_be_missing(monkeypatch):
     assert not [name for name in NOT_YET if records.find_runs(name, "reduced")]
 
 
-@pytest.mark.parametrize(
-    "module", [table2, table3, table7, table9], ids=lambda module: module.__name__
-)
+TABLES = (table2, table3, table7, table9)
+
+
+@pytest.mark.parametrize("module", TABLES, ids=lambda module: module.__name__)
 def test_a_table_is_recorded_but_for_the_rows_that_are_not_yet_run(module, monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(RECORDED))
     rows = {experiment.name for experiment in module.EXPERIMENTS}
@@ -51,7 +52,7 @@ def test_a_table_is_recorded_but_for_the_rows_that_are_not_yet_run(module, monke
 
 @pytest.mark.parametrize(
     "experiment",
-    [one for module in (table2, table3, table7, table9, smoothing) for one in module.EXPERIMENTS],
+    [one for module in (*TABLES, smoothing) for one in module.EXPERIMENTS],
     ids=lambda one: one.name,
 )
 def test_a_study_is_of_its_experiments(experiment, monkeypatch):

@@ -68,6 +68,8 @@ def _record_links(paths: object) -> str:
 def _number(kind: str, value: float) -> str:
     if kind == "FLOPs":
         return format_flops(value)
+    if kind == "time":
+        return f"{value:.2f}×"
     return f"{100 * value:+.2f}" if kind == "difference" else format_percent(value)
 
 
@@ -81,4 +83,6 @@ def _measured(row) -> str:
 def _tolerance(row) -> str:
     if pd.isna(row.tolerance):
         return ""
-    return format_flops(row.tolerance) if row.kind == "FLOPs" else f"{100 * row.tolerance:.2f}"
+    if row.kind in ("FLOPs", "time"):
+        return _number(row.kind, row.tolerance)
+    return f"{100 * row.tolerance:.2f}"

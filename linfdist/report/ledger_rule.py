@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 
 from linfdist import data, experiments, records
-from linfdist.experiments import Change, Experiment, QuotedRow, runner, statements
+from linfdist.bench import epochs_file
+from linfdist.experiments import Change, Experiment, QuotedRow, runner, statements, table4
 from linfdist.report.effects import difference
 from linfdist.report.formats import PRINTED, parse_flops
 from linfdist.report.results import results_of
@@ -29,6 +30,7 @@ TOLERANCES = {
     "cifar10": (0.0082, 0.0070),
     "tinyimagenet": (0.0040, 0.0044),
 }
+QUARTER = 0.25  # of a ratio of times
 POINT = 0.01  # differences of one seed that are smaller are noise
 
 COLUMNS = (
@@ -40,10 +42,11 @@ COLUMNS = (
 def ledger() -> pd.DataFrame:
     """A row for each number and each comparison that the paper prints of its tables' rows.
 
-    "kind" is "accuracy", "difference" (of two rows, as the text compares them) or "FLOPs". "paper",
-    "here", its standard deviation "sd" over n seeds and "tolerance" are fractions of the images,
-    but counts for FLOPs. "scale" is "paper" where that is recorded, else "reduced"; "minutes" are
-    those of one seed, "runs" the folders of the records. The verdict, from these alone:
+    "kind" is "accuracy", "difference" (of two rows, as the text compares them), "time" or "FLOPs".
+    "paper", "here", its standard deviation "sd" over n seeds and "tolerance" are fractions of the
+    images, but ratios of times, where n counts rounds, and counts of FLOPs. "scale" is "paper"
+    where that is recorded, else "reduced"; "minutes" are those of one seed, "runs" the folders of
+    the records. The verdict, from these alone:
 
     - an accuracy is judged at the paper's scale: "reproduced" within the tolerance, twice the
       standard deviation of such runs; above it "exceeded", below it "not reproduced";
@@ -52,10 +55,12 @@ def ledger() -> pd.DataFrame:
       "reproduced at reduced scale") if it has the printed sign, "not reproduced" if it has the
       other; "within noise" if it is smaller than the tolerance: twice its standard deviation, but
       at least a point;
+    - the time of a training epoch, as a multiple of IBP's, is judged on a GPU: "reproduced" within
+      a quarter of the printed ratio;
     - FLOPs, which need no run, are "reproduced" if they round to the digits that are printed;
     - "not yet run" is what has no record at a scale that decides; "quoted" what is not rerun.
     """
-    rows = [*_accuracies(), *_differences(), *_flops()]
+    rows = [*_accuracies(), *_differences(), *_times(), *_flops()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -173,6 +178,37 @@ def _judged_difference(change: Change) -> dict[str, object]:
     if found["here"] * found["paper"] < 0:
         return cells | {"verdict": NOT}
     return cells | {"verdict": REPRODUCED if scale == "paper" else REDUCED}
+
+
+def _times() -> Iterator[dict[str, object]]:
+    recorded = epochs_file.recorded("paper")
+    recorded.sort(key=lambda times: "cuda" in times.environment["backend"])
+    for row in table4.ROWS:
+        if row.paper_seconds is None or row is table4.REFERENCE:
+            continue
+        paper = row.paper_seconds / table4.REFERENCE.paper_seconds
+        cells = {
+            "kind": "time",
+            "table": 4,
+            "claim": f"CIFAR-10, {row.experiment.title}: epoch, of IBP's",
+            "paper": paper,
+            "tolerance": paper * QUARTER,
+            "verdict": NOT_YET,
+        }
+        if recorded:
+            times = recorded[-1]
+            here = times.summary().loc[row.experiment.name, "ratio"]
+            cells |= {
+                "here": here,
+                "n": times.rounds,
+                "scale": "paper",
+                "device": times.device,
+                "commit": times.environment["commit"][:7],
+            }
+            if "cuda" in times.environment["backend"]:
+                near = abs(here - paper) <= paper * QUARTER
+                cells["verdict"] = REPRODUCED if near else NOT
+        yield cells
 
 
 def _flops() -> Iterator[dict[str, object]]:
