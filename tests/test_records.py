@@ -271,6 +271,8 @@ def counted(path):
         "pgd_accuracy": [row["survived_pgd"] == "1" for row in rows],
         "certified_accuracy": [row["certified_interval"] == "1" for row in rows],
     }
+    if rows[0].get("certified_sound"):
+        hits["certified_accuracy"] = [row["certified_sound"] == "1" for row in rows]
     if rows[0]["certified_margin"]:
         hits["certified_accuracy_margin"] = [row["certified_margin"] == "1" for row in rows]
     return {name: sum(flags) / len(rows) for name, flags in hits.items()}
@@ -300,6 +302,10 @@ def test_recorded_accuracies_follow_from_the_certificates(path):
     assert not (survived & ~correct).any()
     if "certified_accuracy_margin" in run.metrics:
         assert not (table["certified_margin"].astype(bool) & ~certified).any()
+    if "certified_sound" in table:
+        sound = table["certified_sound"]
+        assert sound.isna().all() or (sound.astype(bool) <= certified).all()
+        assert not (table["sound_radius"] > table["interval_radius"]).any()
     setting = from_dict(Scale, run.config["setting"])
     assert len(run.epochs) == sum(setting.train.epochs)
     assert len(table) == setting.test_images or setting.test_images is None

@@ -75,19 +75,14 @@ def sound_certified(
 
 
 def sound_radius(
-    net: LinfDistNet | LinfDistNetMLP,
-    images: Tensor,
-    labels: Tensor,
-    radii: Tensor,
-    *,
-    eps: Fraction | float | None = None,
+    net: LinfDistNet | LinfDistNetMLP, images: Tensor, labels: Tensor, radii: Tensor
 ) -> Tensor:
     """The first of r, r − 10^-6, r − 4·10^-6, r − 16·10^-6, … at which ``sound_certified`` holds.
 
     ``radii``, one r for each image, are those that ``interval_radius`` found: what holds to the
     last bit is some millionths below. 0 where nothing was certified; pixels, float64, (batch,).
-    With ``eps``, an image has a radius of at least eps if and only if it is certified at eps.
-    Cost: one or two passes, and more of the few images that they leave.
+    Cost: one or two passes, and more of the few images that they leave. Raises what
+    ``sound_certified`` does.
     """
     _check(net, images, labels, "sound_radius")
     radii = upward(radii, images, "sound_radius")
@@ -96,14 +91,9 @@ def sound_radius(
             f"sound_radius: radii must have shape ({len(labels)},), one for each image; got "
             f"{tuple(radii.shape)}. Take those of interval_radius."
         )
+    found = torch.zeros_like(radii)
+    pending, lower_by = (radii > 0).nonzero().squeeze(1), 0.0
     with frozen(net), torch.no_grad():
-        if eps is not None:
-            eps = upward(eps, images, "sound_radius")
-            holds = _certified(net, images, labels, eps)
-            below = _step(eps, -math.inf).clamp_min(0)
-            radii = torch.where(holds, radii.maximum(eps), radii.minimum(below))
-        found = torch.zeros_like(radii)
-        pending, lower_by = (radii > 0).nonzero().squeeze(1), 0.0
         while len(pending):
             probe = (radii[pending] - lower_by).clamp_min(0)
             holds = _certified(net, images[pending], labels[pending], probe)
@@ -111,6 +101,24 @@ def sound_radius(
             pending = pending[~holds & (probe > 0)]
             lower_by = max(1e-6, 4 * lower_by)
     return found
+
+
+def sound_certificates(
+    net: LinfDistNet | LinfDistNetMLP,
+    images: Tensor,
+    labels: Tensor,
+    eps: Fraction,
+    radii: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """``sound_certified`` at eps and ``sound_radius``, which agree.
+
+    An image has a radius of at least eps > 0 if and only if it is certified at eps.
+    """
+    certified = sound_certified(net, images, labels, eps)
+    eps = upward(eps, images, "sound_certificates")
+    below = _step(eps, -math.inf).clamp_min(0)
+    radii = torch.where(certified, radii.maximum(eps), radii.minimum(below))
+    return certified, sound_radius(net, images, labels, radii)
 
 
 def upward(eps: Fraction | float | Tensor, images: Tensor, caller: str) -> Tensor:
