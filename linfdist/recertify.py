@@ -47,8 +47,8 @@ def recertify(
             f"{run.path}: the labels must be those of the test set of {setting.dataset}; they "
             "differ. The record or the data set is damaged: restore it."
         )
-    radii = torch.from_numpy(before["interval_radius"].to_numpy()).to(device)
-    certified = torch.from_numpy(before["certified_interval"].to_numpy(bool)).to(device)
+    radii = torch.tensor(before["interval_radius"].tolist(), dtype=torch.float64, device=device)
+    certified = torch.tensor(before["certified_interval"].tolist(), device=device).bool()
     parts = []
     for start in range(0, len(test), batch_size):
         rows = slice(start, start + batch_size)
