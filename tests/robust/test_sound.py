@@ -227,7 +227,7 @@ def ball_violations(eps_of_level) -> int:
     """Levels whose ball leaves its bounds, in float64 or in float32, as eps comes close to them."""
     levels, outside = torch.arange(256, dtype=torch.uint8), 0
     given = exact_nets.fractions(to_pixels(levels))
-    for k in range(0, 256, 5):
+    for k in range(0, 256, 15):
         for eps in (Fraction(k, 255) + Fraction(1, 10**7 + k), Fraction(max(k, 8) - 1, 271)):
             exact = exact_nets.ball(levels.numpy(), given, eps)
             bound = eps_of_level(eps)
