@@ -1,4 +1,4 @@
-"""The command line: python -m linfdist list | run | table | bench | session."""
+"""The command line: python -m linfdist list | run | table | attack | bench | session."""
 
 import argparse
 import math
@@ -12,6 +12,7 @@ l-inf-dist Neurons" (Zhang et al., ICML 2021).
   python -m linfdist list                                what can be run, and what is recorded
   python -m linfdist run table1/mnist_net --scale smoke  train, evaluate and record one row
   python -m linfdist table 1                             the paper beside what is recorded
+  python -m linfdist attack table1/mnist_net             is the recorded net as robust as PGD says?
   python -m linfdist bench                               speed of the operations on this machine
   python -m linfdist session --seconds 600 table1/mnist_net
                                                          build, test, bench and train in 10 minutes
@@ -49,7 +50,7 @@ up to the order of summation. With --device cpu they share the CPU.
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from linfdist import session
+    from linfdist import hunt, session
     from linfdist.bench import command as bench
     from linfdist.experiments import SCALES
 
@@ -95,6 +96,9 @@ def parser() -> argparse.ArgumentParser:
     )
     table.add_argument("--scale", default="reduced", help=f"default: reduced. {scales}")
     table.set_defaults(action=print_table)
+
+    attack = commands.add_parser("attack", help="attack recorded runs with all that there is")
+    hunt.add_arguments(attack)
 
     speed = commands.add_parser("bench", help="speed of the operations beside other libraries")
     bench.add_arguments(speed)

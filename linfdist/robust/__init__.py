@@ -2,8 +2,11 @@
 
 from linfdist.robust.attacks import Attack, pgd
 from linfdist.robust.certificates import interval_certified, interval_radius, margin_radius
+from linfdist.robust.ensemble import Strongest, strongest
+from linfdist.robust.guided import guided_pgd
 from linfdist.robust.losses import HingeLoss, IBPLoss, hinge_loss, ibp_loss
 from linfdist.robust.protocols import Classifier, Lipschitz
+from linfdist.robust.square import square_attack
 
 __all__ = [
     "Attack",
@@ -11,10 +14,14 @@ __all__ = [
     "HingeLoss",
     "IBPLoss",
     "Lipschitz",
+    "Strongest",
+    "guided_pgd",
     "hinge_loss",
     "ibp_loss",
     "interval_certified",
     "interval_radius",
     "margin_radius",
     "pgd",
+    "square_attack",
+    "strongest",
 ]
