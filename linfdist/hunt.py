@@ -21,7 +21,7 @@ from linfdist.nn import LogSumExp
 from linfdist.records import RecordError, Run, RunExists
 from linfdist.robust.ensemble import CONVENTIONAL, GUIDED, AttackSetting
 
-CERTIFIED = 20  # how many certified images are attacked, those of the smallest radius first
+CERTIFIED = 10  # how many certified images are attacked, those of the smallest radius first
 BATCH = 256
 DESCRIPTION = """\
 Attack recorded runs at p = inf, with gradients of the same weights at finite p among others.

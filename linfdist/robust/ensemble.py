@@ -53,13 +53,13 @@ CONVENTIONAL: Mapping[str, AttackSetting] = MappingProxyType(
     }
 )
 # Of l_inf-dist nets: these, and gradients of the same weights at finite p and under LogSumExp.
-# The strong ones come early: what is beaten costs no more.
+# Cheap and strong ones come first, for what is beaten costs no more.
 GUIDED: Mapping[str, AttackSetting] = MappingProxyType(
     {
         "pgd_20": CONVENTIONAL["pgd_20"],
-        "guided_100": _guided(100.0),
         "guided_lse": _guided(LogSumExp(30.0)),
         "guided_300": _guided(300.0),
+        "guided_100": _guided(100.0),
         "guided_1000": _guided(1000.0),
         "guided_30": _guided(30.0),
         "guided_100_ce": _guided(100.0, loss="cross_entropy"),

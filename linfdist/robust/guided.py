@@ -170,8 +170,8 @@ def _halve(state: _Climb, steps: int) -> None:
 
 def _checkpoints(num_steps: int) -> set[int]:
     """The steps after which the step size is looked at: 22 % of them, then ever shorter shares."""
-    found, before, now = set(), 0.0, 0.22
-    while now < 1:
-        found.add(math.ceil(now * num_steps))
-        before, now = now, now + max(now - before - 0.03, 0.06)
+    found, before, now = set(), 0, 22
+    while now < 100:
+        found.add(math.ceil(now * num_steps / 100))
+        before, now = now, now + max(now - before - 3, 6)
     return found

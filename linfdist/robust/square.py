@@ -12,7 +12,7 @@ from linfdist.robust.checks import check_finite, check_images, radius
 from linfdist.robust.protocols import Classifier
 from linfdist.robust.verdicts import margins, verdict
 
-# Of 10,000 queries, those after which the squares' area is halved  [Andriushchenko2020, Sec. 4.1].
+# Of 10,000 queries, those after which the squares' area is halved  [Andriushchenko2020].
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
