@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="+", help="tables or rows: table1 table1/mnist_net")
     parser.add_argument("--scale", default="reduced", help="default: reduced")
     parser.add_argument("--seed", type=_count, default=0, help="of the run; and of the attacks")
-    parser.add_argument("--images", type=_count, help="the first so many test images; default: all")
+    parser.add_argument(
+        "--images", type=_positive, help="the first so many test images; default: all"
+    )
     parser.add_argument("--certified", type=_count, default=CERTIFIED, help=f"default: {CERTIFIED}")
     parser.add_argument("--each", action="store_true", help="every attack on every image")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
@@ -58,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 0; got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text!r}")
     return int(text)
 
 
@@ -155,7 +163,7 @@ def hunt(
     indices = torch.tensor(targets["index"].tolist())
     pixels = data.to_pixels(test.images[indices]).to(device)
     labels = test.labels[indices].to(device)
-    attacks = attacks or (CONVENTIONAL if isinstance(net, BaselineNet) else GUIDED)
+    attacks = attacks or attacks_on(net)
     table = targets[list(attacked.COLUMNS)].reset_index(drop=True)
     table["beaten_by"] = None
     seconds = {}
@@ -186,6 +194,11 @@ def hunt(
             "environment": environment.describe(device),
         },
     )
+
+
+def attacks_on(net: nn.Module) -> Mapping[str, AttackSetting]:
+    """The ensemble for a network: guided by finite p where it has a p."""
+    return CONVENTIONAL if isinstance(net, BaselineNet) else GUIDED
 
 
 def pick(certificates: pd.DataFrame, certified: int) -> pd.DataFrame:

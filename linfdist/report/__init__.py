@@ -3,20 +3,25 @@
 from linfdist.report.effects import effects, show_effects
 from linfdist.report.formats import ACCURACIES, format_flops, format_pixels
 from linfdist.report.results import show, table, text
+from linfdist.report.robust import by_attack, robust_column, show_robust_column, wilson
 from linfdist.report.settings import hyper_parameters, layers
 from linfdist.report.study import show_study, study
 
 __all__ = [
     "ACCURACIES",
+    "by_attack",
     "effects",
     "format_flops",
     "format_pixels",
     "hyper_parameters",
     "layers",
+    "robust_column",
     "show",
     "show_effects",
+    "show_robust_column",
     "show_study",
     "study",
     "table",
     "text",
+    "wilson",
 ]
