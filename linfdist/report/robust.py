@@ -80,11 +80,13 @@ def show_robust_column(scale: str = "reduced") -> Styler:
     shown = robust_column(scale)
     for name in ("test", "robust", "strongest", "certified"):
         shown[name] = shown[name].map(format_percent)
+    shown["beaten"] = [f"{row.beaten} of {row.missed}" for row in shown.itertuples()]
     shown["gap closed"] = [
         "–" if pd.isna(row.share) else f"{row.share:.0%} ({row.low:.0%} to {row.high:.0%})"
         for row in shown.itertuples()
     ]
-    return shown.drop(columns=["share", "low", "high"]).style.hide(axis="index")
+    left_out = ["method", "data set", "missed", "share", "low", "high"]
+    return shown.drop(columns=left_out).style.hide(axis="index")
 
 
 def by_attack(scale: str = "reduced") -> pd.DataFrame:
