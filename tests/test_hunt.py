@@ -128,6 +128,9 @@ def test_the_hunt_finds_what_the_ensemble_finds(folder):
 def test_each_attack_can_be_tried_on_every_image(folder):
     found = hunt.hunt(only_run(), certified=2, each=True, progress=False)
     assert found.each and found.table[[*QUICK]].notna().all(axis=None)
+    for row in found.table.itertuples():
+        beaten = [name for name in QUICK if getattr(row, name) == 0]
+        assert [row.beaten_by] == beaten[:1] if beaten else pd.isna(row.beaten_by)
     shown = found.accuracies()
     assert {*QUICK} < {*shown}
     assert shown["strongest"] <= min(shown[name] for name in QUICK)

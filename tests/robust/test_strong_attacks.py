@@ -13,7 +13,7 @@ from linfdist.nn import LogSumExp, NetConfig, build_net, reestimate_mean_shift
 from linfdist.robust import guided_pgd, interval_certified, pgd, square_attack, strongest
 from linfdist.robust.attacks import ball
 from linfdist.robust.ensemble import CONVENTIONAL, GUIDED, AttackSetting
-from linfdist.robust.guided import _checkpoints
+from linfdist.robust.guided import _checkpoints, _Climb, _halve
 from linfdist.robust.square import _side, _square
 from linfdist.robust.verdicts import margins, verdict
 
@@ -143,17 +143,22 @@ def test_a_gradient_of_one_path_is_a_mask():
 
 
 class Steps(torch.nn.Module):
-    """Right until the brightest corner of the ball; its gradient is 0 everywhere."""
+    """Right until near the brightest or darkest corner of the ball; its gradient is 0."""
 
     input_shape, num_classes = (2, 4, 4), 2
 
+    def __init__(self, sign):
+        super().__init__()
+        self.sign = sign
+
     def forward(self, x, p=math.inf):
-        steps = (x.flatten(1).mean(1) * 64).floor() / 64
-        return torch.stack((0.56 - steps, torch.zeros_like(steps)), 1) + 0 * x.sum()
+        steps = ((0.5 + self.sign * (x.flatten(1).mean(1) - 0.5)) * 64).floor() / 64
+        return torch.stack((0.55 - steps, torch.zeros_like(steps)), 1) + 0 * x.sum()
 
 
-def test_square_attack_needs_no_gradient():
-    net = Steps()
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_square_attack_needs_no_gradient(sign):
+    net = Steps(sign)
     x, labels = torch.full((6, 2, 4, 4), 0.5), torch.zeros(6, dtype=torch.int64)
     assert pgd(net, x, labels, 0.1, num_steps=40, generator=generator()).survived.all()
     assert guided_pgd(net, x, labels, 0.1, guide=math.inf, generator=generator()).survived.all()
@@ -167,6 +172,27 @@ def test_the_square_lies_in_the_image_and_shrinks():
     assert inside[0, 0, :3, :3].all() and inside[2, 0, 5:, 3:].all()
     sides = [_side(progress, 0.8, 28, 28) for progress in (0.0, 0.002, 0.01, 0.03, 0.3, 0.9)]
     assert sides == sorted(sides, reverse=True) and sides[0] == 25 and sides[-1] == 1
+
+
+def test_every_iterate_is_judged_at_infinity(monkeypatch):
+    net, x, labels = masked()
+    seen, forward = [], net.forward
+    monkeypatch.setattr(net, "forward", lambda x, p=math.inf: seen.append(p) or forward(x, p))
+    found = guided_pgd(net, x, labels, 0.001, guide=8.0, num_steps=5, generator=generator())
+    assert found.survived.all()
+    assert seen == [math.inf, math.inf, *[8.0, math.inf] * 5, math.inf]
+
+
+def test_a_step_is_halved_from_the_best_iterate_where_it_does_not_pay():
+    state = _Climb(x=torch.tensor([[1.0], [2.0], [3.0]]), margin=torch.tensor([-3.0, -3.0, -3.0]))
+    state.step += 1.0
+    state.best, state.best_margin = state.best + 10, torch.tensor([-1.0, -1.0, -3.0])
+    state.rises = torch.tensor([8.0, 7.0, 9.0])  # of 10: pays; too seldom; never above the best
+    _halve(state, 10)
+    assert state.step.tolist() == [1.0, 0.5, 0.5]
+    assert state.x.flatten().tolist() == [1.0, 12.0, 13.0]
+    assert state.before[1:].equal(state.best[1:]) and state.margin[1:].tolist() == [-1.0, -3.0]
+    assert state.rises.tolist() == [0, 0, 0] and state.halved.tolist() == [False, True, True]
 
 
 def test_steps_are_looked_at_ever_more_often():
