@@ -152,7 +152,7 @@ class Steps(torch.nn.Module):
         self.sign = sign
 
     def forward(self, x, p=math.inf):
-        steps = ((0.5 + self.sign * (x.flatten(1).mean(1) - 0.5)) * 64).floor() / 64
+        steps = ((0.5 + self.sign * (x.flatten(1).mean(1) - 0.5)) * 256).floor() / 256
         return torch.stack((0.55 - steps, torch.zeros_like(steps)), 1) + 0 * x.sum()
 
 
