@@ -1,4 +1,4 @@
-"""The command line: python -m linfdist list | run | table | recertify | bench | session."""
+"""The command line: python -m linfdist list | run | table | recertify | attack | bench | …"""
 
 import argparse
 import math
@@ -13,6 +13,7 @@ l-inf-dist Neurons" (Zhang et al., ICML 2021).
   python -m linfdist run table1/mnist_net --scale smoke  train, evaluate and record one row
   python -m linfdist table 1                             the paper beside what is recorded
   python -m linfdist recertify table1                    last-bit certificates of old records
+  python -m linfdist attack table1/mnist_net             is the recorded net as robust as PGD says?
   python -m linfdist bench                               speed of the operations on this machine
   python -m linfdist session --seconds 600 table1/mnist_net
                                                          build, test, bench and train in 10 minutes
@@ -63,7 +64,7 @@ the exit code is then 1.
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from linfdist import session
+    from linfdist import hunt, session
     from linfdist.bench import command as bench
     from linfdist.experiments import SCALES
 
@@ -124,6 +125,9 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
     again.add_argument("--quiet", action="store_true", help="no progress bar")
     again.set_defaults(action=recertify_runs)
+
+    attack = commands.add_parser("attack", help="attack recorded runs with all that there is")
+    hunt.add_arguments(attack)
 
     speed = commands.add_parser("bench", help="speed of the operations beside other libraries")
     bench.add_arguments(speed)

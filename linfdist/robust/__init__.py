@@ -2,9 +2,12 @@
 
 from linfdist.robust.attacks import Attack, pgd
 from linfdist.robust.certificates import interval_certified, interval_radius, margin_radius
+from linfdist.robust.ensemble import Strongest, strongest
+from linfdist.robust.guided import guided_pgd
 from linfdist.robust.losses import HingeLoss, IBPLoss, hinge_loss, ibp_loss
 from linfdist.robust.protocols import Classifier, Lipschitz
 from linfdist.robust.sound import SOUND, sound_certificates, sound_certified, sound_radius
+from linfdist.robust.square import square_attack
 
 __all__ = [
     "SOUND",
@@ -13,6 +16,8 @@ __all__ = [
     "HingeLoss",
     "IBPLoss",
     "Lipschitz",
+    "Strongest",
+    "guided_pgd",
     "hinge_loss",
     "ibp_loss",
     "interval_certified",
@@ -22,4 +27,6 @@ __all__ = [
     "sound_certificates",
     "sound_certified",
     "sound_radius",
+    "square_attack",
+    "strongest",
 ]
