@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist.baselines import BaselineNet
+from linfdist.baselines import BaselineNet, CapNet
 from linfdist.bound_config import BoundTrainConfig
 from linfdist.nn import LogSumExp
 from linfdist.optim import LpAdamW, eps_at, lr_at, p_at, param_groups, relaxation_at, set_p
@@ -107,7 +107,14 @@ class _BoundObjective(nn.Module):
             logits = self.net(pixels)
             loss = F.cross_entropy(logits, labels) if len(labels) else logits.sum()
             return loss, logits
-        trace = self.net.trace((pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1), pixels)
+        lower, upper = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
+        if self.config.bound == "cap":
+            logits = self.net(pixels)
+            if not len(labels):
+                return logits.sum(), logits
+            margins = self.net.worst_case_margins_on_box(lower, upper, labels)
+            return ibp_loss(logits, margins, labels, kappa), logits
+        trace = self.net.trace(lower, upper, pixels)
         logits = self.net.last(trace.clean)
         if not len(labels):
             return logits.sum(), logits
@@ -122,6 +129,11 @@ class BoundRecipe:
     """A compared method's: eps grows, κ and β fall, Adam's rate drops. As ``LinfDistRecipe``."""
 
     def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
+        if (config.bound == "cap") != isinstance(net, CapNet):
+            raise ValueError(
+                'BoundTrainConfig: bound must be "cap" for a network of kind "cap" and for no other'
+                f"; got {config.bound!r} for {net.config.kind!r}."
+            )
         self.config = config
         self.objective: nn.Module = _BoundObjective(net, config)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)

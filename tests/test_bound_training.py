@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from dots import CONFIG, TEST, TRAIN, fresh, same, timeless
 
-from linfdist.baselines import BaselineConfig, build_baseline, flop_count, parameter_count
+from linfdist.baselines import (
+    BaselineConfig,
+    build_baseline,
+    cap_margins,
+    flop_count,
+    parameter_count,
+)
 from linfdist.config import from_dict, to_dict
 from linfdist.evaluation import clean_and_certified, evaluate
 from linfdist.experiments import base, runner
@@ -24,6 +30,8 @@ BOUND = BoundTrainConfig(
 HINGE = replace(BOUND, bound="hinge", threshold=Fraction(1, 10), eps_train=Fraction(0))
 NET = BaselineConfig(kind="dm_medium", width=0.0625)
 GROUPSORT = BaselineConfig(kind="groupsort", width=0.01)
+CAP = BaselineConfig(kind="cap", width=0.25)
+POLYTOPE = replace(BOUND, bound="cap", kappa=(0.0, 0.0))
 
 
 def build(config=NET):
@@ -87,13 +95,31 @@ def test_a_bound_of_no_weight_is_not_computed(monkeypatch):
     assert torch.equal(loss, F.cross_entropy(net(pixels), labels))
 
 
+def test_cap_trains_on_the_polytopes_margins():
+    net, (pixels, labels) = build(CAP), batch()
+    objective = recipe_of(net, POLYTOPE).objective
+    box = [(pixels + shift).clamp(0, 1) for shift in (-0.05, 0.05)]
+    worst = F.cross_entropy(cap_margins(net.features, net.last, *box, labels), labels)
+    assert worst < F.cross_entropy(net.margins(net.trace(*box), labels), labels)  # than intervals
+    for kappa in (0.0, 0.25):
+        loss, logits = objective(pixels, labels, 0.05, kappa, 0.0)
+        clean = F.cross_entropy(net(pixels), labels)
+        assert torch.allclose(loss, kappa * clean + (1 - kappa) * worst, atol=1e-6)
+        assert torch.equal(logits, net(pixels))
+    loss, _ = objective(pixels[:0], labels[:0], 0.05, 0.0, 0.0)
+    assert loss == 0
+    for other, config in ((build(), POLYTOPE), (net, BOUND)):
+        with pytest.raises(ValueError, match='bound must be "cap" for a network of kind "cap"'):
+            recipe_of(other, config)
+
+
 def test_the_hinge_s_threshold_is_in_pixels():
     net, (pixels, labels) = build(GROUPSORT), batch()
     loss, logits = recipe_of(net, HINGE).objective(pixels, labels, 0.0, 1.0, 0.0)
     assert torch.equal(loss, hinge_loss(logits, labels, 0.1 * net.lipschitz))
 
 
-@pytest.mark.parametrize(("net", "config"), [(NET, BOUND), (GROUPSORT, HINGE)])
+@pytest.mark.parametrize(("net", "config"), [(NET, BOUND), (GROUPSORT, HINGE), (CAP, POLYTOPE)])
 def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(net, config, tmp_path):
     whole = build(net)
     rows = fit(whole, TRAIN, config, seed=3, test=TEST, progress=False)

@@ -47,7 +47,7 @@ EXPERIMENTS = (
 # Those of Table 1 that the paper prints again: all but CROWN-IBP with loss fusion.
 METHODS = compared.METHODS
 QUOTED = tuple(
-    QuotedRow(title=row.title, dataset=row.dataset, paper=row.paper)
+    QuotedRow(title=row.title, dataset=row.dataset, paper=row.paper, reason="a row of Table 1")
     for row in (*table1.QUOTED, *compared.EXPERIMENTS)
     if row.dataset == "cifar10" and row.title != compared.LOSS_FUSION
 )
