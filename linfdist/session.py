@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from linfdist import environment, experiments, records
+from linfdist.bench import epochs_file
 from linfdist.bench.file import file_name
 from linfdist.processes import run_within, sigterm_as_interrupt
 
@@ -86,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sanitize", action="store_true", help="the kernels' tests under compute-sanitizer as well"
     )
+    parser.add_argument("--epochs", action="store_true", help="time Table 4's epochs as well")
     for step in ("build", "tests", "bench"):
         parser.add_argument(f"--no-{step}", action="store_true", help=f"leave the {step} out")
     parser.add_argument("--dry-run", action="store_true", help="print the steps and do nothing")
@@ -158,6 +160,12 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[Step]:
         results = records.runs_dir() / "bench" / name
         bench = (*python, "linfdist", "bench", *on_device, "--json", str(results), "--resume")
         steps.append(Step(name="bench", command=bench, budgeted=True, leaves=results))
+    if args.epochs:
+        experiments.check_scale(args.scale)
+        timed = epochs_file.path_of(args.scale, device)
+        epochs = (*python, "linfdist", "bench", "epochs", "--scale", args.scale, *on_device)
+        command = (*epochs, "--resume")
+        steps.append(Step(name="epochs", command=command, budgeted=True, leaves=timed))
     for row in args.rows:
         experiments.get_scale(row, args.scale)
         recorded = records.run_dir(row, args.scale, args.seed)

@@ -67,6 +67,14 @@ def test_dry_run_shows_every_step_and_does_nothing(capsys, folders):
     assert list(folders.iterdir()) == []
 
 
+def test_table_4_is_timed_on_request(capsys, folders):
+    assert run("--epochs", "--scale", "reduced", "--dry-run", "--no-build", "--no-tests") == 0
+    bench, epochs = capsys.readouterr().out.splitlines()
+    assert bench.startswith("bench: ")
+    command = "-m linfdist bench epochs --scale reduced --device cpu --resume"
+    assert epochs.startswith("epochs: ") and epochs.endswith(command)
+
+
 def test_steps_can_be_left_out(capsys):
     assert run(NET, "--no-build", "--no-tests", "--no-bench", "--dry-run") == 0
     assert capsys.readouterr().out.startswith(f"{NET}: ")
