@@ -138,7 +138,7 @@ def test_quick_use_runs(single_thread):
 def test_the_two_commands():
     assert _commands() == [
         'pip install -e ".[book]" && jupyter-book build book/',
-        'pip install -e ".[test]" && pytest',
+        'pip install -e ".[test]" && pytest -n 2 --dist loadfile',
     ]
 
 
