@@ -14,13 +14,16 @@ from tqdm import tqdm
 from linfdist import distributed, records
 from linfdist.data import ImageSet, to_pixels
 from linfdist.nn import LinfDistNetMLP, LogSumExp, frozen
+from linfdist.ops.precision import matmul_precision
 from linfdist.robust import (
+    SOUND,
     Classifier,
     Lipschitz,
     interval_certified,
     interval_radius,
     margin_radius,
     pgd,
+    sound_certificates,
 )
 from linfdist.robust.checks import check_finite, check_labels
 
@@ -33,7 +36,13 @@ COLUMNS = (
     "certified_margin",
     "certified_interval",
     "survived_pgd",
+    "sound_radius",
+    "certified_sound",
 )
+
+
+class ContradictionError(RuntimeError):
+    """An image is certified to the last bit, but not by intervals that ignore rounding: a bug."""
 
 
 def accuracy(
@@ -74,7 +83,8 @@ def clean_and_certified(
     counts = torch.zeros(2, dtype=torch.int64, device=images.labels.device)
     own = distributed.share(len(images)) if together else slice(None)
     with frozen(net), torch.no_grad():
-        for pixels, labels in _batches(images, batch_size, own):
+        for chosen, labels in _batches(images, batch_size, own):
+            pixels = to_pixels(chosen)
             logits, margins = _logits_and_ball_margins(net, pixels, labels, p, float(eps))
             certified = margins.scatter(1, labels.unsqueeze(1), -math.inf).amax(1) < 0
             counts += torch.stack(((logits.argmax(1) == labels).sum(), certified.sum()))
@@ -115,11 +125,14 @@ def evaluate(
     """Clean, PGD-20 and certified accuracy at p = ∞ and eps in pixels, with what each image did.
 
     Metrics, fractions of the images: ``clean_accuracy``; ``pgd_accuracy``; ``certified_accuracy``,
-    by intervals on the pixel box; for Lipschitz logits ``certified_accuracy_margin`` too, by
-    margin / 2 > eps. The table has a row an image: index, label, predicted, margin_radius (missing
-    for others), interval_radius, certified_margin, certified_interval, survived_pgd. Radii are in
+    by intervals on the pixel box, to the last bit where the network has such a certificate; for
+    Lipschitz logits ``certified_accuracy_margin`` too, by margin / 2 > eps. The table has a row an
+    image, with ``COLUMNS``; margin_radius and certified_margin are missing without Lipschitz
+    logits, sound_radius and certified_sound for networks not in ``robust.SOUND``. Radii are in
     pixels; interval_radius, up to min(1, 4 eps) by bisection, is at least eps if and only if the
-    image is certified at eps, and for Lipschitz logits not below the margin's but for rounding.
+    image is certified at eps, and for Lipschitz logits not below the margin's but for rounding;
+    sound_radius is the largest below it that was seen to hold to the last bit. Matrix products are
+    in float32, whatever torch's precision is set to.
     """
     if len(test) == 0:
         raise ValueError("evaluate: test must hold at least one image; got none.")
@@ -130,9 +143,10 @@ def evaluate(
     generator = torch.Generator().manual_seed(seed)
     quiet = not progress or not sys.stderr.isatty()
     parts = []
-    with tqdm(total=len(test), disable=quiet, unit="image") as bar:
-        for pixels, labels in _batches(test, batch_size):
-            parts.append(_evaluate_batch(net, pixels, labels, eps, generator))
+    bar = tqdm(total=len(test), disable=quiet, unit="image")
+    with bar, matmul_precision("highest"):
+        for images, labels in _batches(test, batch_size):
+            parts.append(_evaluate_batch(net, images, labels, eps, generator))
             bar.update(len(labels))
     certificates = pd.concat(parts, ignore_index=True)
     certificates.insert(0, "index", range(len(certificates)))
@@ -141,11 +155,12 @@ def evaluate(
 
 def _evaluate_batch(
     net: Classifier,
-    pixels: Tensor,
+    images: Tensor,
     labels: Tensor,
     eps: Fraction,
     generator: torch.Generator,
 ) -> pd.DataFrame:
+    pixels = to_pixels(images)
     with frozen(net), torch.no_grad():
         predicted = net(pixels, math.inf).argmax(1)
     columns: dict[str, Any] = {
@@ -161,11 +176,41 @@ def _evaluate_batch(
         radius = margin_radius(net, pixels, labels)
         columns["margin_radius"] = radius
         columns["certified_margin"] = radius > float(eps)
+    if isinstance(net, SOUND):
+        verdicts = columns["interval_radius"], columns["certified_interval"]
+        columns |= sound_columns(net, images, labels, eps, *verdicts)
     table = pd.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
     if not isinstance(net, Lipschitz):
         table["margin_radius"] = math.nan
         table["certified_margin"] = pd.NA
+    if not isinstance(net, SOUND):
+        table["sound_radius"] = math.nan
+        table["certified_sound"] = pd.NA
     return table
+
+
+def sound_columns(
+    net: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    eps: Fraction,
+    radii: Tensor,
+    certified: Tensor,
+) -> dict[str, Tensor]:
+    """sound_radius and certified_sound of uint8 images, from what intervals said of them.
+
+    Raises:
+        ContradictionError: an image is certified to the last bit, but not by intervals.
+    """
+    sound, lower = sound_certificates(net, images, labels, eps, radii)
+    wrong = (sound & ~certified).nonzero().flatten().tolist()
+    if wrong:
+        raise ContradictionError(
+            f"certified_sound implies certified_interval; not so at image {wrong[0]} of these "
+            f"{len(labels)}, at eps {eps}. The verdicts are of other weights or images, or one of "
+            "the two bounds is wrong: report it."
+        )
+    return {"sound_radius": lower, "certified_sound": sound}
 
 
 def _batches(
@@ -174,4 +219,4 @@ def _batches(
     rows = range(len(images))[part]
     for start in range(rows.start, rows.stop, batch_size):
         chosen = slice(start, min(start + batch_size, rows.stop))
-        yield to_pixels(images.images[chosen]), images.labels[chosen]
+        yield images.images[chosen], images.labels[chosen]

@@ -2,7 +2,7 @@
 
 import contextlib
 import fcntl
-import hashlib
+import io
 import json
 import os
 import shutil
@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+
+from linfdist.record_files import csv_text, exchange, json_text, sha256, write_file
 
 FILES = ("config.json", "metrics.json", "environment.json", "epochs.csv", "certificates.csv")
 
@@ -152,48 +153,69 @@ def write_run(
         "scale": scale,
         "seed": seed,
         "seconds": round(seconds, 1),
-        "weights_sha256": _sha256(weights),
+        "weights_sha256": sha256(weights),
         "metrics": metrics,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    try:
-        _write(unfinished / "config.json", _json(config))
-        _write(unfinished / "metrics.json", _json(summary))
-        _write(unfinished / "environment.json", _json(environment))
-        _write(unfinished / "epochs.csv", _csv(pd.DataFrame(epochs)))
-        _write(unfinished / "certificates.csv", _csv(certificates))
-        unfinished.chmod(0o755)
+    with _folder_for(path) as unfinished:
+        write_file(unfinished / "config.json", json_text(config))
+        write_file(unfinished / "metrics.json", json_text(summary))
+        write_file(unfinished / "environment.json", json_text(environment))
+        write_file(unfinished / "epochs.csv", csv_text(pd.DataFrame(epochs)))
+        write_file(unfinished / "certificates.csv", csv_text(certificates))
         refuse_recorded(experiment, scale, seed)
         unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return read_run(path)
 
 
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def amend_run(run: Run, columns: pd.DataFrame, **noted: Any) -> Run:
+    """Add columns to the certificates of a recorded run; nothing else of them is changed.
+
+    ``certified_accuracy`` follows from them, and ``noted`` goes into environment.json. The folder
+    is exchanged for the new one at once: a crash leaves the old record or the new one, whole, and
+    maybe a hidden folder beside it.
+
+    Raises:
+        RecordError: the run has a column of that name, or the folder cannot be exchanged.
+    """
+    before = pd.read_csv(run.path / "certificates.csv", dtype=str, keep_default_na=False)
+    taken = [name for name in columns if name in before]
+    if taken or len(columns) != len(before):
+        raise RecordError(
+            f"{run.path}: new columns must have new names and one value for each of the "
+            f"{len(before)} images; got {', '.join(taken) or f'{len(columns)} values'}."
+        )
+    added = pd.read_csv(io.StringIO(csv_text(columns)), dtype=str, keep_default_na=False)
+    table = pd.concat([before, added], axis=1).to_csv(index=False)
+    summary = _read_json(run.path / "metrics.json")
+    certified = accuracies(pd.read_csv(io.StringIO(table)))["certified_accuracy"]
+    summary["metrics"]["certified_accuracy"] = certified
+    environment = _read_json(run.path / "environment.json") | noted
+    with _folder_for(run.path) as unfinished:
+        for name in FILES:
+            shutil.copyfile(run.path / name, unfinished / name)
+        write_file(unfinished / "metrics.json", json_text(summary))
+        write_file(unfinished / "environment.json", json_text(environment))
+        write_file(unfinished / "certificates.csv", table)
+        try:
+            exchange(unfinished, run.path)
+        except OSError as error:
+            raise RecordError(
+                f"{run.path} cannot be exchanged for another folder: {error}. Copy the records to "
+                "a file system that can, and set LINFDIST_RUNS."
+            ) from error
+    return read_run(run.path)
 
 
-def _csv(table: pd.DataFrame) -> str:
-    """Numbers to six digits, but radii to six decimals and downward; truth values as 0 and 1."""
-    flags = {name: "Int8" for name in table if pd.api.types.is_bool_dtype(table[name])}
-    radii = {name: _radii(table[name]) for name in table if str(name).endswith("_radius")}
-    return table.astype(flags).assign(**radii).to_csv(index=False, float_format="%.6g")
-
-
-def _radii(radii: pd.Series) -> pd.Series:
-    """Six decimals, never above the radius that was certified; missing ones stay missing."""
-    millionths = np.round(radii * 1e6)
-    millionths -= millionths / 1e6 > radii
-    return (millionths / 1e6).map("{:.12g}".format, na_action="ignore")
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+@contextlib.contextmanager
+def _folder_for(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path``; what it is called in the end is deleted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    try:
+        unfinished.chmod(0o755)
+        yield unfinished
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def read_run(path: Path | str) -> Run:
@@ -244,11 +266,17 @@ def find_runs(
 
 
 def accuracies(certificates: pd.DataFrame) -> dict[str, float]:
-    """The metrics of a run, means over its table of test images; none of an empty column."""
+    """The metrics of a run, means over its table of test images; none of an empty column.
+
+    Certified are the images of ``certified_sound``; of ``certified_interval`` where a run has no
+    sound certificates.
+    """
+    sound = certificates.get("certified_sound")
+    counts = sound is not None and sound.notna().all()
     columns = {
         "clean_accuracy": certificates["predicted"] == certificates["label"],
         "pgd_accuracy": certificates["survived_pgd"],
-        "certified_accuracy": certificates["certified_interval"],
+        "certified_accuracy": sound if counts else certificates["certified_interval"],
         "certified_accuracy_margin": certificates["certified_margin"],
     }
     return {name: float(flags.mean()) for name, flags in columns.items() if flags.notna().all()}
@@ -264,13 +292,8 @@ def check_weights(run: Run, path: Path) -> None:
             f"<an empty folder> python -m linfdist run {run.experiment} --scale {run.scale} "
             f"--seed {run.seed}"
         )
-    if _sha256(path) != run.weights_sha256:
+    if sha256(path) != run.weights_sha256:
         raise RecordError(
-            f"{path} must have the recorded SHA-256 {run.weights_sha256}; it has {_sha256(path)}: "
+            f"{path} must have the recorded SHA-256 {run.weights_sha256}; it has {sha256(path)}: "
             f"these are not the weights of {name}."
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

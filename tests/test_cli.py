@@ -54,6 +54,8 @@ def test_a_list_of_some_rows_at_one_scale(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["recertify", "table1/mnist_nte"], "Did you mean 'table1/mnist_net'"),
+        (["recertify", NET, "--scale", "papre"], "Did you mean 'paper'"),
         (["list", "tabel1"], "Unknown table or row 'tabel1'. Did you mean 'table1'"),
         (["list", "--scale", "papre"], "Did you mean 'paper'"),
         (["run", "table1/mnist_nte"], "Did you mean 'table1/mnist_net'"),
@@ -138,7 +140,8 @@ def test_a_run_in_parts_says_how_to_go_on_and_ends_with_a_record(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["list", "--help"], ["run", "--help"], ["table", "--help"]]
+    "arguments",
+    [["--help"], *([name, "--help"] for name in ("list", "run", "table", "recertify"))],
 )
 def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:

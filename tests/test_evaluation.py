@@ -7,13 +7,21 @@ from fractions import Fraction
 
 import pandas as pd
 import pytest
+import small_baselines
 import torch
 
 from linfdist import records
 from linfdist.data import DatasetInfo, ImageSet, to_pixels
-from linfdist.evaluation import COLUMNS, accuracy, clean_and_certified, evaluate
+from linfdist.evaluation import (
+    COLUMNS,
+    ContradictionError,
+    accuracy,
+    clean_and_certified,
+    evaluate,
+)
 from linfdist.nn import LogSumExp, NetConfig, build_net, frozen, reestimate_mean_shift
-from linfdist.robust import interval_certified, margin_radius
+from linfdist.ops.precision import matmul_precision
+from linfdist.robust import interval_certified, margin_radius, sound_certified
 from linfdist.robust.certificates import ROUNDING
 
 INFO = DatasetInfo(
@@ -67,6 +75,35 @@ def test_table_and_metrics(config):
     else:
         assert table["margin_radius"].isna().all() and table["certified_margin"].isna().all()
         assert "certified_accuracy_margin" not in found
+
+
+@BOTH
+def test_the_sound_columns(config):
+    net = small(config)
+    test = noise(net)
+    for eps in (EPS, Fraction(9, 10)):
+        with matmul_precision("high"):  # it is put aside: certificates are of float32
+            found, table = evaluate(net, test, eps)
+        sound = sound_certified(net, test.images, test.labels, eps)
+        assert table["certified_sound"].tolist() == sound.tolist()
+        assert [Fraction(r) >= eps for r in table["sound_radius"]] == sound.tolist()
+        assert found["certified_accuracy"] == sound.double().mean().item()
+        assert (table["certified_sound"] <= table["certified_interval"]).all()
+
+
+def test_a_network_without_sound_certificates_has_empty_columns():
+    net = small_baselines.small("cap").float()
+    images = ImageSet(torch.zeros(4, 2, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), INFO)
+    found, table = evaluate(net, images, EPS)
+    assert table[["sound_radius", "certified_sound"]].isna().to_numpy().all()
+    assert found["certified_accuracy"] == table["certified_interval"].mean()
+
+
+def test_a_sound_verdict_that_intervals_deny_is_a_bug(monkeypatch):
+    net = small(NET)
+    monkeypatch.setattr("linfdist.evaluation.interval_certified", lambda n, x, y, e: y < 0)
+    with pytest.raises(ContradictionError, match="certified_sound implies certified_interval; not"):
+        evaluate(net, noise(net), EPS)
 
 
 @BOTH

@@ -12,7 +12,7 @@ ROOT = Path(linfdist.__file__).parent
 RANKS = (
     (
         *("ops", "_suggest", "_torchvision", "_readers", "config", "data", "records"),
-        *("environment", "distributed"),
+        *("record_files", "environment", "distributed"),
     ),
     ("nn", "optim"),
     ("robust", "baselines", "theory"),
@@ -28,7 +28,7 @@ RANKS = (
         "checkpoint",
     ),
     ("report", "bench", "notebook"),
-    ("session", "processes", "batch"),
+    ("session", "processes", "batch", "recertify"),
     ("__main__", "__init__"),
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

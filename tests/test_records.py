@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,25 @@ def test_radii_are_rounded_down(weights):
         below = table[name] - stored[name]
         assert (below >= 0).all() and (below < 1.000001e-6).all()
     assert stored["margin_radius"].tolist()[-6:] == [0, 0.3, 0.29, 1.234567, 0, 0.299999]
+
+
+def test_the_decimals_of_a_sound_radius_are_certified(weights):
+    drawn = np.random.default_rng(0).uniform(0, 1, 1000)
+    radii = np.concatenate([drawn, [0.0, 0.3, np.nextafter(0.3, 1), 0.1, 1.0, np.nan]])
+    table = pd.DataFrame({"sound_radius": radii})
+    path = write(weights, certificates=table, metrics={}).path / "certificates.csv"
+    stored = path.read_text().split("\n")[1:-1]
+    assert stored[-6:] == ["0", "0.299999", "0.3", "0.1", "1", '""']
+    for text, radius in zip(stored[:-1], radii[:-1].tolist(), strict=True):
+        assert 0 <= Fraction(radius) - Fraction(text) < Fraction(1, 10**6)
+
+
+def test_certified_are_the_sound_verdicts_where_there_are_any(weights):
+    table = certificates()
+    table["certified_sound"] = [True, False, False, False]
+    assert records.accuracies(table)["certified_accuracy"] == 0.25
+    table["certified_sound"] = np.nan
+    assert records.accuracies(table)["certified_accuracy"] == 0.5
 
 
 def test_a_net_without_margins_has_no_margin_accuracy(weights):
@@ -271,6 +291,8 @@ def counted(path):
         "pgd_accuracy": [row["survived_pgd"] == "1" for row in rows],
         "certified_accuracy": [row["certified_interval"] == "1" for row in rows],
     }
+    if rows[0].get("certified_sound"):
+        hits["certified_accuracy"] = [row["certified_sound"] == "1" for row in rows]
     if rows[0]["certified_margin"]:
         hits["certified_accuracy_margin"] = [row["certified_margin"] == "1" for row in rows]
     return {name: sum(flags) / len(rows) for name, flags in hits.items()}
@@ -300,6 +322,10 @@ def test_recorded_accuracies_follow_from_the_certificates(path):
     assert not (survived & ~correct).any()
     if "certified_accuracy_margin" in run.metrics:
         assert not (table["certified_margin"].astype(bool) & ~certified).any()
+    if "certified_sound" in table:
+        sound = table["certified_sound"]
+        assert sound.isna().all() or (sound.astype(bool) <= certified).all()
+        assert not (table["sound_radius"] > table["interval_radius"]).any()
     setting = from_dict(Scale, run.config["setting"])
     assert len(run.epochs) == sum(setting.train.epochs)
     assert len(table) == setting.test_images or setting.test_images is None

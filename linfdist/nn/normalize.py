@@ -15,6 +15,7 @@ class Normalize(nn.Module):
     """
 
     mean: Tensor
+    divisor: Tensor
 
     def __init__(self, mean: Sequence[float], std: float) -> None:
         super().__init__()
@@ -23,13 +24,15 @@ class Normalize(nn.Module):
         self.std = float(std)
         # Part of the configuration, not of the trained state.
         self.register_buffer("mean", torch.tensor(tuple(mean)).view(-1, 1, 1), persistent=False)
+        # A tensor: by a number CUDA would multiply with its inverse, and round another way.
+        self.register_buffer("divisor", torch.tensor(self.std), persistent=False)
 
     @property
     def lipschitz(self) -> float:
         return 1 / self.std
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+        return (x - self.mean) / self.divisor
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The range on a box: the layer is increasing."""

@@ -4,8 +4,10 @@ from linfdist.robust.attacks import Attack, pgd
 from linfdist.robust.certificates import interval_certified, interval_radius, margin_radius
 from linfdist.robust.losses import HingeLoss, IBPLoss, hinge_loss, ibp_loss
 from linfdist.robust.protocols import Classifier, Lipschitz
+from linfdist.robust.sound import SOUND, sound_certificates, sound_certified, sound_radius
 
 __all__ = [
+    "SOUND",
     "Attack",
     "Classifier",
     "HingeLoss",
@@ -17,4 +19,7 @@ __all__ = [
     "interval_radius",
     "margin_radius",
     "pgd",
+    "sound_certificates",
+    "sound_certified",
+    "sound_radius",
 ]

@@ -1,0 +1,95 @@
+"""Sound certificates for runs that were recorded before there were any, from their weights."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from linfdist import data, environment, records
+from linfdist.config import from_dict
+from linfdist.evaluation import sound_columns
+from linfdist.experiments.base import Scale
+from linfdist.experiments.runner import load_trained
+from linfdist.robust import SOUND
+
+
+def recertify(
+    run: records.Run,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 512,
+    advance: Callable[[int], object] = lambda images: None,
+) -> records.Run | None:
+    """Add ``sound_radius`` and ``certified_sound`` to a recorded run's certificates.
+
+    The weights are those of the work folder, checked by their SHA-256. environment.json says under
+    ``recertified`` what computed the columns. ``advance`` is told of the images that are done.
+    None where the run has the columns, or its network no sound certificate: nothing is changed.
+
+    Raises:
+        RecordError: the weights are missing or others, or the data set is not that of the record.
+        ContradictionError: a sound verdict contradicts the recorded one.
+    """
+    if "certified_sound" in run.certificates:
+        return None
+    net = load_trained(run).to(device)
+    if not isinstance(net, SOUND):
+        return None
+    started = time.perf_counter()
+    setting = from_dict(Scale, run.config["setting"])
+    test = data.load(setting.dataset, "test").take(setting.test_images).to(device)
+    before = run.certificates
+    if test.labels.tolist() != before["label"].tolist():
+        raise records.RecordError(
+            f"{run.path}: the labels must be those of the test set of {setting.dataset}; they "
+            "differ. The record or the data set is damaged: restore it."
+        )
+    radii = torch.tensor(before["interval_radius"].tolist(), dtype=torch.float64, device=device)
+    certified = torch.tensor(before["certified_interval"].tolist(), device=device).bool()
+    parts = []
+    for start in range(0, len(test), batch_size):
+        rows = slice(start, start + batch_size)
+        found = sound_columns(
+            net, test.images[rows], test.labels[rows], setting.eps, radii[rows], certified[rows]
+        )
+        parts.append(pd.DataFrame({name: value.cpu().numpy() for name, value in found.items()}))
+        advance(len(found["certified_sound"]))
+    seconds = round(time.perf_counter() - started, 1)
+    surroundings = environment.describe(device) | {"seconds": seconds}
+    columns = pd.concat(parts, ignore_index=True)
+    return records.amend_run(run, columns, recertified=surroundings)
+
+
+def recertify_all(
+    runs: Iterable[records.Run], *, device: torch.device | str = "cpu", progress: bool = True
+) -> list[str]:
+    """Recertify every run, say what became of each, and return the names of those that failed."""
+    runs, failed = list(runs), []
+    quiet = not progress or not sys.stderr.isatty()
+    total = sum(len(run.certificates) for run in runs)
+    with tqdm(total=total, disable=quiet, unit="image") as bar:
+        for run in runs:
+            name = f"{run.experiment}, {run.scale}, seed {run.seed}"
+            end = bar.n + len(run.certificates)
+            try:
+                done = recertify(run, device=device, advance=bar.update)
+            except records.RecordError as error:
+                failed.append(name)
+                bar.write(f"{name}: {error}", file=sys.stderr)
+            else:
+                bar.write(f"{name}: {_said(run, done)}", file=sys.stdout)
+            bar.update(end - bar.n)
+    return failed
+
+
+def _said(run: records.Run, done: records.Run | None) -> str:
+    if done is None and "certified_sound" in run.certificates:
+        return "has sound certificates"
+    if done is None:
+        return "its network has no sound certificate; see linfdist.robust.SOUND"
+    table = done.certificates
+    lost = int((table["certified_interval"] - table["certified_sound"]).sum())
+    return f"{int(table['certified_sound'].sum())} of {len(table)} certified, {lost} fewer"

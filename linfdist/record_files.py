@@ -1,0 +1,73 @@
+"""How a record's files are written: JSON and CSV texts, whole files, whole folders."""
+
+import ctypes
+import hashlib
+import json
+import os
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def json_text(value: dict[str, Any]) -> str:
+    """Indented JSON; ValueError for a number that JSON has not."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Numbers to six digits, but radii to six decimals and downward; truth values as 0 and 1."""
+    flags = {name: "Int8" for name in table if pd.api.types.is_bool_dtype(table[name])}
+    radii = {
+        name: _exactly_below(table[name]) if name == "sound_radius" else _radii(table[name])
+        for name in table
+        if str(name).endswith("_radius")
+    }
+    return table.astype(flags).assign(**radii).to_csv(index=False, float_format="%.6g")
+
+
+def _radii(radii: pd.Series) -> pd.Series:
+    """Six decimals, never above the radius that was certified; missing ones stay missing."""
+    millionths = np.round(radii * 1e6)
+    millionths -= millionths / 1e6 > radii
+    return _decimals(millionths)
+
+
+def _exactly_below(radii: pd.Series) -> pd.Series:
+    """The same where the decimals are the claim: the float64 0.3 lies below 0.3, so 0.299999."""
+    return _decimals(radii.map(lambda radius: Fraction(radius) * 10**6 // 1, na_action="ignore"))
+
+
+def _decimals(millionths: pd.Series) -> pd.Series:
+    return (millionths / 1e6).map("{:.12g}".format, na_action="ignore")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange the names of two folders, at once; OSError where the file system cannot."""
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin":
+        failed = library.renamex_np(*names, ctypes.c_uint(2))  # RENAME_SWAP
+    else:
+        here = ctypes.c_int(-100)  # AT_FDCWD: paths are from the working directory
+        failed = library.renameat2(here, names[0], here, names[1], ctypes.c_uint(2))
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(one), None, str(other))

@@ -1,0 +1,299 @@
+"""Certificates that rounding cannot break: bounds that hold for real numbers and for float32.
+
+Of an uint8 image k the ball of radius eps is all of [0, 1]^d within eps of k / 255 or of the
+float32 number next to it, the pixel that networks are given. A certificate says that
+
+(R) the network of real numbers, with the stored float32 weights, running means, mean and std and
+    the float32 number next to 1/√n of a head, gives label y the largest logit alone at every point
+    of the ball;
+(F) so does the float32 network of ``forward``, at every float32 image in the ball, whatever the
+    order in which a product of matrices is summed, with fused operations or without.
+
+**Dist layers.** If a box holds what the layer before gives in R and in F, the next one does after
+one step of ``outward``. Float32 operations round the exact result to the nearest number, RN, which
+never decreases. For F that is enough: RN(l_i − w_i) ≤ RN(x_i − w_i) ≤ RN(u_i − w_i), negation and
+maximum are exact, so ``linf_interval`` bounds ``lp_dist`` as it is. For R: the largest of rounded
+differences is the rounded largest, max_i RN(a_i) = RN(max_i a_i), so each bound is one rounding off
+and the exact one lies no farther than the float32 neighbour. The same holds of each subtraction or
+division of the normalisation and the mean shift, of the last bias and of the difference of logits.
+
+**Head.** In float64, on the box of features, with slack for F and for float64 itself: ``_affine``.
+
+Rounding is IEEE 754's, to nearest with gradual underflow: flushing of denormals is refused. So are
+TF32 and bfloat16 products for a head, which (F) would not cover. [Higham2002, Sec. 3.1], [Jin2022].
+"""
+
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from linfdist.data import to_pixels
+from linfdist.nn import (
+    BoundedLinear,
+    DistFeatures,
+    LinfDistNet,
+    LinfDistNetMLP,
+    LpDist,
+    LpDistConv2d,
+    MeanShift,
+    check_pixels,
+    frozen,
+)
+from linfdist.ops import linf_interval
+from linfdist.robust.checks import check_eps, check_finite, check_images
+
+SOUND = (LinfDistNet, LinfDistNetMLP)  # the networks that have a sound certificate
+UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # half a step, relative to the number
+ROUNDINGS = 8  # more than a term of a linear layer meets beside those of its sum
+TANH_ERROR = 2.0**-21  # relative: four steps of float32, which no library's tanh is off
+TINY = 2.0**-100  # more than all underflows of a layer: each is below n · 2^-149
+
+
+def sound_certified(
+    net: LinfDistNet | LinfDistNetMLP,
+    images: Tensor,
+    labels: Tensor,
+    eps: Fraction | float | Tensor,
+) -> Tensor:
+    """Whether (R) and (F) hold at eps: that no image of the ball has another largest logit.
+
+    ``images`` are uint8, shape (batch, *input_shape); eps is in pixels, a ``Fraction``, a number or
+    a tensor with one for each image, and exact: 8/255 is that rational number. Returns bools,
+    (batch,): at most what ``interval_certified`` returns, at 1.0 to 1.3 times its cost.
+
+    Raises:
+        TypeError: the network is not an l_inf-dist net in float32, or the images are not uint8.
+        ValueError: other shapes, labels or weights than ``interval_certified`` takes; denormals are
+            flushed; matrix products of a head are not in float32.
+    """
+    _check(net, images, labels, "sound_certified")
+    eps = upward(eps, images, "sound_certified")
+    with frozen(net), torch.no_grad():
+        return _certified(net, images, labels, eps)
+
+
+def sound_radius(
+    net: LinfDistNet | LinfDistNetMLP, images: Tensor, labels: Tensor, radii: Tensor
+) -> Tensor:
+    """The first of r, r − 10^-6, r − 4·10^-6, r − 16·10^-6, … at which ``sound_certified`` holds.
+
+    ``radii``, one r for each image, are those that ``interval_radius`` found: what holds to the
+    last bit is some millionths below. 0 where nothing was certified; pixels, float64, (batch,).
+    Cost: one or two passes, and more of the few images that they leave. Raises what
+    ``sound_certified`` does.
+    """
+    _check(net, images, labels, "sound_radius")
+    radii = upward(radii, images, "sound_radius")
+    if radii.shape != labels.shape:
+        raise ValueError(
+            f"sound_radius: radii must have shape ({len(labels)},), one for each image; got "
+            f"{tuple(radii.shape)}. Take those of interval_radius."
+        )
+    found = torch.zeros_like(radii)
+    pending, lower_by = (radii > 0).nonzero().squeeze(1), 0.0
+    with frozen(net), torch.no_grad():
+        while len(pending):
+            probe = (radii[pending] - lower_by).clamp_min(0)
+            holds = _certified(net, images[pending], labels[pending], probe)
+            found[pending[holds]] = probe[holds]
+            pending = pending[~holds & (probe > 0)]
+            lower_by = max(1e-6, 4 * lower_by)
+    return found
+
+
+def sound_certificates(
+    net: LinfDistNet | LinfDistNetMLP,
+    images: Tensor,
+    labels: Tensor,
+    eps: Fraction,
+    radii: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """``sound_certified`` at eps and ``sound_radius``, which agree.
+
+    An image has a radius of at least eps > 0 if and only if it is certified at eps.
+    """
+    certified = sound_certified(net, images, labels, eps)
+    eps = upward(eps, images, "sound_certificates")
+    below = _step(eps, -math.inf).clamp_min(0)
+    radii = torch.where(certified, radii.maximum(eps), radii.minimum(below))
+    return certified, sound_radius(net, images, labels, radii)
+
+
+def upward(eps: Fraction | float | Tensor, images: Tensor, caller: str) -> Tensor:
+    """eps in float64, up where that has no such number: 8/255 lies below the nearest or above."""
+    value = eps if isinstance(eps, Tensor) else float(eps)
+    if isinstance(eps, Fraction) and Fraction(value) < eps:
+        value = math.nextafter(value, math.inf)
+    value = torch.as_tensor(value, dtype=torch.float64, device=images.device)
+    check_eps(value, caller)
+    return value
+
+
+def _certified(net: nn.Module, images: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+    margins = sound_margins_on_box(net, *sound_pixel_box(images, eps), labels)
+    return margins.scatter(1, labels.unsqueeze(1), -math.inf).amax(1) < 0  # false for NaN
+
+
+def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> None:
+    if not isinstance(net, SOUND) or any(
+        value.dtype != torch.float32 for value in net.parameters()
+    ):
+        raise TypeError(
+            f"{caller}: net must be a LinfDistNet or a LinfDistNetMLP in float32; got "
+            f"{type(net).__name__}, {next(net.parameters()).dtype}. Use interval_certified: for "
+            "other networks rounding is not accounted for."
+        )
+    if images.dtype != torch.uint8:
+        raise TypeError(
+            f"{caller}: images must be uint8, 0 to 255, so that the ball is exact; got "
+            f"{images.dtype}. Pass the images themselves, not linfdist.data.to_pixels of them."
+        )
+    pixels = to_pixels(images)
+    check_pixels(pixels, net.input_shape)
+    check_images(net, pixels, labels, caller)
+    check_finite(net, caller)
+    if torch.full((), 2.0**-149, device=images.device).add(0.0).item() == 0:
+        raise ValueError(
+            f"{caller}: denormals must be kept; they are flushed to 0, which no bound here covers. "
+            "Call torch.set_flush_denormal(False)."
+        )
+    precision = torch.get_float32_matmul_precision()
+    if isinstance(net, LinfDistNetMLP) and precision != "highest":
+        raise ValueError(
+            f"{caller}: matrix products of a head must be in float32; their precision is "
+            f'{precision!r}. Call torch.set_float32_matmul_precision("highest").'
+        )
+
+
+def ball(levels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds in float64 of what is within eps of uint8 ``levels``, the two broadcast."""
+    nearest, given = levels.double() / 255, to_pixels(levels).double()
+    lower, upper = outward(nearest, nearest)
+    lower, upper = outward(torch.minimum(lower, given) - eps, torch.maximum(upper, given) + eps)
+    return lower.clamp(0, 1), upper.clamp(0, 1)
+
+
+def sound_pixel_box(images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds in float32 of the balls around uint8 images; ``pixel_box`` lies within them.
+
+    There are 256 levels: the bounds of each are computed once for an eps, and looked up.
+    """
+    levels = torch.arange(256, dtype=torch.uint8, device=images.device)
+    bounds = outward(*(end.float() for end in ball(levels, eps.view(-1, 1))))
+    index = images.flatten(1).long()
+    lower, upper = (
+        end.clamp(0, 1).expand(len(images), -1).gather(1, index).view(images.shape)
+        for end in bounds
+    )
+    return lower, upper
+
+
+def sound_margins_on_box(
+    net: LinfDistNet | LinfDistNetMLP, lower: Tensor, upper: Tensor, labels: Tensor
+) -> Tensor:
+    """Upper bounds of logit_k − logit_y on a box of float32 pixels in R and F, 0 at k = y.
+
+    Shape (batch, num_classes); NaN where a head's float32 sums could overflow. Never below those of
+    ``worst_case_margins_on_box``, each of whose operations is widened by more than it is off.
+    """
+    lower, upper = sound_features(net.features, lower, upper)
+    column = labels.unsqueeze(1)
+    if isinstance(net, LinfDistNetMLP):
+        lower, upper = _tanh(*_linear(net.fc1, lower.double(), upper.double()))
+        return _merged_margins(net.fc2, lower, upper, labels).scatter(1, column, 0.0)
+    lower, upper = _through(net.last, lower, upper)  # minus the logits
+    return _step(upper.gather(1, column) - lower, math.inf).scatter(1, column, 0.0)
+
+
+def sound_features(features: DistFeatures, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of the features on a box of float32 pixels in R and F: a step after each rounding."""
+    normalize = features.normalize
+    lower, upper = outward(lower - normalize.mean, upper - normalize.mean)
+    lower, upper = outward(lower / normalize.divisor, upper / normalize.divisor)
+    for layer in features.layers:
+        lower, upper = _through(layer, lower, upper)
+    return lower, upper
+
+
+def _through(layer: nn.Module, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    match layer:
+        case LpDist():
+            low, high = outward(*linf_interval(lower, upper, layer.weight))
+            low = low.clamp_min(0)
+            return (
+                (low, high) if layer.bias is None else outward(low + layer.bias, high + layer.bias)
+            )
+        case LpDistConv2d():
+            low, high = outward(*layer.interval(lower, upper))  # padding is an exact 0
+            return low.clamp_min(0), high
+        case MeanShift():
+            return outward(*layer.interval(lower, upper))
+        case nn.Flatten():
+            return layer(lower), layer(upper)
+    raise TypeError(f"sound certificates have no rule for {type(layer).__name__}: write one here.")
+
+
+def outward(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The next number below and the next above: a rounding to nearest is less than that."""
+    return _step(lower, -math.inf), _step(upper, math.inf)
+
+
+def _step(x: Tensor, towards: float) -> Tensor:
+    return torch.nextafter(x, torch.full_like(x, towards))
+
+
+def gamma(n: int, unit: float) -> float:
+    """γ_n = n u / (1 − n u): what n roundings of relative size u can add up to  [Higham2002]."""
+    return n * unit / (1 - n * unit) if n * unit < 1 / 2 else math.inf
+
+
+def _affine(
+    layer: BoundedLinear, lower: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """In float64: W m s + b of the middle m, its slack, the half widths r, W, and s.
+
+    The box is |x − m| ≤ r. In any order of summation a float32 or float64 result is off by at most
+    γ_(n + c) a, a = s |W| (|m| + r) + |b|, where c counts the roundings that a term meets beside
+    those of its sum: at most ROUNDINGS in the float32 forward, in its float32 bounds, and here. The
+    slack is γ of float32 and, for these float64 operations and those on the slack itself, twice
+    that of float64.
+    """
+    weight, bias = layer.weight.double(), layer.bias.double()
+    scale = float(torch.tensor(layer.scale, dtype=torch.float32))
+    middle = (lower + upper) / 2
+    half = _step(torch.maximum(upper - middle, middle - lower), math.inf)
+    terms = layer.in_features + ROUNDINGS
+    error = gamma(terms, UNIT_32) + 2 * gamma(terms, UNIT_64)
+    size = (middle.abs() + half) @ weight.abs().T
+    slack = error * (size * scale + bias.abs()) + TINY
+    slack = slack.masked_fill(size > 2.0**126, math.nan)  # a float32 sum could overflow
+    return middle @ weight.T * scale + bias, slack, half, weight, scale
+
+
+def _linear(layer: BoundedLinear, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    centre, slack, half, weight, scale = _affine(layer, lower, upper)
+    spread = half @ weight.abs().T * scale + slack
+    return centre - spread, centre + spread
+
+
+def _merged_margins(layer: BoundedLinear, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+    """[Zhang2021, Eq. 21], and the slack of both logits, which float32 computes one by one."""
+    centre, slack, half, weight, scale = _affine(layer, lower, upper)
+    spread = torch.empty_like(centre)
+    for label in labels.unique().tolist():
+        rows = labels == label
+        spread[rows] = half[rows] @ (weight - weight[label]).abs().T
+    column = labels.unsqueeze(1)
+    margins = centre - centre.gather(1, column) + spread * scale
+    return margins + (slack + slack.gather(1, column))
+
+
+def _tanh(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """tanh increases; here and in float32 it is off by less than TANH_ERROR |tanh| + TINY."""
+    lower, upper = lower.tanh(), upper.tanh()
+    return (
+        lower - (TANH_ERROR * lower.abs() + TINY),
+        upper + (TANH_ERROR * upper.abs() + TINY),
+    )
