@@ -11,8 +11,17 @@ ROOT = Path(linfdist.__file__).parent
 # From the bottom up; a module may import from its own rank and the ranks before it.
 RANKS = (
     (
-        *("ops", "_suggest", "_torchvision", "_readers", "config", "data", "records"),
-        *("record_files", "environment", "distributed"),
+        *(
+            "ops",
+            "_suggest",
+            "_torchvision",
+            "_readers",
+            "_tinyimagenet",
+            "config",
+            "data",
+            "records",
+        ),
+        *("record_files", "recorded_run", "environment", "distributed"),
     ),
     ("nn", "optim"),
     ("robust", "baselines", "theory"),
