@@ -50,8 +50,8 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
         if not isinstance(cause, OSError):
             raise
         raise CheckpointError(
-            f"checkpoint: {path} must be written whole; it cannot be ({cause}). The checkpoint "
-            "before it is kept. Free some space: the same call goes on."
+            f"checkpoint: {path} must be written whole; it cannot be ({cause}). The last "
+            "one that was whole is kept. Free some space: the same call goes on."
         ) from error
 
 

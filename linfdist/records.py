@@ -148,8 +148,8 @@ def write_run(
                 sync_folder(folder)
     except OSError as error:
         raise RecordError(
-            f"{path} must be written whole; it cannot be ({error}). Nothing was recorded. Free "
-            "some space: the same call goes on."
+            f"{path} must be written whole; the disk failed ({error}). Free some space: the same "
+            "call goes on, or says that the run is recorded."
         ) from error
     return read_run(path)
 

@@ -216,7 +216,7 @@ def test_tinyimagenet_is_decoded_once_and_again_after_a_change(tmp_path, cache, 
     assert torch.equal(load(), first) and len(decoded) == 100
     os.utime(root / "val" / "n01" / "val_0.JPEG", (1, 1))
     assert torch.equal(load(), first) and len(decoded) == 200
-    for cached in (cache / "linfdist").glob("*.npy"):
+    for cached in (cache / "linfdist").glob("*.bytes"):
         content = bytearray(cached.read_bytes())
         content[len(content) // 2] ^= 1
         cached.write_bytes(content)

@@ -36,7 +36,7 @@ RANKS = (
         "evaluation",
         "checkpoint",
     ),
-    ("report", "bench", "notebook"),
+    ("report", "bench", "notebook", "faults", "inject"),
     ("session", "processes", "batch", "recertify"),
     ("__main__", "__init__"),
 )
