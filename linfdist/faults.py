@@ -156,7 +156,7 @@ FAULTS = (
         tests=("faults/test_kills.py::test_killed_at_every_step_of_printing_a_table",),
     ),
     Fault(
-        name="a loss of NaN",
+        name="NaN in the loss",
         stage="training",
         outcome="named error",
         error="FloatingPointError",
@@ -266,6 +266,16 @@ def get(name: str) -> Fault:
 
 
 def table() -> pd.DataFrame:
-    """A row for each fault: where, what, how often, what comes of it and by which error."""
-    rows = [(f.stage, f.name, f.times, f.outcome, f.error, len(f.tests)) for f in FAULTS]
-    return pd.DataFrame(rows, columns=["stage", "fault", "times", "outcome", "error", "tests"])
+    """A row for each fault: its kind, where, what, how often, what comes of it, by which error.
+
+    The kinds: "bad inputs" are files of data, weights, checkpoints and records that are not what
+    they must be; all else is "faults injected" into a run.
+    """
+    rows = [(_kind(f), f.stage, f.name, f.times, f.outcome, f.error, len(f.tests)) for f in FAULTS]
+    columns = ["kind", "stage", "fault", "times", "outcome", "error", "tests"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _kind(fault: Fault) -> str:
+    files = fault.stage in ("any file", "weights", "data")
+    return "bad inputs" if files or fault.name.startswith("a ") else "faults injected"
