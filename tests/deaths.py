@@ -82,8 +82,9 @@ def _live_and_die(action, folder, step, bytes_left, reading):
 def start(action, folder: Path, *, step=0, bytes_left=None, reading=False):
     """A process that does ``action`` and dies there."""
     context = multiprocessing.get_context("forkserver")
-    # Not this module: before Python 3.14 the server does not know its folder.
-    context.set_forkserver_preload(["linfdist.report", "linfdist.experiments.runner", "pytest"])
+    # What takes seconds to import. Not this module, whose folder a server of Python 3.11 cannot know.
+    slow = ["torch._dynamo", "sklearn.datasets", "pytest"]
+    context.set_forkserver_preload([*slow, "linfdist.report", "linfdist.experiments.runner"])
     arguments = (action, folder, step, bytes_left, reading)
     process = context.Process(target=_live_and_die, args=arguments)
     process.start()
