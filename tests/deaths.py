@@ -82,7 +82,7 @@ def _live_and_die(action, folder, step, bytes_left, reading):
 def start(action, folder: Path, *, step=0, bytes_left=None, reading=False):
     """A process that does ``action`` and dies there."""
     context = multiprocessing.get_context("forkserver")
-    # What takes seconds to import. Not this module, whose folder a server of Python 3.11 cannot know.
+    # What is slow to import; not this module, whose folder the server of Python 3.11 cannot know.
     slow = ["torch._dynamo", "sklearn.datasets", "pytest"]
     context.set_forkserver_preload([*slow, "linfdist.report", "linfdist.experiments.runner"])
     arguments = (action, folder, step, bytes_left, reading)
