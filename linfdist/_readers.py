@@ -5,11 +5,9 @@ and the number of classes.
 """
 
 import hashlib
+import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 
@@ -43,9 +41,6 @@ ORIGINALS: Mapping[str, tuple[int, str]] = MappingProxyType(
         "cifar-10-batches-bin/test_batch.bin": (30730000, "803d5f7f4d78ea53de84dbe85f74fb6d"),
     }
 )
-TINYIMAGENET = "tiny-imagenet-200"
-TINYIMAGENET_URL = "https://cs231n.stanford.edu/tiny-imagenet-200.zip"
-TINYIMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
 def cache_dir() -> Path:
@@ -59,8 +54,8 @@ def data_dir() -> Path:
     return Path(given) if given else cache_dir()
 
 
-def check_original(folder: Path, name: str) -> Path:
-    """The path of folder/name, once its size and MD5 are those of the original."""
+def read_original(folder: Path, name: str) -> bytes:
+    """What is in folder/name, once its size and MD5 are those of the original."""
     path, (size, md5) = folder / name, ORIGINALS[name]
     if not path.is_file():
         raise DataError(
@@ -73,14 +68,14 @@ def check_original(folder: Path, name: str) -> Path:
             f"{path} must have {size} bytes; it has {found}: it is cut short or another file. "
             "Delete it and load the data set again."
         )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "md5").hexdigest()
+    content = path.read_bytes()  # once: what is checked is what is used
+    digest = hashlib.md5(content).hexdigest()
     if digest != md5:
         raise DataError(
             f"{path} must have the original's MD5 {md5}; it has {digest}. "
             "Delete it and load the data set again."
         )
-    return path
+    return content
 
 
 def missing(title: str, looked_in: Path, wanted: str) -> DataError:
@@ -100,7 +95,7 @@ def not_downloaded(title: str, folder: Path, wanted: str, error: Exception) -> D
     )
 
 
-def _idx(title: str, class_name: str) -> Callable[[Path, str, bool], Arrays]:
+def idx(title: str, class_name: str) -> Callable[[Path, str, bool], Arrays]:
     def read(folder: Path, split: str, download: bool) -> Arrays:
         names = [name for name in ORIGINALS if name.startswith(f"{class_name}/")]
         dataset = getattr(_torchvision.datasets(), class_name)
@@ -112,12 +107,37 @@ def _idx(title: str, class_name: str) -> Callable[[Path, str, bool], Arrays]:
                 raise not_downloaded(title, folder, ", ".join(absent), error) from error
         elif len(absent) == len(names):
             raise missing(title, folder, f"{class_name}/raw/*-ubyte")
-        for name in names:
-            check_original(folder, name)
-        read_set = dataset(folder, train=split == "train")
-        return read_set.data.numpy()[:, None], read_set.targets.numpy(), len(dataset.classes)
+        contents = {name: read_original(folder, name) for name in names}
+        prefix = f"{class_name}/raw/{'train' if split == 'train' else 't10k'}"
+        images, labels = (
+            read_idx(folder / name, contents[name], trailing)
+            for name, trailing in (
+                (f"{prefix}-images-idx3-ubyte", (28, 28)),
+                (f"{prefix}-labels-idx1-ubyte", ()),
+            )
+        )
+        if len(images) != len(labels):
+            raise DataError(
+                f"{folder / prefix}-*-ubyte must hold one label for each image; got {len(images)} "
+                f"images and {len(labels)} labels. Delete them and load the data set again."
+            )
+        return images[:, None], labels.astype(np.int64), len(dataset.classes)
 
     return read
+
+
+def read_idx(path: Path, content: bytes, trailing: tuple[int, ...]) -> np.ndarray:
+    """The uint8 array of shape [N, *trailing] in an IDX file's bytes; ``path`` is for the error."""
+    head = 4 + 4 * (1 + len(trailing))
+    shape = tuple(map(int, np.frombuffer(content[4:head], ">u4"))) if len(content) >= head else ()
+    expected = bytes([0, 0, 8, 1 + len(trailing)])  # 8: unsigned bytes
+    if content[:4] != expected or shape[1:] != trailing or len(content) - head != math.prod(shape):
+        raise DataError(
+            f"{path} must be an IDX file of bytes of shape {('N', *trailing)}; it begins with "
+            f"{content[:head].hex()} and has {len(content)} bytes. Delete it and load the data set "
+            "again."
+        )
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()
 
 
 def read_cifar10(folder: Path, split: str, download: bool) -> Arrays:
@@ -125,9 +145,8 @@ def read_cifar10(folder: Path, split: str, download: bool) -> Arrays:
     binaries = [name for name in ORIGINALS if name.startswith("cifar-10-batches-bin/")]
     if any((folder / name).is_file() for name in binaries):
         chosen = [name for name in binaries if ("test" in name) == (split == "test")]
-        records = [np.fromfile(check_original(folder, name), np.uint8) for name in chosen]
-        # A record is one byte of label and three planes of 32x32 bytes.
-        table = np.concatenate(records).reshape(-1, 1 + 3 * 32 * 32)
+        tables = [read_records(folder / name, read_original(folder, name)) for name in chosen]
+        table = np.concatenate(tables)
         return table[:, 1:].reshape(-1, 3, 32, 32).copy(), table[:, 0].astype(np.int64), 10
     wanted = "cifar-10-batches-bin/*.bin or cifar-10-batches-py/"
     there = (folder / "cifar-10-batches-py").is_dir()
@@ -146,6 +165,17 @@ def read_cifar10(folder: Path, split: str, download: bool) -> Arrays:
     return images, np.asarray(pickled.targets, np.int64), 10
 
 
+def read_records(path: Path, content: bytes) -> np.ndarray:
+    """CIFAR-10's binary records: one byte of label and three planes of 32x32 bytes, a row each."""
+    size = 1 + 3 * 32 * 32
+    if len(content) % size:
+        raise DataError(
+            f"{path} must hold records of {size} bytes; it has {len(content)} bytes. Delete it and "
+            "load the data set again."
+        )
+    return np.frombuffer(content, np.uint8).reshape(-1, size)
+
+
 def read_digits(folder: Path, split: str, download: bool) -> Arrays:
     """scikit-learn's 1797 digits: of every 50 in a row the last ten are for testing."""
     from sklearn.datasets import load_digits
@@ -155,110 +185,3 @@ def read_digits(folder: Path, split: str, download: bool) -> Arrays:
     chosen = test if split == "test" else ~test
     images = np.round(pixels[chosen] * (255 / 16)).astype(np.uint8)
     return images.reshape(-1, 1, 8, 8), labels[chosen].astype(np.int64), 10
-
-
-def read_tinyimagenet(folder: Path, split: str, download: bool) -> Arrays:
-    """TinyImageNet: whichever classes lie in train/, decoded once and then cached."""
-    root = folder / TINYIMAGENET
-    if not root.is_dir():
-        _get_tinyimagenet(folder, download)
-    classes = sorted(path.name for path in (root / "train").glob("*/"))
-    if not classes:
-        raise DataError(f"{root / 'train'} must hold one folder for each class; it holds none.")
-    per_class = 500 if split == "train" else 50
-    paths = {name: _numbered(root, split, name) for name in classes}
-    if split == "test" and not any(paths.values()):
-        paths = _annotated(root, classes)
-    for name, files in paths.items():
-        if len(files) != per_class:
-            raise DataError(
-                f"{root}: class {name} must have {per_class} {split} images; it has {len(files)}. "
-                f"Delete {root} and load the data set again."
-            )
-    # Image 0 of every class, then image 1 of every class, and so on.
-    ordered = [paths[name][rank] for rank in range(per_class) for name in classes]
-    labels = np.tile(np.arange(len(classes)), per_class)
-    return _decoded(root, split, ordered), labels, len(classes)
-
-
-def _number(path: Path) -> int:
-    return int(path.stem.rpartition("_")[2])
-
-
-def _numbered(root: Path, split: str, name: str) -> list[Path]:
-    inside = root / "train" / name / "images" if split == "train" else root / "val" / name
-    return sorted(inside.glob("*.JPEG"), key=_number)
-
-
-def _annotated(root: Path, classes: list[str]) -> dict[str, list[Path]]:
-    """The validation images as published: one folder, and a table of file name and class."""
-    table = root / "val" / "val_annotations.txt"
-    if not table.is_file():
-        raise DataError(f"{root / 'val'} must hold val_annotations.txt or a folder for each class.")
-    paths: dict[str, list[Path]] = {name: [] for name in classes}
-    for line in table.read_text().splitlines():
-        file, name = line.split("\t")[:2]
-        if name not in paths:
-            raise DataError(f"{table}: class {name} of {file} has no folder in {root / 'train'}.")
-        paths[name].append(root / "val" / "images" / file)
-    return {name: sorted(files, key=_number) for name, files in paths.items()}
-
-
-def _decoded(root: Path, split: str, paths: list[Path]) -> np.ndarray:
-    """All images as one array, kept under the cache folder until a file changes."""
-    key = hashlib.sha256()
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"{path} is missing. Delete {root} and load the data set again.")
-        stat = path.stat()
-        key.update(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    cached = cache_dir() / f"{TINYIMAGENET}-{split}-{key.hexdigest()[:16]}.npy"
-    if cached.is_file():
-        return np.load(cached)
-    with ThreadPoolExecutor() as pool:
-        images = np.stack(list(pool.map(_decode, paths, chunksize=256)))
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cached.parent, suffix=".part", delete=False) as file:
-        np.save(file, images)
-    os.replace(file.name, cached)
-    return images
-
-
-def _decode(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"{path} is not a whole JPEG file: {error}.") from error
-    if pixels.shape != (64, 64, 3):
-        raise DataError(f"{path} must be 64x64 pixels; it is {pixels.shape[1]}x{pixels.shape[0]}.")
-    return pixels.transpose(2, 0, 1)
-
-
-def _get_tinyimagenet(folder: Path, download: bool) -> None:
-    wanted = f"{TINYIMAGENET}/train/<class>/images/*.JPEG; published at {TINYIMAGENET_URL}"
-    if not download:
-        raise missing("TinyImageNet", folder, wanted)
-    utils = _torchvision.datasets().utils
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as unpacked:
-            utils.download_and_extract_archive(
-                TINYIMAGENET_URL, str(folder), extract_root=unpacked, md5=TINYIMAGENET_MD5
-            )
-            shutil.move(Path(unpacked) / TINYIMAGENET, folder / TINYIMAGENET)
-    except (OSError, RuntimeError) as error:
-        raise not_downloaded("TinyImageNet", folder, wanted, error) from error
-
-
-READERS: Mapping[str, Callable[[Path, str, bool], Arrays]] = MappingProxyType(
-    {
-        "mnist": _idx("MNIST", "MNIST"),
-        "fashion_mnist": _idx("Fashion-MNIST", "FashionMNIST"),
-        "cifar10": read_cifar10,
-        "tinyimagenet": read_tinyimagenet,
-        "digits": read_digits,
-    }
-)

@@ -1,17 +1,26 @@
-"""Checkpoints: written atomically, read back whole or refused by name."""
+"""Checkpoints: written atomically, with a checksum; read back whole or refused by name."""
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-FORMAT = 1
+from linfdist.record_files import sync_folder
+
+FORMAT = 2  # ends in the SHA-256 of what is before it; format 1 has none
+_TRAILER = re.compile(rb"sha256 ([0-9a-f]{64})\n")
+_TRAILER_BYTES = 72
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is damaged, or belongs to another run."""
+    """A checkpoint that is damaged, belongs to another run, or cannot be written."""
 
 
 def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:
@@ -19,26 +28,76 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
 
     ``fingerprint``, JSON, says which run the state belongs to. ``state`` holds tensors, numbers,
     strings, lists and dictionaries.
+
+    Raises:
+        CheckpointError: the disk is full, or another process is writing; the old file stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        text = json.dumps(fingerprint, sort_keys=True)
-        torch.save({"format": FORMAT, "fingerprint": text, "state": state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    text = json.dumps(fingerprint, sort_keys=True)
     try:
-        os.fsync(folder)  # the rename itself survives a power cut
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(temporary) as file:
+            hashed = _Hashed(file)
+            torch.save({"format": FORMAT, "fingerprint": text, "state": state}, hashed)
+            file.write(f"sha256 {hashed.digest.hexdigest()}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        sync_folder(path.parent)  # the rename itself survives a power cut
+    except (OSError, RuntimeError) as error:
+        # torch.save turns an error of the disk into one of its own about positions in the file.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise CheckpointError(
+            f"checkpoint: {path} must be written whole; it cannot be ({cause}). The last "
+            "one that was whole is kept. Free some space: the same call goes on."
+        ) from error
+
+
+class _Hashed:
+    """A file to write to, with the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+@contextlib.contextmanager
+def _alone(temporary: Path) -> Iterator[BinaryIO]:
+    """An empty file that no other process writes to; deleted if what is done with it fails."""
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had the lock before may have made this very file its checkpoint.
+            ours = os.path.samestat(os.fstat(descriptor), os.stat(temporary))
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
+            raise CheckpointError(
+                f"checkpoint: {temporary} must be written by one process; another is at it. Two "
+                "processes are at one run: stop one of them, or give it another path."
+            )
+        try:
+            file.truncate(0)
+            yield file
+        except Exception:
+            temporary.unlink(missing_ok=True)  # a full disk stays full with it
+            raise
 
 
 def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
     """The state that ``save`` wrote for this fingerprint; ``CheckpointError`` for anything else."""
     version, found, state = _read(path, device)
-    if version != FORMAT:
+    if version not in (1, FORMAT):
         raise CheckpointError(
             f"checkpoint: {path} must have format {FORMAT}; got {version}. It was written by "
             "another version of linfdist: delete it or pass restart=True."
@@ -58,16 +117,42 @@ def surroundings(path: Path) -> list[dict[str, Any]]:
     return list(_read(path, "cpu", mmap=True)[2].get("surroundings", []))
 
 
+def damaged(path: Path, error: object) -> CheckpointError:
+    """The error for a file that is no whole checkpoint."""
+    return CheckpointError(
+        f"checkpoint: {path} must be a whole checkpoint; it cannot be read ({error}). Training "
+        "does not start over by itself: delete the file or pass restart=True."
+    )
+
+
 def _read(path: Path, device: torch.device | str, **how: bool) -> tuple[Any, Any, dict[str, Any]]:
     """Format, fingerprint and state."""
     try:
+        has_checksum = _check(path)
         content = torch.load(path, map_location=device, weights_only=True, **how)
-        return content["format"], json.loads(content["fingerprint"]), content["state"]
+        version, fingerprint = content["format"], json.loads(content["fingerprint"])
+        state = content["state"]
+        if version != 1 and not has_checksum:
+            raise ValueError("its checksum is missing")
+        if not all(isinstance(call, dict) for call in state.get("surroundings", [])):
+            raise ValueError("its surroundings are no dictionaries")
+        return version, fingerprint, state
     except Exception as error:  # torch.load raises whatever the bytes lead it to
-        raise CheckpointError(
-            f"checkpoint: {path} must be a whole checkpoint; it cannot be read ({error}). Training "
-            "does not start over by itself: delete the file or pass restart=True."
-        ) from error
+        raise damaged(path, error) from error
+
+
+def _check(path: Path) -> bool:
+    """Whether the file ends in a checksum, which must then be right."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = max(0, path.stat().st_size - _TRAILER_BYTES)
+        while part := file.read(min(left, 1 << 20)):
+            digest.update(part)
+            left -= len(part)
+        trailer = _TRAILER.fullmatch(file.read())
+    if trailer and trailer[1].decode() != digest.hexdigest():
+        raise ValueError(f"its SHA-256 must be {trailer[1].decode()}; it is {digest.hexdigest()}")
+    return trailer is not None
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:

@@ -5,7 +5,7 @@ in this package. A data set is read from ``root``, else from the folder that ``L
 names, else from ``~/.cache/linfdist``; if it is not there it is downloaded into that folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,17 @@ from torch import Tensor
 from linfdist import _readers
 from linfdist._readers import DataError as DataError
 from linfdist._suggest import unknown
+from linfdist._tinyimagenet import read_tinyimagenet
+
+READERS: Mapping[str, Callable[[Path, str, bool], _readers.Arrays]] = MappingProxyType(
+    {
+        "mnist": _readers.idx("MNIST", "MNIST"),
+        "fashion_mnist": _readers.idx("Fashion-MNIST", "FashionMNIST"),
+        "cifar10": _readers.read_cifar10,
+        "tinyimagenet": read_tinyimagenet,
+        "digits": _readers.read_digits,
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +180,7 @@ def load(
         raise ValueError(f"load: split must be 'train' or 'test'; got {split!r}.")
     info = DATASETS[name]
     folder = _readers.data_dir() if root is None else Path(root)
-    images, labels, num_classes = _readers.READERS[name](folder, split, download)
+    images, labels, num_classes = READERS[name](folder, split, download)
     images = torch.from_numpy(images)
     if split == "test":
         images = center_crop(images, info.input_shape[-1])

@@ -1,16 +1,23 @@
-"""How a record's files are written: JSON and CSV texts, whole files, whole folders."""
+"""How a record's files are written: JSON and CSV texts, checksums, whole files and folders."""
 
 import ctypes
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+CHECKSUMS = "SHA256SUMS"  # as `sha256sum -c SHA256SUMS` reads it
+
+
+class RecordError(RuntimeError):
+    """A recorded run cannot be read or written, or is not what its path says."""
 
 
 def json_text(value: dict[str, Any]) -> str:
@@ -45,12 +52,31 @@ def _decimals(millionths: pd.Series) -> pd.Series:
     return (millionths / 1e6).map("{:.12g}".format, na_action="ignore")
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, text: str | bytes) -> None:
     """Write a file and wait until the disk has it."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    with path.open("wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_files(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files by name, and their checksums, and wait until the disk has them all."""
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    for name, text in texts.items():
+        write_file(folder / name, text)
+    lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
+    write_file(folder / CHECKSUMS, "".join(lines))
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the folder's list of names."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

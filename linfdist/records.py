@@ -9,20 +9,16 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from linfdist.record_files import csv_text, exchange, json_text, sha256, write_file
-
-FILES = ("config.json", "metrics.json", "environment.json", "epochs.csv", "certificates.csv")
-
-
-class RecordError(RuntimeError):
-    """A recorded run cannot be read, or is not what its path says."""
+from linfdist.record_files import CHECKSUMS as CHECKSUMS
+from linfdist.record_files import RecordError as RecordError
+from linfdist.record_files import csv_text, exchange, json_text, sha256, sync_folder, write_files
+from linfdist.recorded_run import FILES as FILES
+from linfdist.recorded_run import Run, read_run
 
 
 class RunExists(RuntimeError):
@@ -31,31 +27,6 @@ class RunExists(RuntimeError):
 
 class RunInProgress(RecordError):
     """Another process is at the same run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One recorded run; accuracies are fractions, ``seconds`` covers training and evaluation."""
-
-    path: Path
-    experiment: str
-    scale: str
-    seed: int
-    seconds: float
-    weights_sha256: str
-    metrics: dict[str, float]
-    config: dict[str, Any]
-    environment: dict[str, Any]
-
-    @cached_property
-    def epochs(self) -> pd.DataFrame:
-        """One row an epoch, as ``training.fit`` returned them."""
-        return pd.read_csv(self.path / "epochs.csv")
-
-    @cached_property
-    def certificates(self) -> pd.DataFrame:
-        """One row a test image, as ``evaluation.evaluate`` returned them."""
-        return pd.read_csv(self.path / "certificates.csv")
 
 
 def checkout() -> Path | None:
@@ -146,6 +117,7 @@ def write_run(
 
     Raises:
         RunExists: the run is recorded already.
+        RecordError: the disk is full; nothing is recorded.
     """
     path = refuse_recorded(experiment, scale, seed)
     summary = {
@@ -156,14 +128,29 @@ def write_run(
         "weights_sha256": sha256(weights),
         "metrics": metrics,
     }
-    with _folder_for(path) as unfinished:
-        write_file(unfinished / "config.json", json_text(config))
-        write_file(unfinished / "metrics.json", json_text(summary))
-        write_file(unfinished / "environment.json", json_text(environment))
-        write_file(unfinished / "epochs.csv", csv_text(pd.DataFrame(epochs)))
-        write_file(unfinished / "certificates.csv", csv_text(certificates))
-        refuse_recorded(experiment, scale, seed)
-        unfinished.rename(path)
+    texts = {
+        "config.json": json_text(config),
+        "metrics.json": json_text(summary),
+        "environment.json": json_text(environment),
+        "epochs.csv": csv_text(pd.DataFrame(epochs)),
+        "certificates.csv": csv_text(certificates),
+    }
+    try:
+        with _folder_for(path) as unfinished:
+            write_files(unfinished, texts)
+            refuse_recorded(experiment, scale, seed)
+            try:
+                unfinished.rename(path)
+            except OSError:
+                refuse_recorded(experiment, scale, seed)  # another process was first
+                raise
+            for folder in path.parents[:5]:  # up to what runs/ lies in, which may be new
+                sync_folder(folder)
+    except OSError as error:
+        raise RecordError(
+            f"{path} must be written whole; the disk failed ({error}). Free some space: the same "
+            "call goes on, or says that the run is recorded."
+        ) from error
     return read_run(path)
 
 
@@ -175,34 +162,50 @@ def amend_run(run: Run, columns: pd.DataFrame, **noted: Any) -> Run:
     maybe a hidden folder beside it.
 
     Raises:
-        RecordError: the run has a column of that name, or the folder cannot be exchanged.
+        RecordError: the run has a column of that name, a file of it is damaged, or the folder
+            cannot be exchanged.
     """
-    before = pd.read_csv(run.path / "certificates.csv", dtype=str, keep_default_na=False)
+    as_text = {"dtype": str, "keep_default_na": False}
+    texts = {name: run.text(name) for name in FILES}
+    before = pd.read_csv(io.StringIO(texts["certificates.csv"]), **as_text)
     taken = [name for name in columns if name in before]
     if taken or len(columns) != len(before):
         raise RecordError(
             f"{run.path}: new columns must have new names and one value for each of the "
             f"{len(before)} images; got {', '.join(taken) or f'{len(columns)} values'}."
         )
-    added = pd.read_csv(io.StringIO(csv_text(columns)), dtype=str, keep_default_na=False)
+    added = pd.read_csv(io.StringIO(csv_text(columns)), **as_text)
     table = pd.concat([before, added], axis=1).to_csv(index=False)
-    summary = _read_json(run.path / "metrics.json")
+    summary = json.loads(texts["metrics.json"])
     certified = accuracies(pd.read_csv(io.StringIO(table)))["certified_accuracy"]
     summary["metrics"]["certified_accuracy"] = certified
-    environment = _read_json(run.path / "environment.json") | noted
-    with _folder_for(run.path) as unfinished:
-        for name in FILES:
-            shutil.copyfile(run.path / name, unfinished / name)
-        write_file(unfinished / "metrics.json", json_text(summary))
-        write_file(unfinished / "environment.json", json_text(environment))
-        write_file(unfinished / "certificates.csv", table)
-        try:
+    changed = {
+        "metrics.json": json_text(summary),
+        "environment.json": json_text(run.environment | noted),
+        "certificates.csv": table,
+    }
+    return _rewrite(run, texts | changed)
+
+
+def add_checksums(run: Run) -> Run:
+    """Give a run of before there were any the checksums of its files as they are."""
+    if run.checksums is not None:
+        return run
+    return _rewrite(run, {name: run.text(name) for name in FILES})
+
+
+def _rewrite(run: Run, texts: dict[str, str]) -> Run:
+    """Exchange a record's folder for one with these texts."""
+    try:
+        with _folder_for(run.path) as unfinished:
+            write_files(unfinished, texts)
             exchange(unfinished, run.path)
-        except OSError as error:
-            raise RecordError(
-                f"{run.path} cannot be exchanged for another folder: {error}. Copy the records to "
-                "a file system that can, and set LINFDIST_RUNS."
-            ) from error
+            sync_folder(run.path.parent)  # before the old folder goes
+    except OSError as error:
+        raise RecordError(
+            f"{run.path} cannot be exchanged for another folder: {error}. Free some space, or copy "
+            "the records to a file system that can exchange folders, and set LINFDIST_RUNS."
+        ) from error
     return read_run(run.path)
 
 
@@ -216,44 +219,6 @@ def _folder_for(path: Path) -> Iterator[Path]:
         yield unfinished
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def read_run(path: Path | str) -> Run:
-    """Read the record in a folder.
-
-    Raises:
-        RecordError: a file is missing or damaged, or metrics.json is of another run.
-    """
-    path = Path(path)
-    lacking = [name for name in FILES if not (path / name).is_file()]
-    if lacking:
-        raise RecordError(
-            f"{path} is not a whole run: it lacks {', '.join(lacking)}. Restore it from version "
-            "control, or delete the folder and run it again."
-        )
-    summary = _read_json(path / "metrics.json")
-    try:
-        run = Run(
-            path=path,
-            config=_read_json(path / "config.json"),
-            environment=_read_json(path / "environment.json"),
-            **summary,
-        )
-    except TypeError as error:
-        raise RecordError(
-            f"{path / 'metrics.json'} has other keys than a run's: {error}."
-        ) from error
-    said = Path(run.experiment, run.scale, f"seed{run.seed}")
-    if path.resolve().parts[-len(said.parts) :] != said.parts:
-        raise RecordError(f"{path / 'metrics.json'} says that it is {said}. Move it there.")
-    return run
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path} is not JSON: {error}. Restore it.") from error
 
 
 def find_runs(

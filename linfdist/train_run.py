@@ -1,7 +1,7 @@
 """A training run: its state, which a checkpoint holds, and the steps that change it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,8 @@ class Run:
         self.unchecked.append((self.step, self.recipe.p, self.recipe.lr, sums[0]))
         self.step += 1
 
-    def check_losses(self) -> None:
-        """Refuse to go on, report or save after a loss that is not finite."""
+    def check_finite(self) -> None:
+        """Refuse to go on, report or save after a loss or an update that is not finite."""
         if not self.unchecked:
             return
         finite = torch.stack([loss for *_, loss in self.unchecked]).isfinite().tolist()
@@ -107,10 +107,30 @@ class Run:
                 f"{step // self.steps_per_epoch + 1}, p={p:g}, lr={lr:g}). Lower the learning rate "
                 "or p_end; the last checkpoint is from before."
             )
+        # A finite loss can have a gradient that is not, and its update must not be saved.
+        values = dict(self._values())
+        finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
+        if not all(finite):
+            step, p, lr, _ = self.unchecked[-1]
+            raise FloatingPointError(
+                f"fit: weights and moments must be finite; {[*values][finite.index(False)]} is "
+                f"not after step {step} (epoch {step // self.steps_per_epoch + 1}, p={p:g}, "
+                f"lr={lr:g}). Lower the learning rate or p_end; the last checkpoint is from before."
+            )
         self.unchecked.clear()
 
+    def _values(self) -> Iterator[tuple[str, Tensor]]:
+        """What an update changes, by name."""
+        for name, value in self.net.state_dict().items():
+            if value.is_floating_point():
+                yield name, value
+        for name, parameter in self.net.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.device == parameter.device:
+                    yield f"{key} of {name}", value
+
     def end_epoch(self) -> None:
-        self.check_losses()
+        self.check_finite()
         clean = certified = None
         if self.test is not None:
             clean, certified = clean_and_certified(
@@ -137,7 +157,7 @@ class Run:
         self.start_epoch(seconds=0.0)
 
     def report(self) -> str:
-        self.check_losses()
+        self.check_finite()
         index = self.step % self.steps_per_epoch
         if index == 0:
             row = self.rows[-1]
@@ -152,7 +172,7 @@ class Run:
         )
 
     def save(self, path: Path) -> None:
-        self.check_losses()
+        self.check_finite()
         if distributed.rank() > 0:
             return
         state = {
@@ -185,12 +205,15 @@ class Run:
 
     def load(self, path: Path) -> None:
         state = checkpoints.load(path, self.fingerprint, self.device)
-        self.net.load_state_dict(state["net"])
-        if "mean_distances" in state:  # older checkpoints are of l_p training, which has none
-            set_mean_distances(self.net, state["mean_distances"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        self.rows = state["rows"]
-        self.start_epoch(state["seconds"])
-        self.loss_sum += state["loss_sum"]
-        self.correct += state["correct"]
+        try:
+            self.net.load_state_dict(state["net"])
+            if "mean_distances" in state:  # older checkpoints are of l_p training, which has none
+                set_mean_distances(self.net, state["mean_distances"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            self.rows = state["rows"]
+            self.start_epoch(state["seconds"])
+            self.loss_sum += state["loss_sum"]
+            self.correct += state["correct"]
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise checkpoints.damaged(path, error) from error

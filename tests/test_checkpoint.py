@@ -85,7 +85,7 @@ def test_another_format_is_named(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "FORMAT", 99)
         checkpoint.save(tmp_path / "c", PRINT, STATE)
-    with pytest.raises(CheckpointError, match="must have format 1; got 99"):
+    with pytest.raises(CheckpointError, match="must have format 2; got 99"):
         checkpoint.load(tmp_path / "c", PRINT, "cpu")
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from linfdist import _readers, _torchvision, data
+from linfdist import _readers, _tinyimagenet, _torchvision, data
 from linfdist.data import DataError
 
 
@@ -200,14 +200,27 @@ def test_tinyimagenet_is_read_in_both_layouts(tiny_root):
         assert (blue - rank).abs().max() <= 4  # JPEG rounds colours
 
 
-def test_tinyimagenet_is_decoded_once_and_again_after_a_change(tmp_path, cache):
+def test_tinyimagenet_is_decoded_once_and_again_after_a_change(tmp_path, cache, monkeypatch):
     root = tiny_imagenet(tmp_path, "folders")
-    first = data.load("tinyimagenet", "test", root=tmp_path).images
-    (cached,) = (cache / "linfdist").glob("*.npy")
-    np.save(cached, 255 - np.load(cached))
-    assert torch.equal(data.load("tinyimagenet", "test", root=tmp_path).images, 255 - first)
+    decoded, decode = [], _tinyimagenet._decode
+
+    def counted(path):
+        decoded.append(path)
+        return decode(path)
+
+    def load():
+        return data.load("tinyimagenet", "test", root=tmp_path).images
+
+    monkeypatch.setattr(_tinyimagenet, "_decode", counted)
+    first = load()
+    assert torch.equal(load(), first) and len(decoded) == 100
     os.utime(root / "val" / "n01" / "val_0.JPEG", (1, 1))
-    assert torch.equal(data.load("tinyimagenet", "test", root=tmp_path).images, first)
+    assert torch.equal(load(), first) and len(decoded) == 200
+    for cached in (cache / "linfdist").glob("*.bytes"):
+        content = bytearray(cached.read_bytes())
+        content[len(content) // 2] ^= 1
+        cached.write_bytes(content)
+    assert torch.equal(load(), first) and len(decoded) == 300
     assert not list((cache / "linfdist").glob("*.part"))
 
 

@@ -11,8 +11,8 @@ ROOT = Path(linfdist.__file__).parent
 # From the bottom up; a module may import from its own rank and the ranks before it.
 RANKS = (
     (
-        *("ops", "_suggest", "_torchvision", "_readers", "config", "data", "records"),
-        *("record_files", "environment", "distributed", "attacked"),
+        *("ops", "_suggest", "_torchvision", "_readers", "_tinyimagenet", "config", "data"),
+        *("records", "record_files", "recorded_run", "environment", "distributed", "attacked"),
     ),
     ("nn", "optim"),
     ("robust", "baselines", "theory"),
@@ -27,7 +27,7 @@ RANKS = (
         "evaluation",
         "checkpoint",
     ),
-    ("report", "bench", "notebook"),
+    ("report", "bench", "notebook", "faults", "inject"),
     ("session", "processes", "batch", "recertify", "hunt"),
     ("__main__", "__init__"),
 )

@@ -32,6 +32,7 @@ def old(recorded, tmp_path, monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("LINFDIST_WORK", str(tmp_path / "work"))
     (run,) = records.find_runs()
+    (run.path / records.CHECKSUMS).unlink()
     today = files(run.path)
     table = pd.read_csv(run.path / "certificates.csv", dtype=str, keep_default_na=False)
     table.drop(columns=ADDED).to_csv(run.path / "certificates.csv", index=False)
@@ -39,7 +40,7 @@ def old(recorded, tmp_path, monkeypatch):
 
 
 def files(folder):
-    return {path.name: path.read_text() for path in folder.iterdir()}
+    return {name: (folder / name).read_text() for name in records.FILES}
 
 
 def test_an_old_run_gets_what_a_run_of_today_has(old):
@@ -93,7 +94,7 @@ def test_a_run_of_today_is_left_alone(old):
     assert files(run.path) == before
 
 
-@pytest.mark.parametrize("stage", ["write_file", "exchange", "rmtree"])
+@pytest.mark.parametrize("stage", ["write_files", "exchange", "rmtree"])
 def test_a_crash_leaves_the_old_record_or_the_new_one(old, stage, monkeypatch):
     run, _ = old
     before = files(run.path)
@@ -125,7 +126,7 @@ def test_a_file_system_that_cannot_exchange_is_named(old, monkeypatch):
         raise OSError(22, "Invalid argument", str(one), None, str(other))
 
     monkeypatch.setattr(records, "exchange", cannot)
-    with pytest.raises(RecordError, match=r"seed0 cannot be exchanged for another folder: .*Copy"):
+    with pytest.raises(RecordError, match=r"seed0 cannot be exchanged for another folder: .*copy"):
         recertify.recertify(run)
     assert files(run.path) == before and os.listdir(run.path.parent) == ["seed0"]
 

@@ -80,7 +80,9 @@ def test_a_run_is_read_back(weights, folders):
     assert run.certificates["margin_radius"].tolist() == [0.123456, 0.333333, 0.01, 0.0]
     assert run.certificates["survived_pgd"].tolist() == [1, 1, 1, 0]
     assert records.accuracies(run.certificates) == run.metrics
-    assert sorted(path.name for path in run.path.iterdir()) == sorted(records.FILES)
+    assert sorted(path.name for path in run.path.iterdir()) == sorted(
+        [*records.FILES, "SHA256SUMS"]
+    )
     assert os.listdir(run.path.parent) == ["seed0"]
 
 
@@ -149,8 +151,7 @@ def test_a_run_is_never_overwritten(weights):
 def test_a_write_that_fails_leaves_nothing(weights, folders):
     with pytest.raises(ValueError, match="Out of range float values"):
         write(weights, metrics={"clean_accuracy": float("nan")})
-    assert list((folders / "runs" / NAME / SCALE).iterdir()) == []
-    assert records.find_runs() == []
+    assert list((folders / "runs").rglob("seed*")) == [] == records.find_runs()
 
 
 def test_an_unfinished_folder_is_not_a_run(weights, folders):
@@ -172,6 +173,7 @@ def test_find_runs(weights, folders):
 
 def test_a_damaged_run_is_named(weights):
     run = write(weights)
+    (run.path / "SHA256SUMS").unlink()  # as runs of before had none
     (run.path / "epochs.csv").unlink()
     with pytest.raises(RecordError, match=r"seed0 is not a whole run: it lacks epochs\.csv"):
         records.find_runs()

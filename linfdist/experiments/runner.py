@@ -20,6 +20,8 @@ from linfdist.evaluation import evaluate
 from linfdist.experiments.base import Scale
 from linfdist.nn import build_net, flop_count, parameter_count
 from linfdist.recipe import recipe_of
+from linfdist.record_files import sync_folder, write_file
+from linfdist.robust.checks import check_finite
 from linfdist.training import fit
 
 
@@ -173,7 +175,14 @@ def load_trained(run: records.Run, path: Path | None = None) -> nn.Module:
     setting = from_dict(Scale, run.config["setting"])
     info = replace(data.DATASETS[setting.dataset], num_classes=run.config["num_classes"])
     net = build(setting, info, run.seed)
-    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        check_finite(net, "load_trained")
+    except Exception as error:  # torch.load raises whatever the bytes lead it to
+        raise records.RecordError(
+            f"{path} must hold the finite weights of this network, and nothing else; it cannot be "
+            f"used ({error}). Its SHA-256 is the record's: both are of another source or version."
+        ) from error
     return net.eval()
 
 
@@ -182,8 +191,16 @@ def _save_weights(net: nn.Module, path: Path) -> Path:
     buffer = io.BytesIO()
     torch.save({name: value.cpu() for name, value in net.state_dict().items()}, buffer)
     unfinished = path.with_suffix(".part")
-    unfinished.write_bytes(buffer.getvalue())
-    os.replace(unfinished, path)
+    try:
+        write_file(unfinished, buffer.getvalue())
+        os.replace(unfinished, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise records.RecordError(
+            f"{path} must be written whole; it cannot be ({error}). The checkpoint beside it is "
+            "kept. Free some space: the same call goes on."
+        ) from error
     return path
 
 

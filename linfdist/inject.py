@@ -1,0 +1,78 @@
+"""Faults to try on files and processes: a full disk, a death at any step, flipped bits."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
+
+
+@contextlib.contextmanager
+def full_disk(left: int) -> Iterator[None]:
+    """No file of this process grows above ``left`` bytes: the system refuses the write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def die_in_write(left: int) -> None:
+    """The system kills this process when a file of it is to grow above ``left`` bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, left))
+
+
+def die_at(step: int, folder: Path, *, reading: bool = False) -> None:
+    """SIGKILL this process before its ``step``-th change in ``folder``, counted from 1.
+
+    Changes are files opened for writing, renamed, removed or exchanged, folders made, and every
+    fsync; with ``reading`` every opened file. It cannot be undone: for processes of their own.
+    """
+    left = [step]
+
+    def change() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "ctypes.dlsym":
+            counts = arguments[1] in ("renameat2", "renamex_np")
+        elif event == "open":
+            writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            counts = (reading or writes) and _inside(arguments[0], folder)
+        else:
+            counts = event in _CHANGES and _inside(arguments[0], folder)
+        if counts:
+            change()
+
+    fsync = os.fsync
+    os.fsync = lambda descriptor: (change(), fsync(descriptor))[1]
+    sys.addaudithook(hook)
+
+
+def _inside(path: Any, folder: Path) -> bool:
+    return isinstance(path, str | os.PathLike) and os.fspath(path).startswith(str(folder))
+
+
+def flip(path: Path, bit: int) -> None:
+    """Flip one bit of a file, counted from its first."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def outcome(action: Callable[[], object]) -> str:
+    """What came of it: the error by its class and message, or "no error"."""
+    try:
+        action()
+    except Exception as error:  # whatever it is, it is shown
+        return f"{type(error).__name__}: {error}"
+    return "no error"
