@@ -262,7 +262,8 @@ class Search:
         if not len(points):
             return None, math.inf
         distance, row = (points - self.image).abs().amax(1).min(0)
-        return points[row], math.nextafter(float(distance), math.inf)
+        distance = float(distance)
+        return points[row], math.nextafter(distance, math.inf) if distance else 0.0
 
     def _branch(
         self, lower: Tensor, upper: Tensor, rival: Tensor, granted: Tensor, gap: float
