@@ -81,7 +81,7 @@ def certified_shares(table: str, scale: str = "reduced") -> pd.DataFrame:
 def plot_curves(table: str, scale: str = "reduced") -> Figure:
     """Certified accuracy against radius: a panel a data set, a line a row; the paper's as points.
 
-    The paper's point has its line's colour. The dotted line is eps; radii are searched up to 4 eps.
+    The paper's point has its line's colour. The dotted line is eps; the records hold radii up to min(1, 4 eps).
     """
     return _panels(table, scale, _draw_curves)
 
@@ -166,7 +166,8 @@ def _panels(table: str, scale: str, draw) -> Figure:
 
 def _draw_curves(ax: Axes, name: str, runs: Sequence[Run], *, label: str, color: object) -> None:
     eps = float(eps_of(runs[0]))
-    shares = certified_at(runs, np.linspace(0, min(1.0, 4 * eps), POINTS)[:-1])
+    farthest = max(eps, *(certified_radii(run).max() for run in runs))
+    shares = certified_at(runs, np.linspace(0, farthest, POINTS))
     ax.plot(shares.index, 100 * shares, color=color, label=label, linewidth=1.5)
     paper = _paper(name, runs)
     if paper is not None:
