@@ -47,9 +47,9 @@ NONE = 2**31  # literals of a neuron whose bound is granted
 
 @dataclass(frozen=True, eq=False)
 class ExactRadius:
-    """lower ≤ R ≤ upper, in pixels; both are infinite if no image of [0, 1]^d beats the label.
+    """lower ≤ R ≤ upper, in pixels; both infinite if y is not beaten in all of [0, 1]^d.
 
-    ``decided``: whether upper − lower is at most the tolerance. ``nodes``: boxes looked at.
+    ``decided``: upper − lower is at most the tolerance. ``nodes``: boxes looked at.
     ``adversarial``: a beaten image at most ``upper`` away, in float64; None if none was found.
     """
 
@@ -110,10 +110,8 @@ def exact_radius(
             lower = probe
         if lower >= 1:  # the ball is all of [0, 1]^d
             return ExactRadius(math.inf, math.inf, nodes, True, None)
-        if upper < math.inf:
-            probe = (lower + upper) / 2
-        else:
-            probe, step = min(lower + step, 1.0), 2 * step
+        probe = min(lower + step, 1.0) if upper == math.inf else (lower + upper) / 2
+        step *= 2
     return ExactRadius(lower, upper, nodes, upper - lower <= tolerance, found)
 
 
@@ -140,8 +138,7 @@ class _Layer:
     def literals(self, lower: Tensor) -> tuple[Tensor, Tensor]:
         """z_j ≥ lower_j if and only if x_i ≥ above_ji or x_i ≤ below_ji for some i."""
         distance = outward(lower + self.shift, lower)[0].unsqueeze(2)
-        above, below = outward(self.weight + distance, self.weight - distance)
-        return above, below
+        return outward(self.weight + distance, self.weight - distance)
 
 
 def _layers(net: LinfDistNet) -> list[_Layer]:
@@ -247,8 +244,7 @@ class Search:
         """The nearest beaten of two points of each box: its nearest to the image, its middle."""
         if not len(lower):
             return None, math.inf
-        pixels = self.layers[0].inputs
-        lower, upper = lower[:, pixels], upper[:, pixels]
+        lower, upper = (end[:, self.layers[0].inputs] for end in (lower, upper))
         nearest = ((self.image - self.mean) / self.std).clamp(lower, upper)
         points = torch.cat((nearest, (lower + upper) / 2)) * self.std + self.mean
         points = points.clamp((self.image - r).clamp(0, 1), (self.image + r).clamp(0, 1))
@@ -262,8 +258,7 @@ class Search:
         if not len(points):
             return None, math.inf
         distance, row = (points - self.image).abs().amax(1).min(0)
-        distance = float(distance)
-        return points[row], math.nextafter(distance, math.inf) if distance else 0.0
+        return points[row], math.nextafter(float(distance), math.inf) if distance else 0.0
 
     def _branch(
         self, lower: Tensor, upper: Tensor, rival: Tensor, granted: Tensor, gap: float
@@ -283,9 +278,7 @@ class Search:
         halves = [tuple(part[~stuck] for part in half) for half in (left, right)]
         return halves, bool(stuck.any())
 
-    def _literal(
-        self, lower: Tensor, upper: Tensor, granted: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _literal(self, lower: Tensor, upper: Tensor, granted: Tensor) -> tuple[Tensor, ...]:
         """Of the neuron with the fewest possible literals, the one with the most room.
 
         Returns how many there are, the input's column and the value to split it at.
@@ -295,13 +288,8 @@ class Search:
         column, value = torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.float64)
         for layer in self.layers:
             above, below = layer.literals(lower[:, layer.outputs])
-            room = torch.cat(
-                (
-                    upper[:, layer.inputs].unsqueeze(1) - above,
-                    below - lower[:, layer.inputs].unsqueeze(1),
-                ),
-                2,
-            )
+            x_lower, x_upper = lower[:, layer.inputs], upper[:, layer.inputs]
+            room = torch.cat((x_upper.unsqueeze(1) - above, below - x_lower.unsqueeze(1)), 2)
             wanted = lower[:, layer.outputs] > granted[:, layer.outputs] + GRANTED
             count, neuron = (room >= 0).sum(2).masked_fill(~wanted, NONE).min(1)
             index = room[rows, neuron].argmax(1)
