@@ -176,8 +176,7 @@ class Search:
         self.mean = normalize.mean.double().expand(net.input_shape).flatten()
         self.std = normalize.divisor.double()
         self.first_output = self.layers[-1].outputs.start
-        self.own = self.first_output + label
-        self.shape = net.input_shape
+        self.own, self.shape = self.first_output + label, net.input_shape
 
     def decide(self, r: float, max_nodes: int, *, gap: float = 1e-3) -> Decision:
         """Whether an image of [0, 1]^d within r is beaten; gaps above ``gap`` pixels come first."""
