@@ -64,6 +64,9 @@ def test_a_panel_a_data_set_and_a_line_a_row():
     assert len(papers) == len(found)  # at the reduced scale all have the paper's data set
     assert any(p.get_xdata()[0] == 0.3 and p.get_ydata()[0] == pytest.approx(92.64) for p in papers)
     assert report.plot_margins("table1").axes
+    (ax,) = report.plot_curves("table3").axes
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert len(set(shown)) == len(shown) == len(recorded("table3"))
 
 
 @pytest.mark.parametrize("scale", ["smoke", "paper"])

@@ -145,7 +145,8 @@ def _panels(table: str, scale: str, draw) -> Figure:
     """One panel below the other, a data set each, with a colour for each title of a row."""
     found = recorded(table, scale)
     order = [key for key in data.DATASETS if any(_dataset(runs) == key for runs in found.values())]
-    titles = dict.fromkeys(experiments.get(name).title for name in found)
+    labels = _labels(found)
+    titles = dict.fromkeys(labels.values())
     colors = plt.get_cmap("tab10" if len(titles) <= 10 else "tab20").colors
     palette = {title: colors[i % len(colors)] for i, title in enumerate(titles)}
     height = 2.9 + (1.5 if len(titles) > 10 else 0)
@@ -156,7 +157,7 @@ def _panels(table: str, scale: str, draw) -> Figure:
     for ax, key in zip(axes[:, 0], order, strict=False):
         for name, runs in found.items():
             if _dataset(runs) == key:
-                title = experiments.get(name).title
+                title = labels[name]
                 draw(ax, name, runs, label=title, color=palette[title])
         ax.set_title(data.DATASETS[key].title)
         ax.grid(alpha=0.3)
@@ -165,6 +166,15 @@ def _panels(table: str, scale: str, draw) -> Figure:
         axes[0, 0].set_axis_off()
         axes[0, 0].text(0.5, 0.5, f"{table}: no run recorded at scale {scale}", ha="center")
     return figure
+
+
+def _labels(found: dict[str, list[Run]]) -> dict[str, str]:
+    """A row's title; where rows of one data set share titles, as in Table 3, their names too."""
+    titles = {name: experiments.get(name).title for name in found}
+    keys = [(titles[name], _dataset(runs)) for name, runs in found.items()]
+    if len(set(keys)) == len(keys):
+        return titles
+    return {name: f"{title}, {name.partition('/')[2]}" for name, title in titles.items()}
 
 
 def _draw_curves(ax: Axes, name: str, runs: Sequence[Run], *, label: str, color: object) -> None:
