@@ -1,5 +1,13 @@
 """Tables: the paper's with the numbers recorded here beside the printed ones, and our own."""
 
+from linfdist.report.curves import (
+    FATES,
+    certified_shares,
+    fates,
+    plot_curves,
+    plot_fates,
+    plot_margins,
+)
 from linfdist.report.effects import effects, show_effects
 from linfdist.report.formats import ACCURACIES, format_flops, format_pixels
 from linfdist.report.ledger_page import VERDICT_COLORS, show_ledger, verdicts
@@ -11,16 +19,22 @@ from linfdist.report.study import show_study, study
 
 __all__ = [
     "ACCURACIES",
+    "FATES",
     "VERDICTS",
     "VERDICT_COLORS",
     "by_attack",
+    "certified_shares",
     "effects",
+    "fates",
     "format_flops",
     "format_pixels",
     "headlines",
     "hyper_parameters",
     "layers",
     "ledger",
+    "plot_curves",
+    "plot_fates",
+    "plot_margins",
     "robust_column",
     "show",
     "show_effects",

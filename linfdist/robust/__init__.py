@@ -3,8 +3,10 @@
 from linfdist.robust.attacks import Attack, pgd
 from linfdist.robust.certificates import interval_certified, interval_radius, margin_radius
 from linfdist.robust.ensemble import Strongest, strongest
+from linfdist.robust.exact import ExactRadius, exact_radius
 from linfdist.robust.guided import guided_pgd
 from linfdist.robust.losses import HingeLoss, IBPLoss, hinge_loss, ibp_loss
+from linfdist.robust.minimal import attacked_radius
 from linfdist.robust.protocols import Classifier, Lipschitz
 from linfdist.robust.sound import SOUND, sound_certificates, sound_certified, sound_radius
 from linfdist.robust.square import square_attack
@@ -13,10 +15,13 @@ __all__ = [
     "SOUND",
     "Attack",
     "Classifier",
+    "ExactRadius",
     "HingeLoss",
     "IBPLoss",
     "Lipschitz",
     "Strongest",
+    "attacked_radius",
+    "exact_radius",
     "guided_pgd",
     "hinge_loss",
     "ibp_loss",

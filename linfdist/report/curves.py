@@ -1,0 +1,202 @@
+"""How far each recorded net certifies: accuracy against radius, margins, and the attacks' share."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from linfdist import data, experiments, records
+from linfdist.attacked import Attacked
+from linfdist.records import Run
+
+FATES = {
+    "beaten by PGD-20": "#c0504d",
+    "beaten by another attack": "#d9822b",
+    "not beaten": "#8f8f8f",
+    "certified": "#3f9c5a",
+}
+POINTS = 201  # radii at which a curve is drawn
+
+
+def eps_of(run: Run) -> Fraction:
+    """The radius that a run was evaluated at, in pixels."""
+    return Fraction(run.config["setting"]["eps"])
+
+
+def certified_radii(run: Run) -> pd.Series:
+    """Of each test image: the sound radius where the run has it, else the interval radius.
+
+    The records round radii down; at eps itself the verdict counts, so that an image has a radius of
+    at least eps if and only if it was certified there. 0 where the net is wrong.
+    """
+    images, eps = run.certificates, float(eps_of(run))
+    sound = "sound_radius" in images and images["sound_radius"].notna().all()
+    radii = images["sound_radius" if sound else "interval_radius"].astype(float)
+    certified = images["certified_sound" if sound else "certified_interval"] == 1
+    return radii.clip(lower=eps).where(certified, radii.clip(upper=np.nextafter(eps, 0)))
+
+
+def certified_at(runs: Sequence[Run], radii: Sequence[float]) -> pd.Series:
+    """The fraction certified at each of the ``radii``, the mean over the runs.
+
+    At radius 0 it is the clean accuracy. A series by radius.
+    """
+    radii = np.asarray(radii, dtype=float)
+    shares = []
+    for run in runs:
+        found = certified_radii(run).to_numpy()
+        right = (run.certificates["predicted"] == run.certificates["label"]).to_numpy()
+        held = (found[:, None] >= radii) & right[:, None]
+        shares.append(held.mean(0))
+    return pd.Series(np.mean(shares, axis=0), index=radii)
+
+
+def recorded(table: str, scale: str = "reduced") -> dict[str, list[Run]]:
+    """The recorded runs of a table's rows at a scale, by row, in the order of the table."""
+    experiments.check_scale(scale)
+    names = [name for name in experiments.EXPERIMENTS if name.startswith(f"{table}/")]
+    found = {name: records.find_runs(name, scale) for name in names}
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def certified_shares(table: str, scale: str = "reduced") -> pd.DataFrame:
+    """A row for each recorded one: certified fractions at 0, eps/2, eps, 2 eps; the paper's at eps.
+
+    Its number is left out where the run has another data set than the paper's row.
+    """
+    columns = ("row", "data set", "eps", "seeds", "at 0", "at eps/2", "at eps", "at 2 eps")
+    rows = []
+    for name, runs in recorded(table, scale).items():
+        eps = eps_of(runs[0])
+        shares = certified_at(runs, [0.0, *(float(eps * part) for part in (Fraction(1, 2), 1, 2))])
+        cells = (name, _dataset(runs), str(eps), len(runs), *shares)
+        rows.append(dict(zip(columns, cells, strict=True)) | {"paper at eps": _paper(name, runs)})
+    return pd.DataFrame(rows, columns=[*columns, "paper at eps"])
+
+
+def plot_curves(table: str, scale: str = "reduced") -> Figure:
+    """Certified accuracy against radius: a panel a data set, a line a row; the paper's as points.
+
+    The paper's point has its line's colour. The dotted line is eps.
+    """
+    return _panels(table, scale, _draw_curves)
+
+
+def plot_margins(table: str, scale: str = "reduced") -> Figure:
+    """Histograms of the certified radius by the margin: a panel a data set, a line a row.
+
+    Of the rows whose logits are Lipschitz. Images that the net gets wrong have none and are left
+    out, so that a line encloses the clean accuracy.
+    """
+    return _panels(table, scale, _draw_margins)
+
+
+def fates(found: Attacked) -> pd.DataFrame:
+    """Each image that a hunt looked at and the net gets right: its radius and its fate at eps.
+
+    "radius" is ``certified_radii``'s, "fate" one of ``FATES``. The true radius is at least the
+    radius; of a beaten image it is at most eps, and "gap" is what is left between them; it is
+    missing for the others.
+    """
+    images = found.run.certificates[: found.images]
+    radii = certified_radii(found.run)[: found.images]
+    others = found.table.set_index("index")["beaten_by"].dropna().index
+    fate = pd.Series("not beaten", index=images["index"])
+    fate[(radii >= float(found.eps)).to_numpy()] = "certified"
+    fate[(images["survived_pgd"] == 0).to_numpy()] = "beaten by PGD-20"
+    fate[others] = "beaten by another attack"
+    beaten = fate.str.startswith("beaten").to_numpy()
+    table = pd.DataFrame({"index": images["index"], "radius": radii, "fate": fate.to_numpy()})
+    table["gap"] = (float(found.eps) - radii).where(beaten)
+    return table[(images["predicted"] == images["label"]).to_numpy()].reset_index(drop=True)
+
+
+def plot_fates(found: Attacked, ax: Axes) -> None:
+    """Of the images not certified at eps: certified radius over eps, split by what attacks did."""
+    table = fates(found)
+    share = table["radius"] / float(found.eps)
+    colors = {fate: color for fate, color in FATES.items() if fate != "certified"}
+    groups = [share[table["fate"] == fate] for fate in colors]
+    bins = np.linspace(0, 1, 21)
+    shown = {"color": list(colors.values()), "label": list(colors)}
+    ax.hist(groups, bins, stacked=True, histtype="stepfilled", **shown)
+    ax.set(xlabel="certified radius / eps", ylabel="images", xlim=(0, 1))
+    certified = int((table["fate"] == "certified").sum())
+    name = f"{found.run.experiment}, seed {found.run.seed}"
+    ax.set_title(f"{name} ({certified} more are certified)", fontsize=8)
+
+
+def _dataset(runs: Sequence[Run]) -> str:
+    return runs[0].config["setting"]["dataset"]
+
+
+def _paper(name: str, runs: Sequence[Run]) -> float | None:
+    """What the paper prints of the row, if it is of the run's data set and radius."""
+    row = experiments.get(name)
+    same = row.dataset == _dataset(runs) and row.eps == eps_of(runs[0])
+    return row.paper.certified_accuracy if same else None
+
+
+def _panels(table: str, scale: str, draw) -> Figure:
+    """One panel below the other, a data set each, with a colour for each title of a row."""
+    found = recorded(table, scale)
+    order = [key for key in data.DATASETS if any(_dataset(runs) == key for runs in found.values())]
+    labels = _labels(found)
+    titles = dict.fromkeys(labels.values())
+    colors = plt.get_cmap("tab10" if len(titles) <= 10 else "tab20").colors
+    palette = {title: colors[i % len(colors)] for i, title in enumerate(titles)}
+    height = 2.9 + (1.5 if len(titles) > 10 else 0)
+    shape = (8, height * max(len(order), 1))
+    figure, axes = plt.subplots(
+        max(len(order), 1), 1, figsize=shape, layout="constrained", squeeze=False
+    )
+    for ax, key in zip(axes[:, 0], order, strict=False):
+        for name, runs in found.items():
+            if _dataset(runs) == key:
+                title = labels[name]
+                draw(ax, name, runs, label=title, color=palette[title])
+        ax.set_title(data.DATASETS[key].title)
+        ax.grid(alpha=0.3)
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+    if not order:
+        axes[0, 0].set_axis_off()
+        axes[0, 0].text(0.5, 0.5, f"{table}: no run recorded at scale {scale}", ha="center")
+    return figure
+
+
+def _labels(found: dict[str, list[Run]]) -> dict[str, str]:
+    """A row's title; where rows of one data set share titles, as in Table 3, their names too."""
+    titles = {name: experiments.get(name).title for name in found}
+    keys = [(titles[name], _dataset(runs)) for name, runs in found.items()]
+    if len(set(keys)) == len(keys):
+        return titles
+    return {name: f"{title}, {name.partition('/')[2]}" for name, title in titles.items()}
+
+
+def _draw_curves(ax: Axes, name: str, runs: Sequence[Run], *, label: str, color: object) -> None:
+    eps = float(eps_of(runs[0]))
+    farthest = max(eps, *(certified_radii(run).max() for run in runs))
+    shares = certified_at(runs, np.linspace(0, farthest, POINTS))
+    ax.plot(shares.index, 100 * shares, color=color, label=label, linewidth=1.5)
+    paper = _paper(name, runs)
+    if paper is not None:
+        ax.plot(eps, 100 * paper, "o", color=color, markeredgecolor="black", zorder=3)
+    ax.axvline(eps, color="0.3", linestyle=":", linewidth=1)
+    ax.set(xlabel="radius, pixels", ylabel="certified, % of the images", ylim=(0, 100))
+
+
+def _draw_margins(ax: Axes, name: str, runs: Sequence[Run], *, label: str, color: object) -> None:
+    images = pd.concat([run.certificates for run in runs])
+    right = images[images["predicted"] == images["label"]]
+    eps = float(eps_of(runs[0]))
+    bins = np.linspace(0, min(1.0, 4 * eps), 61)
+    radii = right["margin_radius"].dropna()
+    if len(radii):
+        weight = np.full(len(radii), 100 / len(images))
+        ax.hist(radii, bins, weights=weight, histtype="step", color=color, label=label)
+    ax.axvline(eps, color="0.3", linestyle=":", linewidth=1)
+    ax.set(xlabel="margin / 2, pixels", ylabel="% of the images")

@@ -1,0 +1,300 @@
+"""The true robust radius of a small l_inf-dist Net, by branch and bound over its neurons.
+
+R(x) is the least ‖x' − x‖_∞ of an image x' in [0, 1]^d at which the label y has not the largest
+logit alone: in real numbers, for the stored weights, running means, mean and std.
+
+**Boxes.** A box bounds every pixel and the output z_j = max_i |x_i − w_ji| − m_j of every neuron.
+Logits are minus the last outputs, so class k beats y where z_k ≤ z_y. No conclusion of ``tighten``
+loses a point of the box where that is so:
+
+- up: the interval pass bounds z by the inputs;
+- across: z_k is at most the upper bound of z_y, and z_y at least the lower bound of z_k;
+- down, z_j ≤ u: all |x_i − w_ji| ≤ u + m_j, which is a box of inputs;
+- down, z_j ≥ l: one of the 2 n literals x_i ≥ w_ji + l + m_j, x_i ≤ w_ji − l − m_j holds; where the
+  bounds leave only one possible, that one.
+
+A box with lower > upper somewhere holds no such point, and is done.
+
+**Branching** splits one interval of a box in two, so that nothing is lost. First the *gap* between
+the lower bound of z_y and the upper bound of z_k: either z_k ≤ c or z_y ≥ c, at its middle c. Once
+it is small, a bound z_j ≥ l that the interval pass does not grant yet: the interval of one x_i, at
+a literal of it. If none is left, every point of the box of pixels satisfies every bound, and the
+gap alone says by how much z_k ≤ z_y can fail. If all boxes are done, nothing beats x within r.
+
+**Rounding.** In float64 every rounding is followed by a step outward (``sound.outward``), so a box
+holds the points of real numbers, and a point counts as beaten only if bounds of its own outputs
+say so. Both ends of the result are proven; what float32 computes may differ by its rounding.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linfdist.nn import LinfDistNet, LpDist, MeanShift
+from linfdist.ops import linf_interval
+from linfdist.robust.certificates import interval_radius
+from linfdist.robust.checks import check_finite, check_images
+from linfdist.robust.sound import outward
+
+BATCH = 128  # boxes that are looked at together
+SWEEPS = 3  # passes up the net for each box, with one down between two
+GRANTED = 1e-10  # by so much less a bound counts as granted: only what is split hangs on it
+NARROW = 1e-9  # a gap that is not halved any more
+NONE = 2**31  # literals of a neuron whose bound is granted
+
+
+@dataclass(frozen=True, eq=False)
+class ExactRadius:
+    """lower ≤ R ≤ upper, in pixels; both infinite if y is not beaten in all of [0, 1]^d.
+
+    ``decided``: upper − lower is at most the tolerance. ``nodes``: boxes looked at.
+    ``adversarial``: a beaten image at most ``upper`` away, in float64; None if none was found.
+    """
+
+    lower: float
+    upper: float
+    nodes: int
+    decided: bool
+    adversarial: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """Whether an image within r is beaten: then one and its distance; None if it is left open."""
+
+    beaten: bool | None
+    nodes: int
+    adversarial: Tensor | None = None
+    distance: float = math.inf
+
+
+def exact_radius(
+    net: LinfDistNet,
+    image: Tensor,
+    label: int,
+    *,
+    tolerance: float = 1e-3,
+    max_nodes: int = 20_000,
+) -> ExactRadius:
+    """Bounds of R, at most ``tolerance`` apart if ``max_nodes`` boxes suffice.
+
+    ``image`` has pixels in [0, 1] and the shape input_shape. What is within r is decided for some
+    r: first where the interval pass stops, then in growing steps, then by bisection. A budget that
+    is spent leaves the bounds that are proven by then, and ``decided`` false. Cost: for hidden
+    widths (16, 16) on 64 pixels mostly 10 to 300 boxes; in the worst case exponential.
+
+    Raises:
+        TypeError: the network is not a LinfDistNet, or the image is not floating point.
+        ValueError: image, label or weights are not what they must be; the tolerance is below 1e-6
+            or max_nodes below 1.
+    """
+    if not tolerance >= 1e-6:
+        raise ValueError(f"exact_radius: tolerance must be at least 1e-6 pixels; got {tolerance}.")
+    if max_nodes < 1:
+        raise ValueError(f"exact_radius: max_nodes must be at least 1; got {max_nodes}.")
+    search = Search(net, image, label, "exact_radius")
+    labels = torch.tensor([label])
+    guess = interval_radius(net, image.to(net.last.weight.dtype)[None], labels, 1.0, 20)
+    lower, upper, nodes, found = 0.0, math.inf, 0, None
+    probe, step = float(guess), tolerance
+    while upper - lower > tolerance and nodes < max_nodes:
+        decision = search.decide(probe, max_nodes - nodes, gap=tolerance)
+        nodes += decision.nodes
+        if decision.beaten is None:
+            break
+        if decision.beaten:
+            upper, found = decision.distance, decision.adversarial
+        else:
+            lower = probe
+        if lower >= 1:  # the ball is all of [0, 1]^d
+            return ExactRadius(math.inf, math.inf, nodes, True, None)
+        probe = min(lower + step, 1.0) if upper == math.inf else (lower + upper) / 2
+        step *= 2
+    return ExactRadius(lower, upper, nodes, upper - lower <= tolerance, found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """z_j = max_i |x_i − w_ji| − m_j; of a box the columns ``inputs`` bound x, ``outputs`` z."""
+
+    weight: Tensor
+    shift: Tensor
+    inputs: slice
+    outputs: slice
+
+    def up(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of z for x in the box."""
+        lower, upper = outward(*linf_interval(lower, upper, self.weight))
+        return outward(lower.clamp_min(0) - self.shift, upper - self.shift)
+
+    def ball(self, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The box of the x with all z below ``upper``."""
+        distance = outward(upper, upper + self.shift)[1].unsqueeze(2)
+        lower, upper = outward(self.weight - distance, self.weight + distance)
+        return lower.amax(1), upper.amin(1)
+
+    def literals(self, lower: Tensor) -> tuple[Tensor, Tensor]:
+        """z_j ≥ lower_j if and only if x_i ≥ above_ji or x_i ≤ below_ji for some i."""
+        distance = outward(lower + self.shift, lower)[0].unsqueeze(2)
+        return outward(self.weight + distance, self.weight - distance)
+
+
+def _layers(net: LinfDistNet) -> list[_Layer]:
+    distances = [layer for layer in net.features.layers if isinstance(layer, LpDist)] + [net.last]
+    shifts = [layer.running_mean for layer in net.features.layers if isinstance(layer, MeanShift)]
+    found, first = [], 0
+    for distance, shift in zip(distances, [*shifts, -net.last.bias], strict=True):
+        middle = first + distance.in_features
+        last = middle + distance.out_features
+        weight, shift = distance.weight.detach().double(), shift.detach().double()
+        found.append(_Layer(weight, shift, slice(first, middle), slice(middle, last)))
+        first = middle
+    return found
+
+
+class Search:
+    """The boxes of one image and its label: rows of lower and of upper bounds of all neurons."""
+
+    def __init__(self, net: LinfDistNet, image: Tensor, label: int, caller: str) -> None:
+        if not isinstance(net, LinfDistNet):
+            raise TypeError(
+                f"{caller}: net must be a LinfDistNet, all of whose layers are distances; got "
+                f"{type(net).__name__}. Use interval_radius."
+            )
+        if image.shape != net.input_shape:
+            raise ValueError(
+                f"{caller}: image must have the shape {net.input_shape}, one image without a "
+                f"batch; got {tuple(image.shape)}."
+            )
+        check_images(net, image[None], torch.tensor([label]), caller)
+        check_finite(net, caller)
+        self.layers = _layers(net)
+        self.image = image.detach().double().flatten()
+        normalize = net.features.normalize
+        self.mean = normalize.mean.double().expand(net.input_shape).flatten()
+        self.std = normalize.divisor.double()
+        self.first_output = self.layers[-1].outputs.start
+        self.own, self.shape = self.first_output + label, net.input_shape
+
+    def decide(self, r: float, max_nodes: int, *, gap: float = 1e-3) -> Decision:
+        """Whether an image of [0, 1]^d within r is beaten; gaps above ``gap`` pixels come first."""
+        lower, upper, rival = self._root(r)
+        nodes, left_open = 0, False
+        while len(rival):
+            if nodes >= max_nodes:
+                return Decision(None, nodes)
+            rest = (lower[:-BATCH], upper[:-BATCH], rival[:-BATCH])
+            lower, upper, rival = lower[-BATCH:].clone(), upper[-BATCH:].clone(), rival[-BATCH:]
+            nodes += len(rival)
+            granted = self.tighten(lower, upper, rival)
+            alive = (lower <= upper).all(1)
+            lower, upper, rival = lower[alive], upper[alive], rival[alive]
+            found, distance = self._beaten(lower, upper, r)
+            if found is not None:
+                return Decision(True, nodes, found.view(self.shape), distance)
+            children, stuck = self._branch(lower, upper, rival, granted[alive], gap)
+            left_open |= stuck
+            lower, upper, rival = (torch.cat(part) for part in zip(rest, *children, strict=True))
+        return Decision(None if left_open else False, nodes)
+
+    def _root(self, r: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The ball, a row for each class that could beat the label."""
+        lower, upper = outward(self.image - r, self.image + r)
+        ball = self._normalized(lower.clamp(0, 1), upper.clamp(0, 1))
+        columns = range(self.first_output, self.layers[-1].outputs.stop)
+        rival = torch.tensor([column for column in columns if column != self.own])
+        unknown = torch.full((columns.stop - len(self.image),), math.inf, dtype=torch.float64)
+        lower, upper = torch.cat((ball[0], -unknown)), torch.cat((ball[1], unknown))
+        return lower.repeat(len(rival), 1), upper.repeat(len(rival), 1), rival
+
+    def _normalized(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper = outward(lower - self.mean, upper - self.mean)
+        return outward(lower / self.std, upper / self.std)
+
+    def tighten(self, lower: Tensor, upper: Tensor, rival: Tensor) -> Tensor:
+        """Draw conclusions in place; returns the lower bounds that the last pass up granted."""
+        granted, rival = lower.clone(), rival.unsqueeze(1)
+        for sweep in range(SWEEPS):
+            for layer in reversed(self.layers) if sweep else ():
+                x_lower, x_upper = lower[:, layer.inputs], upper[:, layer.inputs]
+                least, most = layer.ball(upper[:, layer.outputs])
+                x_lower.copy_(torch.maximum(x_lower, least))
+                x_upper.copy_(torch.minimum(x_upper, most))
+                above, below = layer.literals(lower[:, layer.outputs])
+                up, down = x_upper.unsqueeze(1) >= above, x_lower.unsqueeze(1) <= below
+                only = (up.sum(2) + down.sum(2) == 1).unsqueeze(2)
+                least = above.where(only & up, -math.inf).amax(1)
+                most = below.where(only & down, math.inf).amin(1)
+                x_lower.copy_(torch.maximum(x_lower, least))
+                x_upper.copy_(torch.minimum(x_upper, most))
+            for layer in self.layers:
+                low, high = layer.up(lower[:, layer.inputs], upper[:, layer.inputs])
+                granted[:, layer.outputs] = low
+                lower[:, layer.outputs] = torch.maximum(lower[:, layer.outputs], low)
+                upper[:, layer.outputs] = torch.minimum(upper[:, layer.outputs], high)
+            most = torch.minimum(upper.gather(1, rival), upper[:, [self.own]])
+            upper.scatter_(1, rival, most)
+            lower[:, self.own] = torch.maximum(lower[:, self.own], lower.gather(1, rival)[:, 0])
+        return granted
+
+    def _beaten(self, lower: Tensor, upper: Tensor, r: float) -> tuple[Tensor | None, float]:
+        """The nearest beaten of two points of each box: its nearest to the image, its middle."""
+        if not len(lower):
+            return None, math.inf
+        lower, upper = (end[:, self.layers[0].inputs] for end in (lower, upper))
+        nearest = ((self.image - self.mean) / self.std).clamp(lower, upper)
+        points = torch.cat((nearest, (lower + upper) / 2)) * self.std + self.mean
+        points = points.clamp((self.image - r).clamp(0, 1), (self.image + r).clamp(0, 1))
+        outputs = self._normalized(points, points)
+        for layer in self.layers:
+            outputs = layer.up(*outputs)
+        label = self.own - self.first_output
+        least, most = outputs[0][:, label], outputs[1]
+        most[:, label] = math.inf
+        points = points[most.amin(1) <= least]
+        if not len(points):
+            return None, math.inf
+        distance, row = (points - self.image).abs().amax(1).min(0)
+        return points[row], math.nextafter(float(distance), math.inf) if distance else 0.0
+
+    def _branch(
+        self, lower: Tensor, upper: Tensor, rival: Tensor, granted: Tensor, gap: float
+    ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], bool]:
+        """The two halves of each box; and whether one was left that cannot be halved."""
+        literals, column, value = self._literal(lower, upper, granted)
+        width = upper.gather(1, rival.unsqueeze(1))[:, 0] - lower[:, self.own]
+        stuck = (literals == NONE) & (width <= NARROW)
+        by_gap = ((literals == NONE) | (width > gap / 4 / float(self.std))) & ~stuck
+        own = torch.full_like(rival, self.own)
+        middle = lower[:, self.own] + width / 2
+        # What is at most the value in one half, and at least it in the other.
+        below, above = torch.where(by_gap, rival, column), torch.where(by_gap, own, column)
+        value = torch.where(by_gap, middle, value).unsqueeze(1)
+        left = lower, upper.scatter(1, below.unsqueeze(1), value), rival
+        right = lower.scatter(1, above.unsqueeze(1), value), upper, rival
+        halves = [tuple(part[~stuck] for part in half) for half in (left, right)]
+        return halves, bool(stuck.any())
+
+    def _literal(self, lower: Tensor, upper: Tensor, granted: Tensor) -> tuple[Tensor, ...]:
+        """Of the neuron with the fewest possible literals, the one with the most room.
+
+        Returns how many there are, the input's column and the value to split it at.
+        """
+        rows = torch.arange(len(lower))
+        fewest = torch.full_like(rows, NONE)
+        column, value = torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.float64)
+        for layer in self.layers:
+            above, below = layer.literals(lower[:, layer.outputs])
+            x_lower, x_upper = lower[:, layer.inputs], upper[:, layer.inputs]
+            room = torch.cat((x_upper.unsqueeze(1) - above, below - x_lower.unsqueeze(1)), 2)
+            wanted = lower[:, layer.outputs] > granted[:, layer.outputs] + GRANTED
+            count, neuron = (room >= 0).sum(2).masked_fill(~wanted, NONE).min(1)
+            index = room[rows, neuron].argmax(1)
+            split = torch.cat((above, below), 2)[rows, neuron, index]
+            better = count < fewest
+            fewest = torch.where(better, count, fewest)
+            column = torch.where(better, layer.inputs.start + index % layer.weight.shape[1], column)
+            value = torch.where(better, split, value)
+        return fewest, column, value

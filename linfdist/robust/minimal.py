@@ -1,0 +1,67 @@
+"""How far away the nearest image is that attacks find."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from linfdist.nn import frozen
+from linfdist.robust.checks import check_finite, check_images
+from linfdist.robust.ensemble import GUIDED, AttackSetting, strongest
+from linfdist.robust.protocols import Classifier
+from linfdist.robust.verdicts import margins
+
+HALVINGS = 12
+
+
+def attacked_radius(
+    net: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    radii: Sequence[float],
+    *,
+    attacks: Mapping[str, AttackSetting] = GUIDED,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The distance of the nearest beaten image that ``strongest`` finds at any of the ``radii``.
+
+    Small radii first; an image that is beaten is attacked no more. What was found is then drawn
+    nearer: cut to ever smaller balls by bisection, as long as it stays beaten. So the result is an
+    upper bound of the true radius; that of an image which no attack beat is infinite, of one that
+    is misclassified 0. ``images`` are pixels in [0, 1], (batch, *input_shape). Pixels, float64,
+    (batch,).
+
+    Raises:
+        ValueError: images, labels, weights or a radius are not what they must be.
+    """
+    check_images(net, images, labels, "attacked_radius")
+    check_finite(net, "attacked_radius")
+    found = torch.full((len(images),), math.inf, dtype=torch.float64, device=images.device)
+    for eps in sorted(radii):
+        rows = found.isinf().nonzero().squeeze(1)
+        if not len(rows):
+            break
+        some = images[rows], labels[rows]
+        attack = strongest(net, *some, eps, attacks=attacks, generator=generator)
+        nearer = _nearer(net, *some, attack.adversarial)
+        found[rows] = nearer.masked_fill(attack.survived, math.inf)
+    return found
+
+
+def _nearer(net: Classifier, images: Tensor, labels: Tensor, beaten: Tensor) -> Tensor:
+    """Of beaten images cut to smaller balls the least distance that was seen to be beaten."""
+
+    def distance(x: Tensor) -> Tensor:
+        return (x.double() - images.double()).abs().flatten(1).amax(1)
+
+    with frozen(net), torch.no_grad():
+        high = distance(beaten).where(margins(net, images, labels) < 0, 0.0)
+        low = torch.zeros_like(high)
+        for _ in range(HALVINGS):
+            ball = ((low + high) / 2).to(images.dtype).view(-1, *[1] * (images.ndim - 1))
+            cut = beaten.clamp(images - ball, images + ball)
+            holds = margins(net, cut, labels) >= 0
+            high = torch.where(holds, distance(cut).minimum(high), high)
+            low = torch.where(holds, low, (low + high) / 2)
+    return high
