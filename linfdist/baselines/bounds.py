@@ -120,7 +120,7 @@ def _weighted(layer: nn.Linear | nn.Conv2d, lower: Tensor, upper: Tensor) -> tup
 
 def _affine(layer: nn.BatchNorm2d | Normalize, clean: Tensor | None) -> tuple[Tensor, Tensor]:
     if isinstance(layer, Normalize):
-        scale = layer.mean.new_tensor(1 / layer.std)
+        scale = 1 / layer.divisor
         return scale, -layer.mean * scale
     if not layer.training:
         mean, variance = layer.running_mean, layer.running_var

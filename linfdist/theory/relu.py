@@ -123,8 +123,9 @@ def to_relu(net: LinfDistNet, *, lean: bool = False) -> nn.Sequential:
     weight = net.last.weight.detach()
     normalize = net.features.normalize
     pixels = torch.ones(net.input_shape, dtype=weight.dtype, device=weight.device)
-    items = _Items.of_input(pixels.numel(), weight).scaled(1 / normalize.std)
-    items = items.shifted(-(pixels * normalize.mean).flatten() / normalize.std)
+    std = float(normalize.divisor)
+    items = _Items.of_input(pixels.numel(), weight).scaled(1 / std)
+    items = items.shifted(-(pixels * normalize.mean).flatten() / std)
     layers: list[nn.Module] = [nn.Flatten()]
     for layer in net.features.layers:
         if isinstance(layer, LpDist):
