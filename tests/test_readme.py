@@ -100,7 +100,8 @@ def _requirements() -> dict[str, Requirement]:
     return {Requirement(line).name: Requirement(line) for line in lines}
 
 
-def test_results_are_those_of_runs():
+def test_results_are_those_of_runs(monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(ROOT / "runs"))
     assert RESULTS.search(README.read_text()).group() == results(), (
         "README.md's table differs from runs/: render it again with `python tests/test_readme.py`."
     )
