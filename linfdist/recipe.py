@@ -110,18 +110,18 @@ class _BoundObjective(nn.Module):
         lower, upper = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
         if self.config.bound == "cap":
             logits = self.net(pixels)
-            if not len(labels):
-                return logits.sum(), logits
-            margins = self.net.worst_case_margins_on_box(lower, upper, labels)
-            return ibp_loss(logits, margins, labels, kappa), logits
-        trace = self.net.trace(lower, upper, pixels)
-        logits = self.net.last(trace.clean)
+        else:
+            trace = self.net.trace(lower, upper, pixels)
+            logits = self.net.last(trace.clean)
         if not len(labels):
             return logits.sum(), logits
         if self.config.bound == "loss_fusion":
             worst = self.net.loss_bound(trace, labels, beta).mean()
             return kappa * F.cross_entropy(logits, labels) + (1 - kappa) * worst, logits
-        margins = self.net.margins(trace, labels, beta)
+        if self.config.bound == "cap":
+            margins = self.net.worst_case_margins_on_box(lower, upper, labels)
+        else:
+            margins = self.net.margins(trace, labels, beta)
         return ibp_loss(logits, margins, labels, kappa), logits
 
 

@@ -23,12 +23,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def record(folder, name, certified, *, scale="paper", seed=0, clean=0.9, train=0.5):
+def record(folder, name, certified, *, scale="paper", seed=0, clean=0.9, train=0.5, classes=10):
     records.write_run(
         name,
         scale,
         seed,
-        config={"flops": 1, "num_classes": 10},
+        config={"flops": 1, "num_classes": classes},
         metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": certified},
         environment={"device": f"machine {seed}", "commit": "0123456789"},
         epochs=[{"epoch": 1, "train_accuracy": train}],
@@ -136,6 +136,17 @@ def test_a_difference_within_a_method_is_judged_at_the_reduced_scale_too(folder,
     record(folder, change.before.name, 0.10)
     record(folder, change.after.name, 0.20)
     assert difference(change)["verdict"] == "reproduced"
+
+
+def test_fewer_classes_are_named_and_not_judged(folder):
+    net_mlp = "table2/tinyimagenet_net_mlp"
+    record(folder, net_mlp, 0.25, classes=40)
+    found = row(report.headlines()[-1])
+    assert (found["scale"], found["verdict"]) == ("paper (40 of 200 classes)", "not yet run")
+    (change,) = (change for change in statements.CHANGES if change.after.name == net_mlp)
+    found = difference(change)
+    assert (found["table"], found["verdict"]) == (2, "not yet run")
+    assert found["scale"] == "paper (40 of 200 classes)"
 
 
 def test_two_seeds_far_apart_are_noise(folder):

@@ -11,7 +11,7 @@ from linfdist.bench import epochs_file
 from linfdist.experiments import Change, Experiment, QuotedRow, runner, statements, table4
 from linfdist.report.effects import difference
 from linfdist.report.formats import PRINTED, parse_flops
-from linfdist.report.results import results_of
+from linfdist.report.results import noted_scale, results_of
 
 REPRODUCED = "reproduced"
 REDUCED = "reproduced at reduced scale"
@@ -45,8 +45,9 @@ def ledger() -> pd.DataFrame:
     "kind" is "accuracy", "difference" (of two rows, as the text compares them), "time" or "FLOPs".
     "paper", "here", its standard deviation "sd" over n seeds and "tolerance" are fractions of the
     images, but ratios of times, where n counts rounds, and counts of FLOPs. "scale" is "paper"
-    where that is recorded, else "reduced"; "minutes" are those of one seed, "runs" the folders of
-    the records. The verdict, from these alone:
+    where that is recorded, else "reduced", either with a note of classes that are missing, which
+    keeps it from being judged; "minutes" are those of one seed, "runs" the folders of the records.
+    The verdict, from these alone:
 
     - an accuracy is judged at the paper's scale: "reproduced" within the tolerance, twice the
       standard deviation of such runs; above it "exceeded", below it "not reproduced";
@@ -67,11 +68,8 @@ def ledger() -> pd.DataFrame:
 def headlines() -> list[str]:
     """The claims of the paper's abstract and introduction: certified accuracy of Net+MLP."""
     names = ("mnist", "fashion_mnist", "cifar10")
-    rows = [experiments.get(f"table1/{name}_net_mlp") for name in names]
-    return [_accuracy_claim(row, "certified") for row in (*rows, _TINY)]
-
-
-_TINY = experiments.get("table2/tinyimagenet_net_mlp")
+    rows = [*(f"table1/{name}_net_mlp" for name in names), "table2/tinyimagenet_net_mlp"]
+    return [_accuracy_claim(experiments.get(row), "certified") for row in rows]
 
 
 def papers_rows(number: int) -> list[Experiment]:
@@ -118,6 +116,7 @@ def _judged(row: Experiment, name: str, paper: float, tolerance: float) -> dict[
     excess = results[name] - paper
     near = abs(excess) <= tolerance + 1e-9  # both are decimals
     verdict = REPRODUCED if near else BETTER if excess > 0 else NOT
+    scale = noted_scale(row, scale, runs)
     return {
         "here": results[name],
         "sd": results[f"{name} sd"],
@@ -149,14 +148,18 @@ def _provenance(runs: Sequence[records.Run]) -> dict[str, object]:
 
 
 def _differences() -> Iterator[dict[str, object]]:
-    changes = [(1, change) for change in statements.CHANGES]
-    for number, module in sorted(experiments.TABLES.items()):
-        changes += [(number, change) for change in getattr(module, "CHANGES", ())]
-    for number, change in changes:
-        title = change.title
-        if number != 1:
-            title = f"{data.DATASETS[change.after.dataset].title}, {change.after.title}, {title}"
-        cells = {"kind": "difference", "table": number, "claim": f"{title}: {change.accuracy}"}
+    changes = [(change, change.title) for change in statements.CHANGES]
+    for _, module in sorted(experiments.TABLES.items()):
+        for change in getattr(module, "CHANGES", ()):
+            said = data.DATASETS[change.after.dataset].title, change.after.title, change.title
+            changes.append((change, ", ".join(said)))
+    for change, title in changes:
+        table = change.after.name.partition("/")[0]
+        cells = {
+            "kind": "difference",
+            "table": int(table.removeprefix("table")),
+            "claim": f"{title}: {change.accuracy}",
+        }
         yield cells | _judged_difference(change)
 
 
@@ -169,6 +172,8 @@ def _judged_difference(change: Change) -> dict[str, object]:
         return cells
     tolerance = max(POINT, 0.0 if math.isnan(found["sd"]) else 2 * found["sd"])
     cells |= {"here": found["here"], "sd": found["sd"], "n": found["seeds"]}
+    recorded = records.find_runs(change.after.name, scale)
+    scale = noted_scale(change.after, scale, recorded)
     cells |= {"scale": scale, "tolerance": tolerance, **_provenance(runs)}
     same_method = change.before.title == change.after.title
     if scale != "paper" and not same_method:

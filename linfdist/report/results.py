@@ -125,13 +125,8 @@ def _result(row: Experiment | QuotedRow, scale: str) -> dict[str, object]:
 
 
 def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
-    setting = experiment.scales[scale]
     runs = records.find_runs(experiment.name, scale)
-    notes = [] if setting.dataset == experiment.dataset else [setting.dataset]
-    all_classes = data.DATASETS[setting.dataset].num_classes
-    for found in sorted({run.config["num_classes"] for run in runs} - {all_classes}):
-        notes.append(f"{found} of {all_classes} classes")
-    cells: dict[str, object] = {"scale": f"{scale} ({', '.join(notes)})" if notes else scale}
+    cells: dict[str, object] = {"scale": noted_scale(experiment, scale, runs)}
     if not runs:
         return cells | {"seeds": 0, "status": f"not yet run: {experiment.command(scale)}"}
     cells |= results_of(runs)
@@ -141,6 +136,16 @@ def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
         "minutes": sum(run.seconds for run in runs) / len(runs) / 60,
         "status": f"run on {', '.join(sorted({run.environment['device'] for run in runs}))}",
     }
+
+
+def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records.Run]) -> str:
+    """The scale, with what of the paper's data its runs have not: "reduced (40 of 200 classes)"."""
+    setting = experiment.scales[scale]
+    notes = [] if setting.dataset == experiment.dataset else [setting.dataset]
+    all_classes = data.DATASETS[setting.dataset].num_classes
+    for found in sorted({run.config["num_classes"] for run in runs} - {all_classes}):
+        notes.append(f"{found} of {all_classes} classes")
+    return f"{scale} ({', '.join(notes)})" if notes else scale
 
 
 def results_of(runs: Sequence[records.Run]) -> dict[str, float]:
