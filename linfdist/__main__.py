@@ -1,7 +1,6 @@
 """The command line: python -m linfdist list | run | table | recertify | attack | bench | …"""
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 
@@ -65,6 +64,7 @@ the exit code is then 1.
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     from linfdist import hunt, session
+    from linfdist._arguments import count, seconds
     from linfdist.bench import command as bench
     from linfdist.experiments import SCALES
 
@@ -95,10 +95,10 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("name", help="an experiment, as `list` shows it: table1/mnist_net")
     run.add_argument("--scale", default="reduced", help=f"default: reduced. {scales}")
-    run.add_argument("--seed", type=_seed, default=0, help="initialisation, order, augmentation")
+    run.add_argument("--seed", type=count, default=0, help="initialisation, order, augmentation")
     run.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
     run.add_argument(
-        "--seconds", type=_seconds, help="train for so long at most, then exit with code 3"
+        "--seconds", type=seconds, help="train for so long at most, then exit with code 3"
     )
     run.add_argument("--restart", action="store_true", help="drop the checkpoint and start over")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument("names", nargs="+", metavar="NAME", help="tables or rows, or all")
     again.add_argument("--scale", help=f"this one only. {scales}")
-    again.add_argument("--seed", type=_seed, help="this one only")
+    again.add_argument("--seed", type=count, help="this one only")
     again.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
     again.add_argument("--quiet", action="store_true", help="no progress bar")
     again.set_defaults(action=recertify_runs)
@@ -136,22 +136,6 @@ def parser() -> argparse.ArgumentParser:
     session.add_arguments(budget)
     budget.set_defaults(action=session.main)
     return top
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0; got {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0; got {text!r}")
-    return seconds
 
 
 def list_experiments(args: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from linfdist import attacked, batch, data, environment, experiments, records
+from linfdist._arguments import count, positive
 from linfdist.attacked import Attacked
 from linfdist.baselines import BaselineNet
 from linfdist.experiments.runner import load_trained
@@ -46,27 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="+", help="tables or rows: table1 table1/mnist_net")
     parser.add_argument("--scale", default="reduced", help="default: reduced")
-    parser.add_argument("--seed", type=_count, default=0, help="of the run; and of the attacks")
+    parser.add_argument("--seed", type=count, default=0, help="of the run; and of the attacks")
     parser.add_argument(
-        "--images", type=_positive, help="the first so many test images; default: all"
+        "--images", type=positive, help="the first so many test images; default: all"
     )
-    parser.add_argument("--certified", type=_count, default=CERTIFIED, help=f"default: {CERTIFIED}")
+    parser.add_argument("--certified", type=count, default=CERTIFIED, help=f"default: {CERTIFIED}")
     parser.add_argument("--each", action="store_true", help="every attack on every image")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(action=main)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0; got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text!r}")
-    return int(text)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from linfdist import environment, experiments
+from linfdist._arguments import positive
 from linfdist.bench import epochs
 from linfdist.bench.epochs_file import EpochTimes, path_of
 from linfdist.experiments import table4
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--scale", default="reduced", help="of the networks (default %(default)s)")
     parser.add_argument(
-        "--batch", type=_batch, help="images of a step, at most; default: the recipe's own"
+        "--batch", type=positive, help="images of a step, at most; default: the recipe's own"
     )
     # Without a default of their own, so that what stands before "epochs" counts, too.
     shared = {"default": argparse.SUPPRESS}
@@ -58,12 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         **shared,
     )
     parser.set_defaults(action=main)
-
-
-def _batch(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1; got {text!r}")
-    return int(text)
 
 
 def main(args: argparse.Namespace) -> int:
