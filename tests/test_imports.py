@@ -11,7 +11,16 @@ ROOT = Path(linfdist.__file__).parent
 # From the bottom up; a module may import from its own rank and the ranks before it.
 RANKS = (
     (
-        *("ops", "_suggest", "_torchvision", "_readers", "_tinyimagenet", "config", "data"),
+        *(
+            "ops",
+            "_arguments",
+            "_suggest",
+            "_torchvision",
+            "_readers",
+            "_tinyimagenet",
+            "config",
+            "data",
+        ),
         *("records", "record_files", "recorded_run", "environment", "distributed", "attacked"),
     ),
     ("nn", "optim"),
@@ -26,6 +35,7 @@ RANKS = (
         "batches",
         "evaluation",
         "checkpoint",
+        "sparsity",
     ),
     ("report", "bench", "notebook", "faults", "inject"),
     ("session", "processes", "batch", "recertify", "hunt"),
