@@ -98,15 +98,15 @@ def plot_margins(table: str, scale: str = "reduced") -> Figure:
 def fates(found: Attacked) -> pd.DataFrame:
     """Each image that a hunt looked at and the net gets right: its radius and its fate at eps.
 
-    "radius" is ``certified_radii``'s, "fate" one of ``FATES``. The true radius is at least the
-    radius; of a beaten image it is at most eps, and "gap" is what is left between them; it is
-    missing for the others.
+    "radius" is ``certified_radii``'s, "fate" one of ``FATES``; certified is what the hunt left out
+    as that, by the interval pass. The true radius is at least the radius; of a beaten image it is
+    at most eps, and "gap" is what is left between them; it is missing for the others.
     """
     images = found.run.certificates[: found.images]
     radii = certified_radii(found.run)[: found.images]
     others = found.table.set_index("index")["beaten_by"].dropna().index
     fate = pd.Series("not beaten", index=images["index"])
-    fate[(radii >= float(found.eps)).to_numpy()] = "certified"
+    fate[(images["certified_interval"] == 1).to_numpy()] = "certified"
     fate[(images["survived_pgd"] == 0).to_numpy()] = "beaten by PGD-20"
     fate[others] = "beaten by another attack"
     beaten = fate.str.startswith("beaten").to_numpy()
