@@ -33,7 +33,8 @@ RUN_DESCRIPTION = """\
 Train one row of a table, evaluate it on the whole test set and record the result.
 
 A run is recorded once: to repeat it choose another seed, or delete its folder. A run that is
-stopped, by Ctrl-C or otherwise, goes on from its checkpoint when the same command is given again.
+stopped, by Ctrl-C, by a scheduler's SIGTERM or otherwise, goes on from its checkpoint when the same
+command is given again: at most a minute of it is lost.
 
   python -m linfdist run table1/cifar10_net_mlp --scale reduced --seed 1
   python -m linfdist run table1/cifar10_net_mlp --seconds 600          in parts of ten minutes
@@ -226,22 +227,27 @@ def recertify_runs(args: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 2 for bad input, 3 out of time, 130 when interrupted."""
+    """Run the command line; 2 for bad input, 3 out of time, 130 by Ctrl-C or SIGTERM."""
     args = parser().parse_args(arguments)
     from linfdist.bench.peers import PeerError
     from linfdist.checkpoint import CheckpointError
     from linfdist.data import DataError
     from linfdist.environment import DeviceError
     from linfdist.experiments import UnknownName
+    from linfdist.processes import sigterm_as_interrupt
     from linfdist.records import RecordError, RunExists
     from linfdist.session import SessionError
 
     bad_input = (UnknownName, RunExists, RecordError, DataError, CheckpointError, DeviceError)
     try:
-        return args.action(args)
+        with sigterm_as_interrupt():
+            return args.action(args)
     except (*bad_input, PeerError, SessionError) as error:
         print(f"python -m linfdist: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nStopped; what was finished is kept.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -46,7 +46,10 @@ def _stop(process: subprocess.Popen, grace: float) -> None:
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Whoever stops this process stops what it runs, which would live on in its own session."""
+    """A scheduler's stop is taken as Ctrl-C is: children are stopped, and what is done is told.
+
+    A process started in the background ignores Ctrl-C's signal, and has only this one.
+    """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -22,7 +22,7 @@ from linfdist import environment, experiments, records
 from linfdist._arguments import count
 from linfdist.bench import epochs_file
 from linfdist.bench.file import file_name
-from linfdist.processes import run_within, sigterm_as_interrupt
+from linfdist.processes import run_within
 
 OUT_OF_TIME = 3  # also what `run` and `bench` return
 DESCRIPTION = """\
@@ -111,17 +111,16 @@ def main(args: argparse.Namespace) -> int:
             print(f"{step.name}: {session.why_not(step) or shlex.join(step.command)}")
         return 0
     outcomes: list[Outcome] = []
-    with sigterm_as_interrupt():
-        try:
-            for step in steps:
-                outcomes.append(session.run(step))
-                if step.essential and outcomes[-1].code:
-                    break
-        except KeyboardInterrupt:
-            print("Interrupted; the same command goes on.", file=sys.stderr)
-            return 130
-        finally:
-            _print(outcomes, session.folder)
+    try:
+        for step in steps:
+            outcomes.append(session.run(step))
+            if step.essential and outcomes[-1].code:
+                break
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on.", file=sys.stderr)
+        return 130
+    finally:
+        _print(outcomes, session.folder)
     codes = {outcome.code for outcome in outcomes}
     return 1 if 1 in codes else max(codes, default=0)
 

@@ -1,6 +1,7 @@
 """The command line and the notebooks' parameters: what is accepted, what is refused, and how."""
 
 import re
+import signal
 import sys
 
 import nbformat
@@ -115,15 +116,28 @@ def test_a_foreign_checkpoint_is_named(capsys):
     assert str(checkpoint) in capsys.readouterr().err
 
 
-def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
-    def stopped(*args, **kwargs):
-        raise KeyboardInterrupt
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def stopped(request):
+    """What a user or a scheduler stops; the handlers are afterwards what they were."""
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    yield lambda *args, **kwargs: signal.raise_signal(request.param)
+    assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
+    signal.signal(signal.SIGINT, before[signal.SIGINT])
 
+
+def test_a_stopped_run_says_how_to_go_on(capsys, monkeypatch, stopped):
     monkeypatch.setattr("linfdist.experiments.runner.run", stopped)
     assert main(["run", NET, "--seed", "3", "--device", "cpu", "--restart"]) == 130
     error = capsys.readouterr().err
     # Everything but --restart, which would drop the checkpoint.
     assert error.endswith(f"run {NET} --scale reduced --seed 3 --device cpu\n")
+
+
+def test_any_stopped_command_ends_without_a_traceback(capsys, monkeypatch, stopped):
+    monkeypatch.setattr("linfdist.recertify.recertify_all", stopped)
+    assert main(["recertify", NET]) == 130
+    assert capsys.readouterr().err == "\nStopped; what was finished is kept.\n"
 
 
 def test_a_run_in_parts_says_how_to_go_on_and_ends_with_a_record(capsys):
