@@ -2,17 +2,16 @@
 
 import hashlib
 import io
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from linfdist.record_files import replace_file, sealed_text
+from linfdist.recorded_run import read_sealed
 from linfdist.records import RecordError, Run, RunExists, find_runs
 
 TABLE, SUMMARY = "attacks.csv", "attacks.json"
@@ -115,21 +114,9 @@ def write_attacked(run: Run, table: pd.DataFrame, summary: dict[str, Any]) -> At
         "weights_sha256": run.weights_sha256,
         "table_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-    _replace(run.path / TABLE, text)
-    _replace(run.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    replace_file(run.path / TABLE, text)
+    replace_file(run.path / SUMMARY, sealed_text(summary))
     return read_attacked(run)
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_attacked(run: Run) -> Attacked:
@@ -145,9 +132,9 @@ def read_attacked(run: Run) -> Attacked:
             f"attack {run.experiment} --scale {run.scale} --seed {run.seed}"
         )
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_sealed(path)
         found = Attacked(run=run, **summary | {"eps": Fraction(summary["eps"])})
-    except (json.JSONDecodeError, TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError) as error:
         raise RecordError(f"{path} is not the summary of a hunt: {error}. Restore it.") from error
     if found.weights_sha256 != run.weights_sha256:
         raise RecordError(

@@ -149,6 +149,14 @@ FAULTS = (
         tests=("test_fuzz.py::test_a_damaged_record_of_before_raises_nothing_else",),
     ),
     Fault(
+        name="a bench or a hunt cut short, or with a bit flipped",
+        stage="record",
+        outcome="named error",
+        error="RecordError, unless it still says the same",
+        times=300,
+        tests=("test_fuzz.py::test_a_damaged_file_that_stands_alone_is_named_or_says_the_same",),
+    ),
+    Fault(
         name="killed while printing a table",
         stage="table",
         outcome="same result",

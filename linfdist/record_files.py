@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 CHECKSUMS = "SHA256SUMS"  # as `sha256sum -c SHA256SUMS` reads it
+SEAL = "sha256"  # of a JSON file that stands alone
 
 
 class RecordError(RuntimeError):
@@ -23,6 +24,11 @@ class RecordError(RuntimeError):
 def json_text(value: dict[str, Any]) -> str:
     """Indented JSON; ValueError for a number that JSON has not."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def sealed_text(content: dict[str, Any]) -> str:
+    """``json_text`` with a last key more: "sha256", of the text without it."""
+    return json_text(content | {SEAL: hashlib.sha256(json_text(content).encode()).hexdigest()})
 
 
 def csv_text(table: pd.DataFrame) -> str:
@@ -58,6 +64,17 @@ def write_file(path: Path, text: str | bytes) -> None:
         file.write(text.encode() if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all: what was there stays until all of it is on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        write_file(unfinished, text)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from linfdist.record_files import CHECKSUMS, RecordError
+from linfdist.record_files import CHECKSUMS, SEAL, RecordError, json_text
 
 FILES = ("config.json", "metrics.json", "environment.json", "epochs.csv", "certificates.csv")
 
@@ -146,6 +146,22 @@ def read_json(path: Path, digest: str | None = None) -> dict[str, Any]:
         kind = type(value).__name__
         raise RecordError(f"{path} must be a JSON object; it is of type {kind}. Restore it.")
     return value
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What ``sealed_text`` wrote; RecordError for anything else."""
+    content = read_json(path)
+    digest = content.pop(SEAL, None)
+    try:
+        found = hashlib.sha256(json_text(content).encode()).hexdigest()
+    except ValueError as error:  # as for half a surrogate pair
+        raise RecordError(f"{path} is not JSON text: {error}. Restore it.") from error
+    if digest != found:
+        raise RecordError(
+            f"{path} must have the contents of its {SEAL}, {digest}; theirs is {found}. The file "
+            "has changed since it was written: restore it, or delete it and make it again."
+        )
+    return content
 
 
 def read_table(path: Path, digest: str | None = None) -> pd.DataFrame:

@@ -5,8 +5,6 @@ What has ended well is not done again for the same code on the same device.
 """
 
 import argparse
-import json
-import os
 import shlex
 import shutil
 import sys
@@ -23,6 +21,8 @@ from linfdist._arguments import count
 from linfdist.bench import epochs_file
 from linfdist.bench.file import file_name
 from linfdist.processes import run_within
+from linfdist.record_files import replace_file, sealed_text
+from linfdist.recorded_run import read_sealed
 
 OUT_OF_TIME = 3  # also what `run` and `bench` return
 DESCRIPTION = """\
@@ -235,14 +235,12 @@ class Session:
     def _done(self) -> list[str]:
         if not self.memory.is_file():
             return []
-        return json.loads(self.memory.read_text()).get(self.key, [])
+        return read_sealed(self.memory).get(self.key, [])
 
     def _remember(self, step: Step) -> None:
-        every = json.loads(self.memory.read_text()) if self.memory.is_file() else {}
+        every = read_sealed(self.memory) if self.memory.is_file() else {}
         every[self.key] = sorted({*self._done(), step.name})
-        unfinished = self.memory.with_suffix(".part")
-        unfinished.write_text(json.dumps(every, indent=1) + "\n")
-        os.replace(unfinished, self.memory)
+        replace_file(self.memory, sealed_text(every))
 
 
 def _code() -> str:

@@ -8,7 +8,6 @@ The model knows a clock's issue and the width of each pipe; not memory, latency 
 
 import argparse
 import functools
-import json
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ import disassembly
 from disassembly import hot_loop, opcode
 
 from linfdist import environment
+from linfdist.record_files import replace_file, sealed_text
 
 CSRC = Path(__file__).resolve().parents[1] / "linfdist" / "csrc"
 
@@ -224,7 +224,7 @@ def main() -> None:
             f"{count.spills:6} │ {pipes} │ {bound}"
         )
     if arguments.json:
-        arguments.json.write_text(json.dumps(report(), indent=1, ensure_ascii=False) + "\n")
+        replace_file(arguments.json, sealed_text(report()))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from PIL import Image
 from linfdist import _readers, _tinyimagenet, checkpoint, faults, records
 from linfdist.checkpoint import CheckpointError
 from linfdist.data import DataError
+from linfdist.record_files import json_text, replace_file, sealed_text
+from linfdist.recorded_run import read_sealed
 from linfdist.records import RecordError
 
 STATE = {
@@ -141,17 +143,7 @@ def test_a_damaged_record_of_before_raises_nothing_else(run):
     for name in records.FILES:
         path = run.path / name
         content = path.read_bytes()
-        rubbish = [
-            b"",
-            b"[]",
-            b"[" * 100_000,
-            b"null",
-            b"9" * 5000,
-            b"{}",
-            b"\xff\xfe",
-            b'{"a": NaN}',
-        ]
-        for copy in (*damaged(content, 80), *rubbish):
+        for copy in (*damaged(content, 80), *RUBBISH):
             path.write_bytes(copy)
             try:
                 everything(run.path)
@@ -190,6 +182,21 @@ def test_checksums_are_added_to_a_run_of_before(run):
     assert (run.path / records.CHECKSUMS).read_text() == sums
     assert records.add_checksums(after) is after
     assert [path.name for path in run.path.parent.iterdir()] == ["seed0"]
+
+
+def test_a_damaged_file_that_stands_alone_is_named_or_says_the_same(tmp_path):
+    path, content = tmp_path / "cpu.json", {"rows": [{"p": "∞", "seconds": 1.5e-7}], "sha": None}
+    replace_file(path, sealed_text(content))
+    whole, tried = path.read_bytes(), 0
+    assert read_sealed(path) == content
+    for copy in (*damaged(whole, 400), *RUBBISH, json_text(content).encode(), b'{"a": "\\ud800"}'):
+        path.write_bytes(copy)
+        try:
+            assert read_sealed(path) == content
+        except RecordError as error:
+            assert str(path) in str(error)
+        tried += 1
+    assert tried >= faults.get("a bench or a hunt cut short, or with a bit flipped").times
 
 
 # --- data sets ----------------------------------------------------------------------------------

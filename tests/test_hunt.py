@@ -19,6 +19,8 @@ from linfdist.attacked import find_attacked, read_attacked
 from linfdist.data import to_pixels
 from linfdist.experiments import runner
 from linfdist.nn import LogSumExp
+from linfdist.record_files import json_text, sealed_text
+from linfdist.recorded_run import read_sealed
 from linfdist.records import RecordError, RunExists
 from linfdist.robust import ensemble, strongest
 from linfdist.robust.ensemble import AttackSetting
@@ -228,7 +230,7 @@ def test_a_hunt_that_cannot_be_written_can_be_made_again(folder, monkeypatch, fa
 
     run = only_run()
     with monkeypatch.context() as patch:
-        patch.setattr(attacked.os, "replace", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="No space left"):
             hunt.hunt(run, images=100, progress=False)
     assert find_attacked() == []
@@ -245,10 +247,15 @@ def test_damaged_records_are_refused_by_name(folder):
         hunt.hunt(run)
     path = run.path / "attacks.json"
     good = path.read_text()
+
+    def sealed_with(old, new):
+        return sealed_text(json.loads(json_text(read_sealed(path)).replace(old, new)))
+
     for bad, message in (
-        (good[:-9], "is not the summary of a hunt"),
-        (good.replace('"eps"', '"esp"'), "is not the summary of a hunt"),
-        (good.replace(run.weights_sha256, "0" * 64), "must be of the run's weights"),
+        (good[:-9], "is not JSON"),
+        (good.replace('"images": 100', '"images": 101'), "must have the contents of its sha256"),
+        (sealed_with('"eps"', '"esp"'), "is not the summary of a hunt"),
+        (sealed_with(run.weights_sha256, "0" * 64), "must be of the run's weights"),
     ):
         path.write_text(bad)
         with pytest.raises(RecordError, match=message):

@@ -1,8 +1,6 @@
 """The record of timed epochs, runs/bench/epochs-<scale>-<device>.json: written after each round."""
 
-import json
 import math
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +14,8 @@ from linfdist import environment, records
 from linfdist.bench.epochs import PHASES, TIMES, Row
 from linfdist.bench.file import SAME, file_name
 from linfdist.experiments import table4
+from linfdist.record_files import replace_file, sealed_text
+from linfdist.recorded_run import read_sealed
 
 PREFIX = "epochs-"
 CASE = ("experiment", "phase")
@@ -45,7 +45,7 @@ class EpochTimes:
     @classmethod
     def load(cls, path: Path) -> Self:
         """The record that a file holds."""
-        return cls(path=path, **json.loads(path.read_text(encoding="utf-8")))
+        return cls(path=path, **read_sealed(path))
 
     @property
     def rounds(self) -> int:
@@ -79,10 +79,7 @@ class EpochTimes:
                 for name in TIMES:
                     row[name] += new[name]
         content = {key: value for key, value in vars(self).items() if key != "path"}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".part")
-        unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, self.path)
+        replace_file(self.path, sealed_text(content))
 
     def summary(self) -> pd.DataFrame:
         """A row for each method, by its experiment: seconds of an epoch of 50,000 images.

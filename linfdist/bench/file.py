@@ -1,8 +1,6 @@
 """What the bench writes: one JSON file for a device, in the form that runs/README.md describes."""
 
-import json
 import math
-import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -11,6 +9,8 @@ from typing import Any
 
 from linfdist.bench.roofline import Hardware
 from linfdist.environment import code_sha256
+from linfdist.record_files import replace_file, sealed_text
+from linfdist.recorded_run import read_sealed
 
 Row = dict[str, Any]
 SAME = ("device", "threads", "backend")  # with the same code, two calls make one bench
@@ -33,7 +33,7 @@ class Results:
         """Take over what the file has of the same code on the same device; else start afresh."""
         if self.path is None or not self.path.is_file():
             return
-        before = json.loads(self.path.read_text())
+        before = read_sealed(self.path)
         same = all(before["environment"][key] == self.environment[key] for key in SAME)
         if same and before.get("code_sha256") == self.code:
             self.rows, self.iterations = before["rows"], before.get("iterations", [])
@@ -66,10 +66,7 @@ class Results:
         if self.hardware is not None:
             content["hardware"] = asdict(self.hardware)
         content |= {"rows": self.rows, "iterations": self.iterations}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".part")
-        unfinished.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(unfinished, self.path)
+        replace_file(self.path, sealed_text(content))
 
 
 def _place(row: Row) -> tuple[int, float, str]:

@@ -3,7 +3,6 @@
 Nothing here was measured: a count says how many pairs a second the code cannot exceed.
 """
 
-import json
 import math
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from pandas.io.formats.style import Styler
 
 from linfdist import records
 from linfdist.bench import roofline
+from linfdist.recorded_run import read_sealed
 
 FILE = "sass.json"
 ARCHITECTURE, CAPABILITY = "sm_90", "9.0"  # what the file's bounds are for
@@ -23,7 +23,7 @@ PIPES = {"FMA": "FMA", "ALU": "ALU", "MUFU": "special", "LDS": "shared memory", 
 def load(path: Path | None = None) -> dict[str, Any] | None:
     """What is counted in runs/bench/sass.json, or in ``path``; None where there is no such file."""
     path = path or records.runs_dir() / "bench" / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_sealed(path) if path.is_file() else None
 
 
 def table(counted: dict[str, Any]) -> pd.DataFrame:

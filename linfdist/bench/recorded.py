@@ -1,6 +1,5 @@
 """The recorded benches, runs/bench/*.json, as tables."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from linfdist import records
 from linfdist.bench import machine_code, roofline
 from linfdist.bench.epochs_file import PREFIX
 from linfdist.bench.peers import OURS, SMOOTHED
+from linfdist.recorded_run import read_sealed
 
 NOT_YET = "not yet run on a GPU"
 CASE = ["shape", "p", "pass"]
@@ -45,7 +45,7 @@ class Bench:
 
 def load(path: Path) -> Bench:
     """The bench that a file holds."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_sealed(path)
     hardware = content.get("hardware")
     return Bench(
         path=path,

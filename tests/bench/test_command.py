@@ -1,7 +1,5 @@
 """The command line of the bench: its tables and its file, and going on where it stopped."""
 
-import json
-
 import pytest
 import torch
 
@@ -9,6 +7,8 @@ from linfdist import environment
 from linfdist.__main__ import main
 from linfdist.bench import distances, iterations, peers
 from linfdist.bench.file import file_name
+from linfdist.record_files import sealed_text
+from linfdist.recorded_run import read_sealed
 
 SHAPE = (6, 20, 10)
 
@@ -33,7 +33,7 @@ def test_prints_the_tables_and_writes_json(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "torch.cdist" in printed and "6x20->10" in printed and "AdamW(fused)" in printed
     assert printed.endswith(f"Written to {out}.\n")
-    written = json.loads(out.read_text())
+    written = read_sealed(out)
     assert {row["p"] for row in written["rows"]} == {"inf", 8.0, 8.7, 1000.0}
     assert {row["p"] for row in written["iterations"]} == {"inf", 8.0, 8.7, 1000.0}
     assert written["environment"]["backend"].startswith(("native", "reference"))
@@ -55,22 +55,22 @@ def test_out_of_time_keeps_what_is_done_and_resume_measures_the_rest(tmp_path, c
     assert not out.exists()
 
     assert bench("--json", out, "--quick") == 0
-    before = json.loads(out.read_text())
+    before = read_sealed(out)
     assert bench("--json", out, "--resume") == 0
-    after = json.loads(out.read_text())
+    after = read_sealed(out)
     assert after["iterations"] == before["iterations"]
     assert after["rows"][: len(before["rows"])] == before["rows"]
     assert {row["shape"] for row in after["rows"]} == {"6x20->10", "6x30->10"}
 
     assert bench("--json", out, "--resume") == 0  # nothing is left
-    assert json.loads(out.read_text()) == after
+    assert read_sealed(out) == after
 
     case = {"shape": "6x20->10", "p": 8.0}  # measured last, it comes back to its place
     others = [row for row in after["rows"] if not case.items() <= row.items()]
-    out.write_text(json.dumps(after | {"rows": others}))
+    out.write_text(sealed_text(after | {"rows": others}))
     assert bench("--json", out, "--resume") == 0
     places = [[row[key] for key in ("shape", "p", "pass", "candidate")] for row in after["rows"]]
-    again = json.loads(out.read_text())["rows"]
+    again = read_sealed(out)["rows"]
     assert places == [[row[key] for key in ("shape", "p", "pass", "candidate")] for row in again]
 
 
@@ -82,23 +82,21 @@ def test_ctrl_c_keeps_what_is_done(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(distances, "measure", stopped)
     assert bench("--json", out) == 130
     assert "16 cases are left; --resume measures them." in capsys.readouterr().err
-    assert (
-        len(json.loads(out.read_text())["iterations"]) == 18
-    )  # four a p, and two of LogSumExp beside 8.7
+    assert len(read_sealed(out)["iterations"]) == 18  # four a p, and two of LogSumExp beside 8.7
 
 
 def test_resume_starts_afresh_for_other_code(tmp_path, monkeypatch):
     out = tmp_path / "bench.json"
     bench("--json", out, "--quick")
-    content = json.loads(out.read_text())
+    content = read_sealed(out)
     first = content["rows"][0] | {"seconds": 123.0}
     for change in (
         {"code_sha256": "other"},
         {"environment": content["environment"] | {"threads": 99}},
     ):
-        out.write_text(json.dumps(content | {"rows": [first, *content["rows"][1:]]} | change))
+        out.write_text(sealed_text(content | {"rows": [first, *content["rows"][1:]]} | change))
         bench("--json", out, "--quick", "--resume")
-        assert json.loads(out.read_text())["rows"][0]["seconds"] < 100
+        assert read_sealed(out)["rows"][0]["seconds"] < 100
 
 
 def test_resume_measures_a_case_again_for_a_new_peer(tmp_path, monkeypatch):
@@ -107,9 +105,9 @@ def test_resume_measures_a_case_again_for_a_new_peer(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     bench("--json", "bench.json", "--quick")
-    before = json.loads((tmp_path / "bench.json").read_text())
+    before = read_sealed(tmp_path / "bench.json")
     bench("--json", "bench.json", "--quick", "--resume", "--peer", "own_kernels:distance")
-    after = json.loads((tmp_path / "bench.json").read_text())
+    after = read_sealed(tmp_path / "bench.json")
     assert after["iterations"] == before["iterations"]
     names = [row["candidate"] for row in after["rows"]]
     assert names.count("linfdist") == names.count("own_kernels:distance") == 8

@@ -1,11 +1,11 @@
 """What the disassembly counted is shown beside the rooflines, and as nothing more than a count."""
 
-import json
 import math
 
 import pytest
 
 from linfdist.bench import machine_code, recorded
+from linfdist.record_files import sealed_text
 
 PIPES = {"FMA": 1.1, "ALU": 1.0, "MUFU": 0.0, "LDS": 0.12, "issue": 2.3}
 
@@ -53,6 +53,6 @@ def test_the_file_is_found_in_runs_and_is_no_bench(tmp_path, monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path))
     assert machine_code.load() is None
     (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / machine_code.FILE).write_text(json.dumps(counted()))
+    (tmp_path / "bench" / machine_code.FILE).write_text(sealed_text(counted()))
     assert machine_code.load() == counted()
     assert recorded.benches() == []

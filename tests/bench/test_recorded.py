@@ -1,6 +1,5 @@
 """Recorded benches are read, whatever their age, and drawn."""
 
-import json
 import math
 
 import matplotlib.pyplot as plt
@@ -8,6 +7,7 @@ import pytest
 
 from linfdist import records
 from linfdist.bench import plots, recorded, roofline
+from linfdist.record_files import sealed_text
 
 ENVIRONMENT = {"device": "a CPU", "threads": 2, "backend": "native (avx2)"}
 H100 = {
@@ -35,7 +35,7 @@ def step(part, candidate="linfdist", p="inf"):
 def write(tmp_path):
     def write_file(name, **content):
         path = tmp_path / f"{name}.json"
-        path.write_text(json.dumps({"environment": ENVIRONMENT} | content))
+        path.write_text(sealed_text({"environment": ENVIRONMENT} | content))
         return path
 
     return write_file
