@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from linfdist.baselines import BaselineNet, CapNet
 from linfdist.bound_config import BoundTrainConfig
+from linfdist.layerwise_config import LayerwiseTrainConfig
+from linfdist.layerwise_recipe import LayerwiseRecipe
 from linfdist.nn import LogSumExp
 from linfdist.optim import LpAdamW, eps_at, lr_at, p_at, param_groups, relaxation_at, set_p
 from linfdist.robust import HingeLoss, IBPLoss, hinge_loss, ibp_loss
-from linfdist.train_config import DistNet, Net, TrainConfig
+from linfdist.train_config import AnyTrainConfig, DistNet, Net, TrainConfig
 
 
 class _Objective(nn.Module):
@@ -159,8 +161,10 @@ class BoundRecipe:
         return math.inf
 
 
-def recipe_of(net: Net, config: TrainConfig | BoundTrainConfig) -> LinfDistRecipe | BoundRecipe:
+def recipe_of(net: Net, config: AnyTrainConfig) -> LinfDistRecipe | BoundRecipe | LayerwiseRecipe:
     """The recipe of a configuration."""
+    if isinstance(config, LayerwiseTrainConfig):
+        return LayerwiseRecipe(net, config)
     if isinstance(config, BoundTrainConfig):
         return BoundRecipe(net, config)
     return LinfDistRecipe(net, config)

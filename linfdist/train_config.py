@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from linfdist.baselines import BaselineNet
+from linfdist.baselines import BaselineNet, ColtNet
 from linfdist.bound_config import BoundTrainConfig
 from linfdist.config import OMITTED_AT_DEFAULT
 from linfdist.data import Augmentation, ImageSet
+from linfdist.layerwise_config import LayerwiseTrainConfig
 from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp
 from linfdist.optim.lp_adamw import DECAYS
 from linfdist.robust import HingeLoss, IBPLoss, Lipschitz
@@ -117,7 +118,10 @@ class TrainConfig:
         return LogSumExp(p - 1, matched=True)
 
 
-def _check_kind(net: Net, config: TrainConfig | BoundTrainConfig) -> None:
+AnyTrainConfig = TrainConfig | BoundTrainConfig | LayerwiseTrainConfig
+
+
+def _check_kind(net: Net, config: AnyTrainConfig) -> None:
     """Refuse a loss that does not fit the network."""
     if isinstance(config, BoundTrainConfig):
         if not isinstance(net, BaselineNet):
@@ -131,6 +135,13 @@ def _check_kind(net: Net, config: TrainConfig | BoundTrainConfig) -> None:
                 f"{net.config.kind!r}."
             )
         return
+    if isinstance(config, LayerwiseTrainConfig):
+        if not isinstance(net, ColtNet):
+            raise TypeError(
+                f"fit: LayerwiseTrainConfig must train a ColtNet; got {type(net).__name__}. Build "
+                'BaselineConfig(kind="colt").'
+            )
+        return
     kind = LinfDistNet if isinstance(config.loss, HingeLoss) else LinfDistNetMLP
     if not isinstance(net, kind):
         raise TypeError(
@@ -139,9 +150,7 @@ def _check_kind(net: Net, config: TrainConfig | BoundTrainConfig) -> None:
         )
 
 
-def check_fit(
-    net: Net, train: ImageSet, test: ImageSet | None, config: TrainConfig | BoundTrainConfig
-) -> None:
+def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrainConfig) -> None:
     """Refuse a loss, images or labels that do not fit the network."""
     _check_kind(net, config)
     if len(train) == 0:
@@ -176,7 +185,7 @@ def check_seconds(seconds: float | None, checkpoint: Path | None) -> None:
 
 
 def _shapes(
-    train: ImageSet, test: ImageSet | None, config: TrainConfig | BoundTrainConfig
+    train: ImageSet, test: ImageSet | None, config: AnyTrainConfig
 ) -> Iterator[tuple[tuple[int, ...], str]]:
     """The shapes that reach the network, and whose they are."""
     crop = config.augmentation.crop

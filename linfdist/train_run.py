@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 from linfdist import checkpoint as checkpoints
 from linfdist import distributed
 from linfdist.batches import Batches
-from linfdist.bound_config import BoundTrainConfig
 from linfdist.checkpoint import CheckpointError
 from linfdist.config import to_dict
 from linfdist.data import ImageSet
@@ -20,7 +19,7 @@ from linfdist.evaluation import clean_and_certified
 from linfdist.nn import Normalize, mean_distances, set_mean_distances
 from linfdist.ops.precision import matmul_precision
 from linfdist.recipe import recipe_of
-from linfdist.train_config import Net, TrainConfig, check_fit
+from linfdist.train_config import AnyTrainConfig, Net, check_fit
 
 
 class Run:
@@ -30,7 +29,7 @@ class Run:
         self,
         net: Net,
         train: ImageSet,
-        config: TrainConfig | BoundTrainConfig,
+        config: AnyTrainConfig,
         seed: int,
         test: ImageSet | None,
         device: torch.device | str,

@@ -12,12 +12,22 @@ from tqdm import tqdm
 from linfdist import distributed
 from linfdist.bound_config import BoundTrainConfig
 from linfdist.data import ImageSet
+from linfdist.layerwise_config import LayerwiseTrainConfig
 from linfdist.nn import synchronized
 from linfdist.robust import HingeLoss, IBPLoss
-from linfdist.train_config import Net, TrainConfig, check_seconds
+from linfdist.train_config import AnyTrainConfig, Net, TrainConfig, check_seconds
 from linfdist.train_run import Run
 
-__all__ = ["BoundTrainConfig", "HingeLoss", "IBPLoss", "OutOfTime", "TrainConfig", "fit"]
+__all__ = [
+    "AnyTrainConfig",
+    "BoundTrainConfig",
+    "HingeLoss",
+    "IBPLoss",
+    "LayerwiseTrainConfig",
+    "OutOfTime",
+    "TrainConfig",
+    "fit",
+]
 
 CHECKPOINT_SECONDS = 60.0  # not after every epoch: at the paper's width it is 1 to 2 GB
 REPORT_STEPS = 20  # the bar and the check for a finite loss wait for the device this often
@@ -30,7 +40,7 @@ class OutOfTime(RuntimeError):
 def fit(
     net: Net,
     train: ImageSet,
-    config: TrainConfig | BoundTrainConfig,
+    config: AnyTrainConfig,
     *,
     seed: int,
     test: ImageSet | None = None,

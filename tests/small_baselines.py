@@ -12,6 +12,7 @@ WIDTHS = {
     "cnn7_bn": 1 / 16,
     "resnet_tiny": 1 / 4,
     "cap": 1 / 8,
+    "colt": 1 / 16,
     "groupsort": 1 / 64,
 }
 RELAXED = [kind for kind in WIDTHS if kind != "groupsort"]

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
-BaselineKind = Literal["dm_large", "dm_medium", "cnn7_bn", "resnet_tiny", "cap", "groupsort"]
+BaselineKind = Literal[
+    "dm_large", "dm_medium", "cnn7_bn", "resnet_tiny", "cap", "colt", "groupsort"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """A network in its published width.
 
-    ``convs``: (out_channels, kernel, stride) of each convolution of padding 1, ``hidden``: widths
-    of the fully connected layers before the last.
+    ``convs``: (out_channels, kernel, stride) of each convolution of padding (kernel − 1) // 2,
+    ``hidden``: widths of the fully connected layers before the last.
     """
 
     convs: tuple[tuple[int, int, int], ...]
@@ -37,6 +39,7 @@ LAYOUTS: Mapping[BaselineKind, Layout] = MappingProxyType(
         ),
         "resnet_tiny": Layout(convs=((16, 3, 1), (16, 3, 1), *[(32, 3, 1)] * 4), hidden=(500,)),
         "cap": Layout(convs=((16, 4, 2), (32, 4, 2)), hidden=(100,)),
+        "colt": Layout(convs=((32, 5, 2), (128, 4, 2)), hidden=(250,)),
         "groupsort": Layout(convs=(), hidden=(1024, 1024, 1024)),
     }
 )
@@ -48,8 +51,9 @@ class BaselineConfig:
 
     ``dm_large``, ``dm_medium``: the large and medium networks of [Gowal2018, Table 1], for IBP and
     CROWN-IBP; ``cnn7_bn``: with batch normalisation, for TinyImageNet  [Xu2020]; ``resnet_tiny``:
-    DiffAI's  [Mirman2019]; ``cap``: the small network of [WongKolter2018]; ``groupsort``: rows of
-    l_1 norm 1 and MaxMin  [Anil2019]. Every width is multiplied by ``width`` and rounded; 1 is the
+    DiffAI's  [Mirman2019]; ``cap``: the small network of [WongKolter2018]; ``colt``:
+    [Balunovic2020]'s for eps = 0.3 on MNIST and 8/255 on CIFAR-10; ``groupsort``: rows of l_1 norm
+    1 and MaxMin  [Anil2019]. Every width is multiplied by ``width`` and rounded; 1 is the
     published network.
     """
 

@@ -11,13 +11,17 @@ from linfdist.baselines.crown import backward, upper_bounds
 from linfdist.nn import Normalize
 
 
-def polytope(layers: Iterable[nn.Module], lower: Tensor, upper: Tensor) -> Trace:
+def polytope(
+    layers: Iterable[nn.Module], lower: Tensor, upper: Tensor, *, dense_only: bool = False
+) -> Trace:
     """A pass whose neurons' bounds are each layer's dual bounds  [WongKolter2018, Algorithm 1].
 
     Layer by layer, the inputs of a ReLU are bounded by a backward pass through all before it, both
     lines of a neuron of slope u / (u − l). ``layers`` are Linear, Conv2d, ReLU, Flatten and
     Normalize, without a residual sum. Cost: for every hidden layer but the first, a backward pass
     with a row for each of its neurons; before the second linear layer intervals are exact.
+    ``dense_only``: only the outputs of fully connected layers have dual bounds, where these are
+    tighter than intervals; convolutions, whose neurons are many, keep intervals.
     """
     steps: list[Step] = []
     box = low, high = lower, upper
@@ -28,8 +32,11 @@ def polytope(layers: Iterable[nn.Module], lower: Tensor, upper: Tensor) -> Trace
                 "polytope: layers must be Linear, Conv2d, ReLU, Flatten or Normalize; got "
                 f"{type(layer).__name__}. Bound it with crown_ibp_margins."
             )
-        if isinstance(layer, nn.ReLU) and depth > 1:
+        if isinstance(layer, nn.ReLU) and depth > 1 and not dense_only:
             low, high = _dual_bounds(steps, low, box)
+        elif isinstance(layer, nn.ReLU) and depth > 1 and low.dim() == 2:
+            least, most = _dual_bounds(steps, low, box)
+            low, high = torch.maximum(low, least), torch.minimum(high, most)
         one = interval([layer], low, high)
         steps.append(one.steps[0])
         low, high = one.lower, one.upper

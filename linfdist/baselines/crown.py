@@ -76,12 +76,21 @@ def _conv_transpose(layer: nn.Conv2d, matrix: Tensor, size: Sequence[int]) -> Te
     return rows.unflatten(0, matrix.shape[:2])
 
 
+def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and offset of the line over a ReLU on [lower, upper]: u (z − l) / (u − l).
+
+    That is z where l >= 0, and 0 where u <= 0. The line of the same slope through 0 lies below.
+    """
+    low, high = lower.clamp_max(0), upper.clamp_min(0)
+    slope = high / (high - low).clamp_min(torch.finfo(low.dtype).tiny)
+    slope = torch.where(lower >= 0, 1.0, slope)
+    return slope, -low * slope
+
+
 def _relu(matrix: Tensor, lower: Tensor, upper: Tensor, parallel: bool) -> tuple[Tensor, Tensor]:
     """The upper line where A > 0, the lower line where A < 0."""
-    low, high = lower.clamp_max(0), upper.clamp_min(0)
-    chord = high / (high - low).clamp_min(torch.finfo(low.dtype).tiny)
-    slope = torch.where(lower >= 0, 1.0, chord)
-    offset = (-low * slope).flatten(1).unsqueeze(2)
+    slope, offset = chord(lower, upper)
+    offset = offset.flatten(1).unsqueeze(2)
     positive = matrix.clamp_min(0)
     constant = positive.flatten(2) @ offset
     if parallel:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from linfdist.baselines.bounds import Trace, interval
+from linfdist.baselines.bounds import Trace, interval, merged
 from linfdist.baselines.config import BaselineConfig
-from linfdist.baselines.convex import cap_margins
-from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound
+from linfdist.baselines.convex import cap_margins, polytope
+from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound, upper_bounds
 from linfdist.baselines.groupsort import unit_linear
 from linfdist.baselines.layers import MaxMin, Residual
 from linfdist.nn import Normalize, check_pixels
@@ -86,6 +86,21 @@ class CapNet(BaselineNet):
         return torch.cat([cap_margins(self.features, self.last, *part) for part in parts])
 
 
+class ColtNet(BaselineNet):
+    """A network of convolutions that leave neurons stable, before fully connected layers."""
+
+    def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+        """CROWN's lines, or intervals where they are tighter; shape (batch, num_classes).
+
+        The convolutions' neurons are bounded by intervals, the others as CAP's.
+        """
+        check_pixels(lower, self.input_shape)
+        check_pixels(upper, self.input_shape)
+        trace = polytope(self.features, lower, upper, dense_only=True)
+        by_lines = upper_bounds(trace, *merged(self.last, labels))
+        return torch.minimum(by_lines, self.margins(trace, labels))
+
+
 class GroupSortNet(BaselineNet):
     """Unit rows and MaxMin: every logit is ``lipschitz``-Lipschitz in the pixels, in l_inf.
 
@@ -126,12 +141,13 @@ def build_baseline(
         if config.kind == "resnet_tiny" and index:
             layers.append(_block(channels, out_channels))
         else:
-            layers.append(nn.Conv2d(channels, out_channels, kernel, stride, padding=1))
+            layers.append(nn.Conv2d(channels, out_channels, kernel, stride, (kernel - 1) // 2))
         if layout.batch_norm:
             layers.append(nn.BatchNorm2d(out_channels))
         layers.append(nn.ReLU())
         channels = out_channels
-        height, width = ((side + 2 - kernel) // stride + 1 for side in (height, width))
+        border = 2 * ((kernel - 1) // 2)
+        height, width = ((side + border - kernel) // stride + 1 for side in (height, width))
     if min(height, width) < 1:
         raise ValueError(
             f"build_baseline: input_shape must be large enough for the strides of {config.kind}; "
@@ -144,7 +160,8 @@ def build_baseline(
     for out_features in layout.hidden:
         layers.extend([linear(features, out_features), activation()])
         features = out_features
-    kind = {"cap": CapNet, "groupsort": GroupSortNet}.get(config.kind, BaselineNet)
+    kinds = {"cap": CapNet, "colt": ColtNet, "groupsort": GroupSortNet}
+    kind = kinds.get(config.kind, BaselineNet)
     last = linear(features, num_classes)
     net = kind(config, nn.Sequential(*layers), last, input_shape=input_shape)
     if config.kind == "resnet_tiny":

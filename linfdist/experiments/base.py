@@ -8,7 +8,7 @@ from typing import Literal
 from linfdist.baselines import BaselineConfig
 from linfdist.data import DATASETS
 from linfdist.nn import NetConfig
-from linfdist.training import BoundTrainConfig, TrainConfig
+from linfdist.training import AnyTrainConfig
 
 ScaleName = Literal["smoke", "reduced", "paper"]
 SCALES: Mapping[ScaleName, str] = {
@@ -52,7 +52,7 @@ class Scale:
     dataset: str
     eps: Fraction
     net: NetConfig | BaselineConfig
-    train: TrainConfig | BoundTrainConfig
+    train: AnyTrainConfig
     test_images: int | None = None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from linfdist.baselines import BaselineConfig
 from linfdist.data import DATASETS, Augmentation
 from linfdist.experiments.base import Experiment, PaperNumbers, Scale
-from linfdist.training import BoundTrainConfig
+from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig
 
 IBP = "IBP (Gowal et al., 2018)"
 CROWN_IBP = "CROWN-IBP (Zhang et al., 2020b)"
@@ -65,9 +65,30 @@ _DIFFAI = BoundTrainConfig(
     augmentation=Augmentation(padding=4, flip=True),
 )
 
+# [Balunovic2020]'s script for CIFAR-10 at 8/255, whose numbers are the class's. For MNIST at 0.3
+# there is none: it has the same here, without augmentation.
+_COLT = LayerwiseTrainConfig(
+    epochs=(200, 200, 200),
+    mix_epochs=60,
+    eps_train=Fraction(105, 100) * DATASETS["cifar10"].eps,
+    augmentation=Augmentation(padding=4, flip=True),
+)
+_COLT_MNIST = replace(
+    _COLT, eps_train=Fraction(105, 100) * DATASETS["mnist"].eps, augmentation=Augmentation()
+)
+
 # An eighth of the width, and a tenth of MNIST's epochs in steps half as large.
 _SHORT = MappingProxyType({"epochs": (1, 9, 6), "lr": 2e-3, "lr_drops": (14,), "batch_size": 128})
 _NARROW = MappingProxyType({"width": 0.125})
+
+
+def _tiny(train: BoundTrainConfig | LayerwiseTrainConfig, eps_train: Fraction) -> Any:
+    """The smoke scale's training."""
+    tiny = replace(train, eps_train=eps_train, batch_size=64, augmentation=Augmentation())
+    if isinstance(train, LayerwiseTrainConfig):
+        return replace(tiny, epochs=(2, 2, 2), mix_epochs=1, lr_epochs=1, lr=0.1)
+    threshold = None if train.threshold is None else DATASETS["digits"].eps
+    return replace(tiny, epochs=(1, 2, 1), threshold=threshold, lr=5e-3, lr_drops=())
 
 
 def _row(
@@ -76,7 +97,7 @@ def _row(
     dataset: str,
     paper: PaperNumbers,
     kind: str,
-    train: BoundTrainConfig,
+    train: BoundTrainConfig | LayerwiseTrainConfig,
     reduced: Mapping[str, Any],
     width: Mapping[str, float] = _NARROW,
     test_images: int | None = None,
@@ -86,16 +107,6 @@ def _row(
     )
     digits = DATASETS["digits"].eps
     ratio = train.eps_train / full.eps  # what the method trains at, of what it is tested at
-    tiny = replace(
-        train,
-        epochs=(1, 2, 1),
-        eps_train=ratio * digits,
-        threshold=None if train.threshold is None else digits,
-        lr=5e-3,
-        lr_drops=(),
-        batch_size=64,
-        augmentation=Augmentation(),
-    )
     return Experiment(
         name=f"table1/{name}",
         title=title,
@@ -105,7 +116,7 @@ def _row(
                 dataset="digits",
                 eps=digits,
                 net=BaselineConfig(kind=kind, width=1 / 16),
-                train=tiny,
+                train=_tiny(train, ratio * digits),
             ),
             "reduced": replace(
                 full,
@@ -125,6 +136,11 @@ def _crown(train: BoundTrainConfig) -> BoundTrainConfig:
 # CROWN's margins cost ten times IBP's: they are of a sixth of the images, in as many steps.
 _FEWER = MappingProxyType({**_SHORT, "train_images": 10_240, "epochs": (6, 14, 30), "lr_drops": ()})
 
+# COLT has a quarter of the width, a sixth of the images and a fiftieth of the epochs.
+_COLT_SHORT = MappingProxyType(
+    {"epochs": (4, 4, 4), "mix_epochs": 1, "lr_epochs": 1, "train_images": 10_240, "batch_size": 64}
+)
+
 EXPERIMENTS = (
     _row(
         "mnist_group_sort",
@@ -135,6 +151,16 @@ EXPERIMENTS = (
         _GROUP_SORT,
         {"epochs": (0, 0, 10), "batch_size": 256},
         {},
+    ),
+    _row(
+        "mnist_colt",
+        COLT,
+        "mnist",
+        PaperNumbers.percent("4.9M", 97.3, None, 85.7),
+        "colt",
+        _COLT_MNIST,
+        {**_COLT_SHORT, "lr": 0.05, "stability": 1e-3, "l1": 1e-4},
+        {"width": 0.25},
     ),
     _row(
         "mnist_ibp",
@@ -191,6 +217,16 @@ EXPERIMENTS = (
         "resnet_tiny",
         _DIFFAI,
         {**_FEWER, "lr": 1e-3},
+    ),
+    _row(
+        "cifar10_colt",
+        COLT,
+        "cifar10",
+        PaperNumbers.percent("6.9M", 51.7, None, 27.5),
+        "colt",
+        _COLT,
+        {**_COLT_SHORT, "lr": 0.1, "stability": 1e-2, "l1": 1e-4},
+        {"width": 0.25},
     ),
     _row(
         "cifar10_ibp",
