@@ -15,6 +15,7 @@ from threads import one_thread
 
 from linfdist import report
 from linfdist.bench import recorded
+from linfdist.report.formats import format_percent
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -47,7 +48,7 @@ def results() -> str:
 
 def _accuracies(row, prefix: str = "") -> str:
     values = [row[f"{prefix}{name}"] for name in report.ACCURACIES]
-    return "–" if values[0] != values[0] else " / ".join(f"{100 * value:.2f}" for value in values)
+    return "–" if values[0] != values[0] else " / ".join(map(format_percent, values))
 
 
 def speed() -> str:
