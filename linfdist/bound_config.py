@@ -9,7 +9,7 @@ from linfdist.data import Augmentation
 from linfdist.optim.schedules import Epochs
 from linfdist.robust import HingeLoss
 
-Bound = Literal["ibp", "crown_ibp", "loss_fusion", "cap", "hinge"]
+Bound = Literal["ibp", "crown_ibp", "loss_fusion", "cap", "pvt", "hinge"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,9 @@ class BoundTrainConfig:
     is multiplied by ``lr_factor`` after each epoch of ``lr_drops``.
 
     ``bound``: of the margins, by intervals, "ibp" [Gowal2018], by β CROWN + (1 − β) intervals,
-    "crown_ibp" [Zhang2020], or by the convex outer polytope, "cap" [WongKolter2018]; of the cross
-    entropy itself by the mixture, "loss_fusion" [Xu2020]; or "hinge", for networks of Lipschitz
+    "crown_ibp" [Zhang2020], by the convex outer polytope, "cap" [WongKolter2018], or by lines that
+    a verifier proposes, trained with the network, "pvt" [Dvijotham2018]; of the cross entropy
+    itself by the mixture, "loss_fusion" [Xu2020]; or "hinge", for networks of Lipschitz
     logits: ``hinge_loss`` at ``threshold`` pixels, with neither radius nor κ  [Anil2019].
     """
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist.baselines import BaselineNet, CapNet
+from linfdist.baselines import BaselineNet, CapNet, PvtNet
 from linfdist.bound_config import BoundTrainConfig
 from linfdist.layerwise_config import LayerwiseTrainConfig
 from linfdist.layerwise_recipe import LayerwiseRecipe
@@ -108,7 +108,7 @@ class _BoundObjective(nn.Module):
         if kappa == 1:  # the warm-up: a bound of weight 0 is not computed
             logits = self.net(pixels)
             loss = F.cross_entropy(logits, labels) if len(labels) else logits.sum()
-            return loss, logits
+            return loss + self.nothing(), logits
         lower, upper = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
         if self.config.bound == "cap":
             logits = self.net(pixels)
@@ -116,26 +116,35 @@ class _BoundObjective(nn.Module):
             trace = self.net.trace(lower, upper, pixels)
             logits = self.net.last(trace.clean)
         if not len(labels):
-            return logits.sum(), logits
+            return logits.sum() + self.nothing(), logits
         if self.config.bound == "loss_fusion":
             worst = self.net.loss_bound(trace, labels, beta).mean()
             return kappa * F.cross_entropy(logits, labels) + (1 - kappa) * worst, logits
         if self.config.bound == "cap":
             margins = self.net.worst_case_margins_on_box(lower, upper, labels)
+        elif self.config.bound == "pvt":
+            margins = self.net.proven_margins(trace, labels)
         else:
             margins = self.net.margins(trace, labels, beta)
         return ibp_loss(logits, margins, labels, kappa), logits
+
+    def nothing(self) -> Tensor | float:
+        """0, on which the weights of a verifier depend, where no bound is computed."""
+        if not isinstance(self.net, PvtNet):
+            return 0.0
+        return sum(weight.sum() * 0 for weight in self.net.verifier.parameters())
 
 
 class BoundRecipe:
     """A compared method's: eps grows, κ and β fall, Adam's rate drops. As ``LinfDistRecipe``."""
 
     def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
-        if (config.bound == "cap") != isinstance(net, CapNet):
-            raise ValueError(
-                'BoundTrainConfig: bound must be "cap" for a network of kind "cap" and for no other'
-                f"; got {config.bound!r} for {net.config.kind!r}."
-            )
+        for bound, kind in (("cap", CapNet), ("pvt", PvtNet)):
+            if (config.bound == bound) != isinstance(net, kind):
+                raise ValueError(
+                    f'BoundTrainConfig: bound must be "{bound}" for a network of kind "{bound}" '
+                    f"and for no other; got {config.bound!r} for {net.config.kind!r}."
+                )
         self.config = config
         self.objective: nn.Module = _BoundObjective(net, config)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
@@ -152,7 +161,7 @@ class BoundRecipe:
         eps = share * float(self.config.eps_train)
         self.eps_train = None if self.config.bound == "hinge" else eps
         first, last = self.config.kappa
-        beta = 0.0 if self.config.bound == "ibp" else 1 - share
+        beta = 0.0 if self.config.bound in ("ibp", "pvt") else 1 - share
         return eps, first + share * (last - first), beta
 
     @property

@@ -13,6 +13,7 @@ WIDTHS = {
     "resnet_tiny": 1 / 4,
     "cap": 1 / 8,
     "colt": 1 / 16,
+    "pvt": 1 / 4,
     "groupsort": 1 / 64,
 }
 RELAXED = [kind for kind in WIDTHS if kind != "groupsort"]

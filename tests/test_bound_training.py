@@ -32,6 +32,8 @@ NET = BaselineConfig(kind="dm_medium", width=0.0625)
 GROUPSORT = BaselineConfig(kind="groupsort", width=0.01)
 CAP = BaselineConfig(kind="cap", width=0.25)
 POLYTOPE = replace(BOUND, bound="cap", kappa=(0.0, 0.0))
+PVT = BaselineConfig(kind="pvt", width=0.25)
+PROVEN = replace(BOUND, bound="pvt")
 
 
 def build(config=NET):
@@ -113,13 +115,39 @@ def test_cap_trains_on_the_polytopes_margins():
             recipe_of(other, config)
 
 
+def test_pvt_trains_network_and_verifier_on_what_is_proven():
+    net, (pixels, labels) = build(PVT), batch()
+    objective = recipe_of(net, PROVEN).objective
+    box = [(pixels + shift).clamp(0, 1) for shift in (-0.05, 0.05)]
+    worst = F.cross_entropy(net.proven_margins(net.trace(*box), labels), labels)
+    for kappa in (0.0, 0.25, 1.0):
+        loss, logits = objective(pixels, labels, 0.05, kappa, 0.0)
+        clean = F.cross_entropy(net(pixels), labels)
+        assert torch.allclose(loss, kappa * clean + (1 - kappa) * worst, atol=1e-6)
+        assert torch.allclose(logits, net(pixels), atol=1e-6)
+        net.zero_grad()
+        loss.backward()
+        proposed = [weight.grad for weight in net.verifier.parameters()]
+        assert all(gradient.any() == (kappa < 1) for gradient in proposed)
+    for kappa in (0.0, 1.0):  # processes sum the gradients of all weights
+        net.zero_grad()
+        loss, _ = objective(pixels[:0], labels[:0], 0.05, kappa, 0.0)
+        loss.backward()
+        assert loss == 0 and all(weight.grad is not None for weight in net.parameters())
+    for other, config in ((build(), PROVEN), (net, BOUND)):
+        with pytest.raises(ValueError, match='bound must be "pvt" for a network of kind "pvt"'):
+            recipe_of(other, config)
+
+
 def test_the_hinge_s_threshold_is_in_pixels():
     net, (pixels, labels) = build(GROUPSORT), batch()
     loss, logits = recipe_of(net, HINGE).objective(pixels, labels, 0.0, 1.0, 0.0)
     assert torch.equal(loss, hinge_loss(logits, labels, 0.1 * net.lipschitz))
 
 
-@pytest.mark.parametrize(("net", "config"), [(NET, BOUND), (GROUPSORT, HINGE), (CAP, POLYTOPE)])
+@pytest.mark.parametrize(
+    ("net", "config"), [(NET, BOUND), (GROUPSORT, HINGE), (CAP, POLYTOPE), (PVT, PROVEN)]
+)
 def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(net, config, tmp_path):
     whole = build(net)
     rows = fit(whole, TRAIN, config, seed=3, test=TEST, progress=False)

@@ -9,9 +9,9 @@ authors bound that zonotope's neurons by random projections, and certify with a 
 mixed-integer programs; here the neurons have intervals for bounds in training, and linear
 relaxations certify, which is weaker.
 
-Not built: PVT [Dvijotham2018]. It trains a second network that proposes dual variables of the
-bound: that would need the dual of any feasible point, where CAP and CROWN take one in closed form,
-and the second network; the authors' code and architecture were never public.
+PVT [Dvijotham2018] trains a second network with the first, which proposes dual variables of the
+bound. Neither network nor the code was ever public; here it proposes the slopes of the lines below
+the ReLUs, which are those variables once the others are at their best, from each neuron's bounds.
 """
 
 from linfdist.baselines.bounds import Trace, interval, margin_bounds
@@ -20,7 +20,14 @@ from linfdist.baselines.convex import cap_margins
 from linfdist.baselines.counts import flop_count, parameter_count
 from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound
 from linfdist.baselines.latent import instability, latent_attack, prefix_length, zonotope_point
-from linfdist.baselines.nets import BaselineNet, CapNet, ColtNet, GroupSortNet, build_baseline
+from linfdist.baselines.nets import (
+    BaselineNet,
+    CapNet,
+    ColtNet,
+    GroupSortNet,
+    PvtNet,
+    build_baseline,
+)
 
 __all__ = [
     "BaselineConfig",
@@ -28,6 +35,7 @@ __all__ = [
     "CapNet",
     "ColtNet",
     "GroupSortNet",
+    "PvtNet",
     "Trace",
     "build_baseline",
     "cap_margins",

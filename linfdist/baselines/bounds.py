@@ -18,7 +18,8 @@ class Step:
     """One layer of a pass with the bounds of its input; what a backward pass needs of it.
 
     ``affine``: scale and shift of a normalisation, by channel, broadcastable to its input;
-    ``branches``: the passes through a residual sum's body and shortcut.
+    ``branches``: the passes through a residual sum's body and shortcut; ``below``: the slopes in
+    [0, 1] of the lines through 0 below a ReLU, None for CROWN's.
     """
 
     layer: nn.Module
@@ -26,6 +27,7 @@ class Step:
     upper: Tensor
     affine: tuple[Tensor, Tensor] | None = None
     branches: tuple["Trace", ...] = ()
+    below: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 BaselineKind = Literal[
-    "dm_large", "dm_medium", "cnn7_bn", "resnet_tiny", "cap", "colt", "groupsort"
+    "dm_large", "dm_medium", "cnn7_bn", "resnet_tiny", "cap", "colt", "groupsort", "pvt"
 ]
 
 
@@ -41,6 +41,7 @@ LAYOUTS: Mapping[BaselineKind, Layout] = MappingProxyType(
         "cap": Layout(convs=((16, 4, 2), (32, 4, 2)), hidden=(100,)),
         "colt": Layout(convs=((32, 5, 2), (128, 4, 2)), hidden=(250,)),
         "groupsort": Layout(convs=(), hidden=(1024, 1024, 1024)),
+        "pvt": Layout(convs=((16, 4, 2), (32, 4, 1)), hidden=(100,)),
     }
 )
 
@@ -53,7 +54,8 @@ class BaselineConfig:
     CROWN-IBP; ``cnn7_bn``: with batch normalisation, for TinyImageNet  [Xu2020]; ``resnet_tiny``:
     DiffAI's  [Mirman2019]; ``cap``: the small network of [WongKolter2018]; ``colt``:
     [Balunovic2020]'s for eps = 0.3 on MNIST and 8/255 on CIFAR-10; ``groupsort``: rows of l_1 norm
-    1 and MaxMin  [Anil2019]. Every width is multiplied by ``width`` and rounded; 1 is the
+    1 and MaxMin  [Anil2019]; ``pvt``: the small one of [Gowal2018, Table 1] with a verifier, for
+    [Dvijotham2018]'s is not known. Every width is multiplied by ``width`` and rounded; 1 is the
     published network.
     """
 

@@ -17,9 +17,10 @@ def backward(
     """A' and c with A · out <= A' · in + c, for out the output of ``steps`` and in their input.
 
     ``matrix`` A has shape (batch or 1, rows, *out), A' (…, rows, *in), c (…, rows, 1). A neuron
-    z of bounds l < 0 < u lies below the line u (z − l) / (u − l) and above a z, where a is 1 if
-    u > −l, else 0  [Zhang2020]. ``parallel``: a = u / (u − l), the convex outer
-    polytope's  [WongKolter2018]; then c has two columns, and A' · in + c[…, 1] <= A · out too.
+    z of bounds l < 0 < u lies below the line u (z − l) / (u − l) and above a z, where a is the
+    step's ``below``, else 1 if u > −l, else 0  [Zhang2020]. ``parallel``: a = u / (u − l), the
+    convex outer polytope's  [WongKolter2018]; then c has two columns, and A' · in + c[…, 1] <=
+    A · out too.
     """
     constant = matrix.new_zeros(1, 1, 2 if parallel else 1)
     for step in reversed(steps):
@@ -46,7 +47,7 @@ def _through(step: Step, matrix: Tensor, parallel: bool) -> tuple[Tensor, Tensor
         scale, shift = step.affine
         return matrix * scale, (matrix * shift).flatten(2).sum(2, keepdim=True)
     if isinstance(layer, nn.ReLU):
-        return _relu(matrix, step.lower, step.upper, parallel)
+        return _relu(step, matrix, parallel)
     raise TypeError(
         "backward: layers must be Linear, Conv2d, BatchNorm2d, Normalize, ReLU, Flatten or "
         f"Residual; got {type(layer).__name__}, which has no linear relaxation here. Bound it by "
@@ -87,16 +88,16 @@ def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return slope, -low * slope
 
 
-def _relu(matrix: Tensor, lower: Tensor, upper: Tensor, parallel: bool) -> tuple[Tensor, Tensor]:
+def _relu(step: Step, matrix: Tensor, parallel: bool) -> tuple[Tensor, Tensor]:
     """The upper line where A > 0, the lower line where A < 0."""
-    slope, offset = chord(lower, upper)
+    slope, offset = chord(step.lower, step.upper)
     offset = offset.flatten(1).unsqueeze(2)
     positive = matrix.clamp_min(0)
     constant = positive.flatten(2) @ offset
     if parallel:
         below = matrix.clamp_max(0).flatten(2) @ offset
         return matrix * slope.unsqueeze(1), torch.cat((constant, below), 2)
-    least = (upper > -lower).to(slope.dtype)
+    least = (step.upper > -step.lower).to(slope.dtype) if step.below is None else step.below
     return matrix * least.unsqueeze(1) + positive * (slope - least).unsqueeze(1), constant
 
 

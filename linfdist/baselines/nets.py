@@ -1,5 +1,6 @@
 """The compared methods' networks, from pixels to logits and to certificates."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from linfdist.baselines.convex import cap_margins, polytope
 from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound, upper_bounds
 from linfdist.baselines.groupsort import unit_linear
 from linfdist.baselines.layers import MaxMin, Residual
+from linfdist.baselines.verifier import Verifier
 from linfdist.nn import Normalize, check_pixels
 
 CAP_IMAGES = 8  # bounded at once: at MNIST's size the dual network takes about 60 MB an image
@@ -84,6 +86,36 @@ class CapNet(BaselineNet):
         check_pixels(upper, self.input_shape)
         parts = zip(*(x.split(CAP_IMAGES) for x in (lower, upper, labels)), strict=True)
         return torch.cat([cap_margins(self.features, self.last, *part) for part in parts])
+
+
+class PvtNet(BaselineNet):
+    """A network with the ``verifier`` that it is trained with."""
+
+    def __init__(
+        self,
+        config: BaselineConfig,
+        features: nn.Sequential,
+        last: nn.Linear,
+        *,
+        input_shape: tuple[int, int, int],
+    ) -> None:
+        super().__init__(config, features, last, input_shape=input_shape)
+        image = torch.empty(1, *input_shape, device="meta")
+        shapes = []
+        for layer in copy.deepcopy(features).to("meta"):
+            image = layer(image)
+            if isinstance(layer, nn.ReLU):
+                shapes.append(tuple(image.shape[1:]))
+        self.verifier = Verifier(shapes)
+
+    def proven_margins(self, trace: Trace, labels: Tensor) -> Tensor:
+        """Upper bounds of logit_k − logit_y by the lines that the verifier proposes."""
+        return upper_bounds(self.verifier(trace), *merged(self.last, labels))
+
+    def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+        """The proven margins, or intervals where they are tighter; shape (batch, num_classes)."""
+        trace = self.trace(lower, upper)
+        return torch.minimum(self.proven_margins(trace, labels), self.margins(trace, labels))
 
 
 class ColtNet(BaselineNet):
@@ -160,7 +192,7 @@ def build_baseline(
     for out_features in layout.hidden:
         layers.extend([linear(features, out_features), activation()])
         features = out_features
-    kinds = {"cap": CapNet, "colt": ColtNet, "groupsort": GroupSortNet}
+    kinds = {"cap": CapNet, "colt": ColtNet, "groupsort": GroupSortNet, "pvt": PvtNet}
     kind = kinds.get(config.kind, BaselineNet)
     last = linear(features, num_classes)
     net = kind(config, nn.Sequential(*layers), last, input_shape=input_shape)

@@ -8,7 +8,7 @@ from typing import Any
 
 from linfdist.data import DATASETS, Augmentation
 from linfdist.experiments import compared
-from linfdist.experiments.base import Experiment, PaperNumbers, QuotedRow, Scale
+from linfdist.experiments.base import Experiment, PaperNumbers, Scale
 from linfdist.nn import NetConfig
 from linfdist.training import HingeLoss, IBPLoss, TrainConfig
 
@@ -224,13 +224,4 @@ EXPERIMENTS = (*compared.EXPERIMENTS, *OWN)
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
 
 
-def _quoted(
-    dataset: str, title: str, reason: str, flops: str, *accuracies: float | None
-) -> QuotedRow:
-    paper = PaperNumbers.percent(flops, *accuracies)
-    return QuotedRow(title=title, dataset=dataset, paper=paper, reason=reason)
-
-
-_PVT = "neither its verifier network nor its code was ever public"
-
-QUOTED = (_quoted("cifar10", compared.PVT, _PVT, "2.4M", 48.64, 32.72, 26.67),)
+QUOTED = ()
