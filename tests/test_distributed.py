@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ import torch
 from dots import CONFIG, IBP, MLP, NET, TEST, dots, fresh, timeless
 
 from linfdist import distributed, records, train_run, training
+from linfdist.baselines import BaselineConfig, build_baseline
 from linfdist.checkpoint import CheckpointError
 from linfdist.distributed import join, share
 from linfdist.environment import DeviceError
 from linfdist.evaluation import accuracy
 from linfdist.nn import MeanShift, NetConfig
-from linfdist.training import OutOfTime, fit
+from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig, OutOfTime, fit
 
 TRAIN = dots(33)  # batches of 16, 16 and 1: the last has nothing for one of two processes
 SHORT = replace(CONFIG, epochs=(2, 1, 1))
@@ -43,13 +45,36 @@ CASES |= {
     for smoothing in ("lse", "matched_lse")
     for name, net, loss in (("net", NET, CONFIG.loss), ("conv mlp", CONV, IBP))
 }
+COLT = LayerwiseTrainConfig(
+    epochs=(2, 1, 1), mix_epochs=1, eps_train=Fraction(1, 20), batch_size=16, attack_steps=2
+)
+BOUND = BoundTrainConfig(
+    epochs=(1, 2, 1), bound="ibp", eps_train=Fraction(1, 20), batch_size=16, lr=1e-3
+)
+CASES |= {
+    f"bounds, {kind}": (BaselineConfig(kind=kind, width=1 / 16), config)
+    for kind, config in (
+        ("dm_medium", BOUND),
+        ("pvt", replace(BOUND, bound="pvt")),
+        ("colt", COLT),
+    )
+}
 RUN = ["table1/mnist_net", "--scale", "smoke"]
+
+
+def untrained(net_config):
+    """In float64."""
+    if not isinstance(net_config, BaselineConfig):
+        return fresh(net_config).double()
+    torch.manual_seed(0)
+    given = {"num_classes": 3, "mean": TRAIN.info.mean, "std": TRAIN.info.std}
+    return build_baseline(net_config, input_shape=TRAIN.info.input_shape, **given).double()
 
 
 def train(case, **settings):
     """In float64: sums in another order differ by rounding, which Adam's division makes larger."""
     net_config, config = CASES[case]
-    net = fresh(net_config).double()
+    net = untrained(net_config)
     return net, fit(net, TRAIN, config, seed=0, test=TEST, progress=False, **settings)
 
 
@@ -147,7 +172,7 @@ def test_two_processes_end_as_one(results, case):
     for name in ("train_loss", "train_accuracy", "test_accuracy"):
         expected = [row[name] for row in rows]
         assert [row[name] for row in found] == pytest.approx(expected, rel=1e-6)
-    moved = fresh(CASES[case][0]).double().state_dict()
+    moved = untrained(CASES[case][0]).state_dict()
     assert not any(torch.equal(moved[name], value) for name, value in state.items())
 
 

@@ -101,8 +101,12 @@ def margin_bounds(
 
 
 def concrete(matrix: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The middle A μ and half width |A| r of A x on the box, for A of shape (batch, rows, *x)."""
+    """The middle A μ and half width |A| r of A x on the box, for A of shape (batch, rows, *x).
+
+    In A's precision: a float64 network takes float32 pixels.
+    """
     rows = matrix.flatten(2)
+    lower, upper = lower.to(rows.dtype), upper.to(rows.dtype)
     middle = ((lower + upper) / 2).flatten(1).unsqueeze(2)
     radius = ((upper - lower) / 2).flatten(1).unsqueeze(2)
     return (rows @ middle).squeeze(2), (rows.abs() @ radius).squeeze(2)
