@@ -49,10 +49,10 @@ COLT = LayerwiseTrainConfig(
     epochs=(2, 1, 1), mix_epochs=1, eps_train=Fraction(1, 20), batch_size=16, attack_steps=2
 )
 BOUND = BoundTrainConfig(
-    epochs=(1, 2, 1), bound="ibp", eps_train=Fraction(1, 20), batch_size=16, lr=1e-3
+    epochs=(1, 2, 1), bound="ibp", eps_train=Fraction(1, 10), batch_size=16, lr=1e-3
 )
 CASES |= {
-    f"bounds, {kind}": (BaselineConfig(kind=kind, width=1 / 16), config)
+    f"bounds, {kind}": (BaselineConfig(kind=kind, width=1 / 8), config)
     for kind, config in (
         ("dm_medium", BOUND),
         ("pvt", replace(BOUND, bound="pvt")),
