@@ -317,7 +317,7 @@ def test_recorded_nets_keep_their_thinnest_certificates(monkeypatch):
         assert survived.all(), f"{run.path}: certified, and beaten"
         hunted += 1
     if not hunted:
-        pytest.skip(f"no weights of recorded runs in {WORK}")
+        pytest.skip(f"no recorded run has its weights in {WORK} and its data set in LINFDIST_DATA")
 
 
 def test_settings_are_ready_for_json():
