@@ -1,6 +1,7 @@
 """The command line: python -m linfdist list | run | table | recertify | attack | bench | …"""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -227,7 +228,10 @@ def recertify_runs(args: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 2 for bad input, 3 out of time, 130 by Ctrl-C or SIGTERM."""
+    """Run the command line; 2 for bad input, 3 out of time, 130 by Ctrl-C or SIGTERM.
+
+    1 also where nobody reads the output any more.
+    """
     args = parser().parse_args(arguments)
     from linfdist.bench.peers import PeerError
     from linfdist.checkpoint import CheckpointError
@@ -241,13 +245,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bad_input = (UnknownName, RunExists, RecordError, DataError, CheckpointError, DeviceError)
     try:
         with sigterm_as_interrupt():
-            return args.action(args)
+            code = args.action(args)
+            sys.stdout.flush()
+            return code
     except (*bad_input, PeerError, SessionError) as error:
         print(f"python -m linfdist: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped; what was finished is kept.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The command line and the notebooks' parameters: what is accepted, what is refused, and how."""
 
+import os
 import re
 import signal
+import subprocess
 import sys
 
 import nbformat
@@ -138,6 +140,15 @@ def test_any_stopped_command_ends_without_a_traceback(capsys, monkeypatch, stopp
     monkeypatch.setattr("linfdist.recertify.recertify_all", stopped)
     assert main(["recertify", NET]) == 130
     assert capsys.readouterr().err == "\nStopped; what was finished is kept.\n"
+
+
+def test_output_that_nobody_reads_ends_without_a_traceback():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "linfdist", "table", "5"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_a_run_in_parts_says_how_to_go_on_and_ends_with_a_record(capsys):

@@ -19,7 +19,7 @@ def record(folder, name, certified, *, seed=0, train=0.5):
         name,
         "reduced",
         seed,
-        config={"flops": 930816, "num_classes": 10},
+        config={"setting": {"test_images": None}, "flops": 930816, "num_classes": 10},
         metrics={"clean_accuracy": 0.9, "pgd_accuracy": 0.8, "certified_accuracy": certified},
         environment={"device": "a test", "training_seconds": 60.0},
         epochs=[{"epoch": 1, "train_accuracy": 0.1}, {"epoch": 2, "train_accuracy": train}],

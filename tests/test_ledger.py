@@ -28,7 +28,7 @@ def record(folder, name, certified, *, scale="paper", seed=0, clean=0.9, train=0
         name,
         scale,
         seed,
-        config={"flops": 1, "num_classes": classes},
+        config={"setting": {"test_images": None}, "flops": 1, "num_classes": classes},
         metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": certified},
         environment={"device": f"machine {seed}", "commit": "0123456789"},
         epochs=[{"epoch": 1, "train_accuracy": train}],

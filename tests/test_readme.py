@@ -41,7 +41,8 @@ def results() -> str:
         for scale in shown:
             here = tables[scale].loc[index]
             minutes = f"{here['minutes']:.0f}" if here["seeds"] else "–"
-            cells += [_accuracies(here), f"{here['seeds']:.0f}", minutes]
+            noted = here["scale"].removeprefix(scale)  # " (1,000 test images)"
+            cells += [_accuracies(here) + noted, f"{here['seeds']:.0f}", minutes]
         lines.append(cells)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 

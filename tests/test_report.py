@@ -20,7 +20,7 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
-def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10):
+def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10, test_images=None):
     weights = folder / "weights.pt"
     weights.write_bytes(b"weights")
     table = pd.DataFrame({"index": [0]})
@@ -28,7 +28,11 @@ def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10):
         name,
         scale,
         seed,
-        config={"flops": 930816, "num_classes": num_classes},
+        config={
+            "setting": {"test_images": test_images},
+            "flops": 930816,
+            "num_classes": num_classes,
+        },
         metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": 0.7},
         environment={"device": "a test", "training_seconds": 60.0},
         epochs=[{"epoch": epoch, "train_accuracy": 0.5} for epoch in (1, 2)],
@@ -104,9 +108,18 @@ def test_a_run_on_fewer_classes_says_so(folders):
     assert report.table(2, "smoke")["scale"].iloc[-1] == "smoke (digits, 3 of 10 classes)"
 
 
+def test_the_scale_names_test_images_that_a_run_has_left_out(folders):
+    record(folders, 0, 0.5, name="table1/mnist_colt", test_images=1000)
+    record(folders, 0, 0.5)
+    method = "COLT (Balunovic & Vechev, 2020)"
+    assert row(report.table(1), method)["scale"] == "reduced (1,000 test images)"
+    assert row(report.table(1))["scale"] == "reduced"
+
+
 def test_quoted_rows_have_no_numbers_of_ours_but_a_reason(folders):
-    record(folders, 0, 0.97)
-    quoted = report.table(1).query("source == 'quoted'")
+    record(folders, 0, 0.97, name="table2/tinyimagenet_net_mlp")
+    quoted = report.table(2).query("source == 'quoted'")
+    assert len(quoted) == 3
     assert quoted[[*ACCURACIES, "seeds", "epochs"]].isna().all(axis=None)
     assert quoted["status"].str.startswith("quoted: ").all()  # and why
 

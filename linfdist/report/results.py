@@ -34,9 +34,9 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
     are the mean over the recorded seeds, " sd" the standard deviation from two seeds on. Table 7
     prints "train" and "test" alone; ours of "train" is ``results_of``'s. A row of this code without
     a record has no numbers, and "status" says how to make them. "scale" also names the data set,
-    where it is not the paper's, and the number of classes, where a run had not all of them. Of a
-    quoted row "status" says why it is not rerun. Table 4 is ``timings``; Tables 5, 6 and 8 compare
-    the settings of the paper's scale in this code with the printed ones.
+    where it is not the paper's, and the number of classes and of test images, where a run had not
+    all of them. Of a quoted row "status" says why it is not rerun. Table 4 is ``timings``; Tables
+    5, 6 and 8 compare the settings of the paper's scale in this code with the printed ones.
 
     Raises:
         UnknownName: no such table or scale.
@@ -139,12 +139,14 @@ def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
 
 
 def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records.Run]) -> str:
-    """The scale, with what of the paper's data its runs have not: "reduced (40 of 200 classes)"."""
+    """The scale, and how its runs' data are not the paper's: "reduced (40 of 200 classes)"."""
     setting = experiment.scales[scale]
     notes = [] if setting.dataset == experiment.dataset else [setting.dataset]
     all_classes = data.DATASETS[setting.dataset].num_classes
     for found in sorted({run.config["num_classes"] for run in runs} - {all_classes}):
         notes.append(f"{found} of {all_classes} classes")
+    for found in sorted({run.config["setting"]["test_images"] for run in runs} - {None}):
+        notes.append(f"{found:,} test images")
     return f"{scale} ({', '.join(notes)})" if notes else scale
 
 
