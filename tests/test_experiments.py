@@ -163,20 +163,19 @@ def test_the_study_changes_what_its_titles_say(row):
 
 @pytest.mark.parametrize("module", [table1, table2, table3, table9])
 def test_papers_numbers_are_in_order(module):
-    for row in (*module.EXPERIMENTS, *module.QUOTED):
+    for row in (*module.EXPERIMENTS, *getattr(module, "QUOTED", ())):
         paper = row.paper
         between = paper.certified_accuracy if paper.pgd_accuracy is None else paper.pgd_accuracy
         assert 0 < paper.certified_accuracy <= between <= paper.clean_accuracy < 1
 
 
 def test_every_other_method_of_the_paper_is_quoted_or_rerun():
-    others = [*table1.QUOTED, *compared.EXPERIMENTS]
+    others = compared.EXPERIMENTS
     counts = pd.Series([row.dataset for row in others]).value_counts()
     assert counts.to_dict() == {"mnist": 4, "fashion_mnist": 3, "cifar10": 6}
     assert len({(row.dataset, row.title) for row in others}) == len(others)
     assert [row.paper.flops for row in table2.QUOTED] == ["64M", "575M", "5.22G"]
-    assert all(row.reason for row in (*table1.QUOTED, *table2.QUOTED, *table9.QUOTED))
-    assert all(row.eps == data.DATASETS[row.dataset].eps for row in table1.QUOTED)
+    assert all(row.reason for row in table2.QUOTED)
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)

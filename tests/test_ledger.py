@@ -55,8 +55,8 @@ def test_every_number_of_every_row_of_the_paper_is_a_claim():
     assert set(found["verdict"]) <= set(report.VERDICTS)
     printed = [
         getattr(row.paper, key)
-        for number, module in experiments.TABLES.items()
-        for row in (*module.EXPERIMENTS, *(module.QUOTED if number != 9 else ()))
+        for module in experiments.TABLES.values()
+        for row in (*module.EXPERIMENTS, *getattr(module, "QUOTED", ()))
         if row not in getattr(module, "OURS", ())
         for key in formats.PRINTED.values()
     ]

@@ -10,18 +10,12 @@ from linfdist.experiments.base import Change, Experiment, QuotedRow
 _SHORT = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 
 
-def _quoted(rows: tuple[QuotedRow, ...], dataset: str, title: str) -> QuotedRow:
-    """The one quoted row of a data set whose title ends so."""
-    (row,) = (row for row in rows if row.dataset == dataset and row.title.endswith(title))
-    return row
-
-
 def _over(name: str, before: Experiment | QuotedRow, after: str, accuracy: str) -> Change:
     """By how much one of the paper's own rows exceeds ``before``."""
     return Change(title=name, before=before, after=table1.BY_NAME[after], accuracy=accuracy)
 
 
-_WIDE_RESNET = _quoted(table2.QUOTED, "tinyimagenet", "WideResNet")
+(_WIDE_RESNET,) = (row for row in table2.QUOTED if row.title == table2.WIDE_RESNET)
 (_TINY_MLP,) = (row for row in table2.EXPERIMENTS if row.title == table2.NET_MLP)
 
 CHANGES = (

@@ -222,6 +222,3 @@ OURS = tuple(map(_with_lse, PAPER_ROWS))  # rows that the paper has not
 OWN = (*PAPER_ROWS, *OURS)  # of l_inf-dist nets
 EXPERIMENTS = (*compared.EXPERIMENTS, *OWN)
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
-
-
-QUOTED = ()

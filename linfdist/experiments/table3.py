@@ -124,4 +124,3 @@ def _changes(rows: tuple[Experiment, ...]) -> tuple[Change, ...]:
 _NETS, _MLPS = _experiments("net", NET), _experiments("net_mlp", NET_MLP)
 EXPERIMENTS = (*_NETS, *_MLPS)
 CHANGES = (*_changes(_NETS), *_changes(_MLPS))
-QUOTED = ()

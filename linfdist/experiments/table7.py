@@ -87,4 +87,3 @@ CHANGES = (
         for before, after in zip(_GAUSSIAN, _IDENTITY, strict=True)
     ),
 )
-QUOTED = ()

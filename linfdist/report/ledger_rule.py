@@ -87,9 +87,7 @@ def _accuracy_claim(row: Experiment | QuotedRow, name: str) -> str:
 
 def _accuracies() -> Iterator[dict[str, object]]:
     for number, module in sorted(experiments.TABLES.items()):
-        # Table 9 prints rows of Table 1 again.
-        quoted = () if number == 9 else module.QUOTED
-        for row in (*quoted, *papers_rows(number)):
+        for row in (*getattr(module, "QUOTED", ()), *papers_rows(number)):
             for name, key in PRINTED.items():
                 paper = getattr(row.paper, key)
                 if paper is None:

@@ -73,20 +73,22 @@ def text(number: int, scale: str = "reduced") -> str:
 
 
 def show(number: int, scale: str = "reduced") -> Styler:
-    """The table for a notebook; the rows of this code are set in bold."""
+    """The table for a notebook; ℓ∞-dist nets are in bold where other methods stand beside them."""
     if number == TIMES:
         return show_timings(scale)
     title, shown = _printed(number, scale)
     styler = shown.style.set_caption(title)
     if number in SETTING_TABLES:
         return styler
-    own = shown["source"] == "this code"
-    return styler.hide(axis="index").apply(lambda column: own.map({True: "font-weight: bold"}))
+    nets = shown["method"].str.contains("ℓ∞-dist")
+    bold = nets.map({True: "" if nets.all() else "font-weight: bold"})
+    return styler.hide(axis="index").apply(lambda column: bold)
 
 
 def _results(number: int, scale: str) -> pd.DataFrame:
     module = experiments.TABLES[number]
-    rows = [*module.QUOTED, *module.EXPERIMENTS]
+    others = *getattr(module, "QUOTED", ()), *getattr(module, "AGAIN", ())
+    rows = [*others, *module.EXPERIMENTS]
     order = {name: rank for rank, name in enumerate(data.DATASETS)}
     methods = {title: rank for rank, title in enumerate(getattr(module, "METHODS", ()))}
     rows.sort(key=lambda row: (order[row.dataset], methods.get(row.title, len(methods))))
@@ -167,7 +169,7 @@ def results_of(runs: Sequence[records.Run]) -> dict[str, float]:
 
 
 def _printed(number: int, scale: str) -> tuple[str, pd.DataFrame]:
-    """The title and the cells of a table as text."""
+    """The title and the cells of a table as text; "source" only where a row is quoted."""
     numbers = table(number, scale)
     if number in SETTING_TABLES:
         return SETTING_TABLES[number], numbers.T if number == 6 else numbers
@@ -175,5 +177,7 @@ def _printed(number: int, scale: str) -> tuple[str, pd.DataFrame]:
     for name in PRINTED.keys() & {*numbers}:
         shown[f"paper {name}"] = numbers[f"paper {name}"].map(format_percent)
     shown["run FLOPs"] = numbers["run FLOPs"].map(lambda n: "" if pd.isna(n) else format_flops(n))
+    if (numbers["source"] == "this code").all():
+        shown = shown.drop(columns="source")
     title = f"{experiments.TABLES[number].TITLE} (accuracies in percent)"
     return title, shown.fillna("")
