@@ -12,7 +12,7 @@ from linfdist import data, environment, records
 from linfdist.config import from_dict
 from linfdist.evaluation import sound_columns
 from linfdist.experiments.base import Scale
-from linfdist.experiments.runner import load_trained
+from linfdist.experiments.runner import load_trained, untrained
 from linfdist.robust import SOUND
 
 
@@ -33,11 +33,9 @@ def recertify(
         RecordError: the weights are missing or others, or the data set is not that of the record.
         ContradictionError: a sound verdict contradicts the recorded one.
     """
-    if "certified_sound" in run.certificates:
+    if "certified_sound" in run.certificates or not isinstance(untrained(run), SOUND):
         return None
     net = load_trained(run).to(device)
-    if not isinstance(net, SOUND):
-        return None
     started = time.perf_counter()
     setting = from_dict(Scale, run.config["setting"])
     test = data.load(setting.dataset, "test").take(setting.test_images).to(device)
@@ -86,10 +84,10 @@ def recertify_all(
 
 
 def _said(run: records.Run, done: records.Run | None) -> str:
-    if done is None and "certified_sound" in run.certificates:
+    table = (done or run).certificates
+    if done is None and "certified_sound" in table and table["certified_sound"].notna().all():
         return "has sound certificates"
     if done is None:
         return "its network has no sound certificate; see linfdist.robust.SOUND"
-    table = done.certificates
     lost = int((table["certified_interval"] - table["certified_sound"]).sum())
     return f"{int(table['certified_sound'].sum())} of {len(table)} certified, {lost} fewer"

@@ -1,5 +1,6 @@
 """Recertifying records: what is added, what stays, what is refused, and crashes in between."""
 
+import math
 import os
 import shutil
 
@@ -164,11 +165,15 @@ def test_other_data_is_named(old, monkeypatch):
         recertify.recertify(run)
 
 
-def test_a_network_without_such_certificates_is_left_alone(old, monkeypatch):
+def test_a_network_without_such_certificates_is_left_alone(old, monkeypatch, capsys):
     run, _ = old
     monkeypatch.setattr(recertify, "SOUND", ())
+    (records.work_dir(NAME, "smoke", 0) / "weights.pt").unlink()  # it needs none
     assert recertify.recertify(run) is None
     assert recertify.recertify_all([run], progress=False) == []
+    run.certificates["certified_sound"] = math.nan  # as runs of today have it
+    assert recertify.recertify_all([run], progress=False) == []
+    assert capsys.readouterr().out.count("its network has no sound certificate") == 2
 
 
 def test_the_command_goes_on_after_missing_weights(old, capsys):

@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from linfdist import environment
 from linfdist.bench import distances, epochs_command, iterations, peers, roofline
-from linfdist.bench.file import Results, Row
+from linfdist.bench.file import Results, Row, refuse_existing
 
 OUT_OF_TIME = 3
 DESCRIPTION = """\
 Time whole steps of training and the distances alone, ours beside torch.cdist, torch.compile, and
 on a CPU numba and scipy: the paper's nets and shapes on a GPU, smaller ones on a CPU.
 
-  python -m linfdist bench --json runs/bench/cpu.json
+  python -m linfdist bench --json runs/bench/my-cpu.json
   python -m linfdist bench --json runs/bench/h100.json --seconds 300 --resume
   python -m linfdist bench --peer my_kernels:distance
   python -m linfdist bench epochs --help                       epochs of Table 4's methods instead
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="keep the cases that FILE has of this code on this device",
+        help="go on with FILE: keep its cases of this code on this device, replace all others",
     )
     parser.set_defaults(action=main)
     others = parser.add_subparsers(metavar="epochs")
@@ -89,6 +89,8 @@ def main(args: argparse.Namespace) -> int:
     results = Results(args.json, environment.describe(device), roofline.hardware(device))
     if args.resume:
         results.resume()
+    else:
+        refuse_existing(args.json)
     extra = peers.load(args.peer)
     left = [
         (case, run)

@@ -12,6 +12,7 @@ from linfdist import environment, experiments
 from linfdist._arguments import positive
 from linfdist.bench import epochs
 from linfdist.bench.epochs_file import EpochTimes, path_of
+from linfdist.bench.file import refuse_existing
 from linfdist.experiments import table4
 
 OUT_OF_TIME = 3
@@ -24,7 +25,8 @@ schedule. Each round times all methods, one after the other; medians over the ro
   python -m linfdist bench epochs --scale paper --device cuda
 
 A round is written when it is whole, to runs/bench/epochs-<scale>-<device>.json, from where
-`python -m linfdist table 4` has it.
+`python -m linfdist table 4` has it. A file that is there already is left alone without --resume;
+--json runs/bench/epochs-<scale>-mine.json stands beside it.
 """
 
 
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="keep the rounds that the file has of this code on this device",
+        help="go on with the file: keep its rounds of this code, device and batch, replace others",
         **shared,
     )
     parser.set_defaults(action=main)
@@ -77,6 +79,8 @@ def main(args: argparse.Namespace) -> int:
     )
     if args.resume:
         times.resume()
+    else:
+        refuse_existing(times.path)
     interrupted = False
     try:
         while times.rounds < args.rounds and time.monotonic() - started <= args.seconds:

@@ -11,6 +11,7 @@ from linfdist.bench.roofline import Hardware
 from linfdist.environment import code_sha256
 from linfdist.record_files import replace_file, sealed_text
 from linfdist.recorded_run import read_sealed
+from linfdist.records import RunExists
 
 Row = dict[str, Any]
 SAME = ("device", "threads", "backend")  # with the same code, two calls make one bench
@@ -67,6 +68,15 @@ class Results:
             content["hardware"] = asdict(self.hardware)
         content |= {"rows": self.rows, "iterations": self.iterations}
         replace_file(self.path, sealed_text(content))
+
+
+def refuse_existing(path: Path | None) -> None:
+    """Raise RunExists where there is a file that nobody asked to go on with."""
+    if path is not None and path.exists():
+        raise RunExists(
+            f"{path} exists: what it holds is not measured over. --resume goes on with it; else "
+            "name another file by --json, or delete this one."
+        )
 
 
 def _place(row: Row) -> tuple[int, float, str]:

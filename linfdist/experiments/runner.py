@@ -164,6 +164,13 @@ def counts(net: nn.Module) -> dict[str, int]:
     return {"parameters": parameters, "flops": flops}
 
 
+def untrained(run: records.Run) -> nn.Module:
+    """The network of a recorded run as its training began."""
+    setting = from_dict(Scale, run.config["setting"])
+    info = replace(data.DATASETS[setting.dataset], num_classes=run.config["num_classes"])
+    return build(setting, info, run.seed)
+
+
 def load_trained(run: records.Run, path: Path | None = None) -> nn.Module:
     """The trained network of a recorded run, its weights read from the work folder or ``path``.
 
@@ -172,9 +179,7 @@ def load_trained(run: records.Run, path: Path | None = None) -> nn.Module:
     """
     path = path or records.work_dir(run.experiment, run.scale, run.seed) / "weights.pt"
     records.check_weights(run, path)
-    setting = from_dict(Scale, run.config["setting"])
-    info = replace(data.DATASETS[setting.dataset], num_classes=run.config["num_classes"])
-    net = build(setting, info, run.seed)
+    net = untrained(run)
     try:
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         check_finite(net, "load_trained")

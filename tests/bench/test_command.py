@@ -56,6 +56,12 @@ def test_out_of_time_keeps_what_is_done_and_resume_measures_the_rest(tmp_path, c
 
     assert bench("--json", out, "--quick") == 0
     before = read_sealed(out)
+    capsys.readouterr()
+    assert bench("--json", out) == 2
+    assert "bench.json exists: what it holds is not measured over. --resume goes on with it" in (
+        capsys.readouterr().err
+    )
+    assert read_sealed(out) == before
     assert bench("--json", out, "--resume") == 0
     after = read_sealed(out)
     assert after["iterations"] == before["iterations"]

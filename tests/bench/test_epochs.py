@@ -176,6 +176,8 @@ def test_out_of_time_leaves_rounds_that_resume_measures(folders, two, capsys):
     assert bench("--rounds", "2", "--seconds", "-1") == 3
     assert "2 rounds are left; --resume measures them." in capsys.readouterr().err
     assert bench("--rounds", "1") == 0
+    assert bench("--rounds", "2") == 2  # not over what is recorded
+    assert "epochs-smoke-cpu.json exists: " in capsys.readouterr().err
     assert bench("--rounds", "2", "--resume") == 0
     (path,) = (folders / "runs" / "bench").iterdir()
     assert EpochTimes.load(path).rounds == 2
