@@ -151,6 +151,20 @@ def test_ci_runs_the_readmes_commands(start):
     assert [command.startswith(start) for command in _commands()].count(True) == 1
 
 
+@pytest.mark.parametrize(
+    "path", ["README.md", "book/intro.ipynb", "book/trust/robust_column.ipynb"]
+)
+def test_runs_that_a_reader_is_told_to_make_are_not_recorded_yet(path):
+    """A command that is copied must not end in "a run is recorded once"."""
+    found = re.findall(
+        r"linfdist run (\w+/\w+)( --scale \w+)?( --seed \d+)?", (ROOT / path).read_text()
+    )
+    assert found
+    for name, scale, seed in found:
+        scale, seed = scale.split()[-1:] or ["reduced"], seed.split()[-1:] or ["0"]
+        assert not (ROOT / "runs" / name / scale[0] / f"seed{seed[0]}").exists(), (name, seed)
+
+
 def test_paths_and_links_exist():
     text = README.read_text()
     for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):

@@ -13,7 +13,7 @@ from linfdist.training import AnyTrainConfig
 ScaleName = Literal["smoke", "reduced", "paper"]
 SCALES: Mapping[ScaleName, str] = {
     "smoke": "scikit-learn's digits and a tiny network: seconds, to see that everything runs",
-    "reduced": "the real data, a narrower network, fewer epochs: minutes on two CPU cores",
+    "reduced": "the real data, a narrower network, fewer epochs: minutes to two hours on a CPU",
     "paper": "the paper's setting as it stands: needs a GPU",
 }
 
@@ -22,7 +22,8 @@ SCALES: Mapping[ScaleName, str] = {
 class PaperNumbers:
     """What the paper prints for one row; accuracies are fractions, None where it prints none.
 
-    ``flops`` is empty in a table that does not print them.
+    ``flops`` is empty in a table that does not print them. ``certified_eps``: the radius of the
+    certified number, in pixels, where it is not the row's.
     """
 
     flops: str
@@ -30,6 +31,7 @@ class PaperNumbers:
     pgd_accuracy: float | None = None
     certified_accuracy: float | None = None
     train_accuracy: float | None = None
+    certified_eps: Fraction | None = None
 
     @classmethod
     def percent(

@@ -18,7 +18,7 @@ GROUP_SORT = "Group Sort (Anil et al., 2019)"
 DIFFAI = "DiffAI (Mirman et al., 2019)"
 COLT = "COLT (Balunovic & Vechev, 2020)"
 CAP = "CAP (Wong & Kolter, 2018)"
-PVT = "PVT (Dvijotham et al., 2018a), certified at 0.03 < 8/255"
+PVT = "PVT (Dvijotham et al., 2018a), the paper's at eps 0.03"
 # In the paper's order, which is that of each data set.
 METHODS = (GROUP_SORT, CAP, PVT, DIFFAI, COLT, IBP, CROWN_IBP, LOSS_FUSION)
 
@@ -234,7 +234,7 @@ EXPERIMENTS = (
         "cifar10_pvt",
         PVT,
         "cifar10",
-        PaperNumbers.percent("2.4M", 48.64, 32.72, 26.67),
+        replace(PaperNumbers.percent("2.4M", 48.64, 32.72, 26.67), certified_eps=Fraction(3, 100)),
         "pvt",
         _PVT,
         {**_SHORT, "train_images": 20_480},

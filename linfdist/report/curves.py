@@ -137,7 +137,8 @@ def _dataset(runs: Sequence[Run]) -> str:
 def _paper(name: str, runs: Sequence[Run]) -> float | None:
     """What the paper prints of the row, if it is of the run's data set and radius."""
     row = experiments.get(name)
-    same = row.dataset == _dataset(runs) and row.eps == eps_of(runs[0])
+    eps = row.paper.certified_eps or row.eps
+    same = row.dataset == _dataset(runs) and eps == eps_of(runs[0])
     return row.paper.certified_accuracy if same else None
 
 
