@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
+from linfdist.baselines import BaselineConfig, build_baseline
 from linfdist.data import Augmentation, DatasetInfo, ImageSet
 from linfdist.nn import NetConfig, build_net
 from linfdist.training import HingeLoss, IBPLoss, TrainConfig
@@ -46,10 +47,10 @@ TRAIN, TEST = dots(), dots(24, seed=1)
 
 
 def fresh(config=NET, seed=0, info=INFO):
+    """A network for these images: one of ours, or with a BaselineConfig a compared method's."""
     torch.manual_seed(seed)
-    return build_net(
-        config, input_shape=info.input_shape, num_classes=3, mean=info.mean, std=info.std
-    )
+    build = build_baseline if isinstance(config, BaselineConfig) else build_net
+    return build(config, input_shape=info.input_shape, num_classes=3, mean=info.mean, std=info.std)
 
 
 def same(first, second):
@@ -60,3 +61,8 @@ def same(first, second):
 
 def timeless(rows):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def batch(n=12):
+    """Images as they come in training, and labels."""
+    return TRAIN.images[:n].float() / 255, TRAIN.labels[:n]

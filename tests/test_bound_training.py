@@ -7,11 +7,10 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
-from dots import CONFIG, TEST, TRAIN, fresh, same, timeless
+from dots import CONFIG, TEST, TRAIN, batch, fresh, same, timeless
 
 from linfdist.baselines import (
     BaselineConfig,
-    build_baseline,
     cap_margins,
     flop_count,
     parameter_count,
@@ -37,15 +36,7 @@ PROVEN = replace(BOUND, bound="pvt")
 
 
 def build(config=NET):
-    torch.manual_seed(0)
-    info = TRAIN.info
-    return build_baseline(
-        config, input_shape=info.input_shape, num_classes=3, mean=info.mean, std=info.std
-    )
-
-
-def batch(n=12):
-    return TRAIN.images[:n].float() / 255, TRAIN.labels[:n]
+    return fresh(config)
 
 
 @pytest.mark.parametrize("bound", ["ibp", "crown_ibp", "loss_fusion"])

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
-from dots import TEST, TRAIN, fresh, same, timeless
+from dots import TEST, TRAIN, batch, fresh, same, timeless
 
 from linfdist.baselines import (
     BaselineConfig,
@@ -34,15 +34,7 @@ COLT = LayerwiseTrainConfig(
 
 
 def build(config=NET):
-    torch.manual_seed(0)
-    info = TRAIN.info
-    return build_baseline(
-        config, input_shape=info.input_shape, num_classes=3, mean=info.mean, std=info.std
-    )
-
-
-def batch(n=12):
-    return TRAIN.images[:n].float() / 255, TRAIN.labels[:n]
+    return fresh(config)
 
 
 def test_a_stage_has_its_radius_its_rate_and_its_share():
