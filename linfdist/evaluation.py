@@ -125,7 +125,7 @@ def evaluate(
     """Clean, PGD-20 and certified accuracy at p = ∞ and eps in pixels, with what each image did.
 
     Metrics, fractions of the images: ``clean_accuracy``; ``pgd_accuracy``; ``certified_accuracy``,
-    by intervals on the pixel box, to the last bit where the network has such a certificate; for
+    by the network's bounds on the pixel box, to the last bit where it has such a certificate; for
     Lipschitz logits ``certified_accuracy_margin`` too, by margin / 2 > eps. The table has a row an
     image, with ``COLUMNS``; margin_radius and certified_margin are missing without Lipschitz
     logits, sound_radius and certified_sound for networks not in ``robust.SOUND``. Radii are in

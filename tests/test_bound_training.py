@@ -54,6 +54,33 @@ def test_eps_grows_while_kappa_beta_and_the_rate_fall(bound):
     assert recipe.lr == 1e-3
 
 
+@pytest.mark.parametrize(
+    ("config", "bound"),
+    [(NET, "ibp"), (NET, "crown_ibp"), (NET, "loss_fusion"), (CAP, "cap"), (PVT, "pvt")],
+)
+def test_the_gradient_is_that_of_the_loss(config, bound):
+    """Along random directions, of all weights: bounds, lines and verifier among them."""
+    net, (pixels, labels) = build(config).double(), batch()
+    objective = recipe_of(net, replace(BOUND, bound=bound)).objective
+    weights = [*net.parameters()]
+
+    def loss():
+        return objective(pixels.double(), labels, 0.05, 0.25, 0.5)[0]
+
+    gradients = torch.autograd.grad(loss(), weights)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        direction, step = torch.randn_like(weight), 1e-7
+        with torch.no_grad():
+            before = loss()
+            weight.add_(step * direction)
+            after = loss()
+            weight.sub_(step * direction)
+        slope = (after - before) / step
+        assert slope.item() == pytest.approx(
+            (gradient * direction).sum().item(), rel=1e-3, abs=1e-5
+        )
+
+
 def test_without_a_ramp_eps_is_whole_at_once():
     assert replace(BOUND, epochs=(0, 0, 2)).share(0) == 1
     assert [replace(BOUND, epochs=(1, 0, 2)).share(done) for done in (0, 0.9, 1)] == [0, 0, 1]

@@ -86,6 +86,10 @@ def test_the_loss_is_what_the_stage_says(stage):
         expected = share * (own + unstable) + (1 - share) * before + sparse
         assert torch.allclose(loss, expected, atol=1e-6)
         assert torch.equal(logits, net(pixels))
+        moved = torch.autograd.grad(loss, weights)
+        wanted = torch.autograd.grad(expected, weights, retain_graph=True)
+        for gradient, like in zip(moved, wanted, strict=True):
+            assert like.any() and torch.allclose(gradient, like, atol=1e-5)
     loss, _ = objective(pixels[:0], labels[:0], stage, eps, 1.0)
     assert loss == 0
 
@@ -126,8 +130,9 @@ def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(tmp_path):
     whole = build()
     rows = fit(whole, TRAIN, COLT, seed=3, test=TEST, progress=False)
     steps = -(-len(TRAIN) // COLT.batch_size)
-    again, path = build(), tmp_path / "checkpoint.pt"
+    path = tmp_path / "checkpoint.pt"
     for stop in (1, 2 * steps - 1, 2, None):  # the second ends a stage, where momentum goes
+        again = build()
         given = {"checkpoint": path, "stop_after_steps": stop, "test": TEST}
         resumed = fit(again, TRAIN, COLT, seed=3, progress=False, **given)
     assert same(whole, again) and timeless(rows) == timeless(resumed)

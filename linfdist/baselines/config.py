@@ -56,7 +56,7 @@ class BaselineConfig:
     [Balunovic2020]'s for eps = 0.3 on MNIST and 8/255 on CIFAR-10; ``groupsort``: rows of l_1 norm
     1 and MaxMin  [Anil2019]; ``pvt``: the small one of [Gowal2018, Table 1] with a verifier, for
     [Dvijotham2018]'s is not known. Every width is multiplied by ``width`` and rounded; 1 is the
-    published network.
+    published network, but that ``dm_medium`` and ``pvt`` pad by 1 where theirs do not pad.
     """
 
     kind: BaselineKind

@@ -39,6 +39,8 @@ class Verifier(nn.Module):
     @staticmethod
     def slopes(scale: Tensor, shift: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """Slopes of one layer; of a stable neuron the ReLU's own, 1 or 0."""
-        width = (upper - lower).clamp_min(torch.finfo(lower.dtype).tiny)
-        proposed = torch.sigmoid(scale * ((lower + upper) / width) + shift)
+        crossing = (lower < 0) & (upper > 0)
+        width = torch.where(crossing, upper - lower, 1.0)  # no gradient of a division by 0
+        place = torch.where(crossing, lower + upper, 0.0) / width
+        proposed = torch.sigmoid(scale * place + shift)
         return torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, proposed))

@@ -80,7 +80,7 @@ _COLT_MNIST = replace(
     augmentation=Augmentation(),
 )
 
-# [Dvijotham2018] prints neither its networks nor its schedule: these are IBP's.
+# [Dvijotham2018] prints neither its networks nor its schedule: this is IBP's, but at eps itself.
 _PVT = replace(_CIFAR10, bound="pvt", eps_train=DATASETS["cifar10"].eps)
 
 # An eighth of the width, and a tenth of MNIST's epochs in steps half as large.
@@ -142,8 +142,9 @@ def _crown(train: BoundTrainConfig) -> BoundTrainConfig:
 # CROWN's margins cost ten times IBP's: they are of a sixth of the images, in as many steps.
 _FEWER = MappingProxyType({**_SHORT, "train_images": 10_240, "epochs": (6, 14, 30), "lr_drops": ()})
 
-# COLT has a quarter of the width, a fifth or sixth of the images and a fiftieth of the epochs; the
-# narrower net needs more of the penalties. A certificate takes some ten milliseconds an image.
+# COLT has a quarter of the width, a fifth or sixth of the images and a thirtieth of the epochs or
+# less, at a higher rate; penalties of weights and of unstable neurons are what a narrow net of few
+# steps certified most with, in a few trials. A certificate takes some ten milliseconds an image.
 _COLT_SHORT = MappingProxyType(
     {"epochs": (4, 4, 4), "mix_epochs": 1, "lr_epochs": 1, "train_images": 10_240, "batch_size": 64}
 )

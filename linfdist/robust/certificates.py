@@ -1,4 +1,4 @@
-"""Certified radii of a network at p = ∞: by its margin, and by intervals on the pixel box."""
+"""Certified radii of a network at p = ∞: by its margin, and by bounds on the pixel box."""
 
 import math
 from fractions import Fraction
@@ -58,7 +58,9 @@ def _certified(net: Classifier, images: Tensor, labels: Tensor, eps: Tensor) -> 
 def interval_certified(
     net: Classifier, images: Tensor, labels: Tensor, eps: Fraction | float | Tensor
 ) -> Tensor:
-    """Whether every image within eps has label y, by intervals on the box clipped to [0, 1].
+    """Whether every image within eps has label y, by the net's bounds on the box cut to [0, 1].
+
+    They are interval bounds, and for some compared methods' networks linear relaxations.
 
     An image is certified if the upper bounds of logit_k − logit_y at p = ∞ are below 0 for all
     k ≠ y; so it is classified right too. ``images`` are pixels, shape (batch, *input_shape); eps is
@@ -86,7 +88,10 @@ def interval_radius(
     an image has a radius of at least eps if and only if it is certified at eps itself, and for
     Lipschitz logits ``margin_radius`` less 2e-6 for rounding; then ``num_steps`` halvings. The
     result is at most max_radius / 2^num_steps below the largest. Pixels, float64, shape (batch,); 0
-    where the image is misclassified. Cost: num_steps + 2 to 4 interval passes.
+    where the image is misclassified. Cost: num_steps + 2 to 4 passes.
+
+    Both statements take bounds that never certify a box and not a smaller one, as intervals are. A
+    relaxation can (``ColtNet``): its radius is still one that was seen to hold.
     """
     check_images(net, images, labels, "interval_radius")
     check_finite(net, "interval_radius")

@@ -13,8 +13,9 @@ from linfdist.baselines import (
     prefix_length,
     zonotope_point,
 )
+from linfdist.baselines.bounds import merged
 from linfdist.baselines.convex import polytope
-from linfdist.baselines.crown import chord
+from linfdist.baselines.crown import chord, upper_bounds
 
 SLACK = 1e-9
 
@@ -93,6 +94,32 @@ def test_the_attack_stays_inside_and_raises_the_loss(depth):
     assert ((found - centre).flatten(1).abs() <= reach + SLACK).all()
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_step_moves_every_error_by_the_sign_of_its_gradient(depth):
+    net, (x, labels) = small("colt"), batch()
+    lower, upper = ball(x, 0.1)
+    begin = prefix_length(net.features, depth)
+    steps = interval(net.features[:begin], lower, upper).steps
+    errors = [torch.zeros_like(lower), *(torch.zeros_like(s.lower) for s in relus(steps))]
+
+    def expected(number):
+        moved = [error.clone().requires_grad_() for error in errors]
+        for _ in range(number):
+            point = zonotope_point(steps, lower, upper, moved)
+            loss = F.cross_entropy(net.last(net.features[begin:](point)), labels)
+            signs = [gradient.sign() for gradient in torch.autograd.grad(loss, moved)]
+            assert all(sign.any() for sign in signs)
+            pairs = zip(moved, signs, strict=True)
+            moved = [(e + 0.3 * s).detach().clamp(-1, 1).requires_grad_() for e, s in pairs]
+        return zonotope_point(steps, lower, upper, moved)
+
+    for number in (1, 4):  # at the fourth the errors are clamped
+        found = latent_attack(
+            net.features, net.last, depth, lower, upper, labels, steps=number, step_size=0.3
+        )
+        assert torch.allclose(found, expected(number), atol=SLACK)
+
+
 def test_an_attack_on_the_pixels_stays_in_the_box():
     net, (x, labels) = small("colt"), batch()
     lower, upper = ball(x, 0.1)
@@ -138,7 +165,9 @@ def test_dual_bounds_of_the_dense_layers_hold_and_tighten_the_certificate(eps):
                 assert torch.equal(new.lower, old.lower) and torch.equal(new.upper, old.upper)
         assert (dense.upper < plain.upper - SLACK).any()
         bounds = net.worst_case_margins_on_box(lower, upper, labels)
-        assert (bounds <= net.margins(plain, labels) + SLACK).all()
+        lines = upper_bounds(dense, *merged(net.last, labels))
+        assert torch.allclose(bounds, torch.minimum(lines, net.margins(dense, labels)), atol=SLACK)
+        assert (bounds < net.margins(plain, labels) - SLACK).any()
         for inside in points_in(lower, upper):
             assert (margins_at(net, inside, labels) <= bounds + SLACK).all()
             features = net.features(inside)

@@ -43,9 +43,18 @@ def test_a_steep_verifier_proposes_crown_s_lines():
 def test_slopes_are_feasible_and_a_stable_neuron_s_own():
     lower = torch.tensor([-1.0, -3.0, 0.0, 2.0, -4.0, -1.0, 0.0])
     upper = torch.tensor([1.0, 1.0, 0.0, 3.0, -2.0, 0.0, 5.0])
-    slopes = Verifier.slopes(torch.full((7,), 4.0), torch.zeros(7), lower, upper)
-    expected = [0.5, torch.sigmoid(torch.tensor(-2.0)).item(), 1, 1, 0, 0, 1]
-    assert slopes.tolist() == pytest.approx(expected)
+    scale, shift = torch.full((7,), 4.0), torch.full((7,), 0.5)
+    slopes = Verifier.slopes(scale, shift, lower, upper)
+    first, second = torch.sigmoid(torch.tensor([0.5, -1.5])).tolist()
+    assert slopes.tolist() == pytest.approx([first, second, 1, 1, 0, 0, 1])
+
+
+def test_a_neuron_of_width_0_has_a_gradient_of_0():
+    bounds = torch.tensor([3.0, -5.0, 0.0, 1e30], requires_grad=True)
+    scale, shift = torch.ones(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    Verifier.slopes(scale, shift, bounds, bounds + 0.0).sum().backward()
+    for found in (bounds.grad, scale.grad, shift.grad):
+        assert torch.equal(found, torch.zeros(4))
 
 
 def test_there_is_a_weight_for_every_neuron():
