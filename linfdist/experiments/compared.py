@@ -123,6 +123,7 @@ def _row(
                 eps=digits,
                 net=BaselineConfig(kind=kind, width=1 / 16),
                 train=_tiny(train, ratio * digits),
+                test_images=None if test_images is None else 100,
             ),
             "reduced": replace(
                 full,
