@@ -66,7 +66,7 @@ the exit code is then 1.
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     from linfdist import hunt, session
-    from linfdist._arguments import count, seconds
+    from linfdist._arguments import seconds, seed
     from linfdist.bench import command as bench
     from linfdist.experiments import SCALES
 
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("name", help="an experiment, as `list` shows it: table1/mnist_net")
     run.add_argument("--scale", default="reduced", help=f"default: reduced. {scales}")
-    run.add_argument("--seed", type=count, default=0, help="initialisation, order, augmentation")
+    run.add_argument("--seed", type=seed, default=0, help="initialisation, order, augmentation")
     run.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
     run.add_argument(
         "--seconds", type=seconds, help="train for so long at most, then exit with code 3"
@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     )
     again.add_argument("names", nargs="+", metavar="NAME", help="tables or rows, or all")
     again.add_argument("--scale", help=f"this one only. {scales}")
-    again.add_argument("--seed", type=count, help="this one only")
+    again.add_argument("--seed", type=seed, help="this one only")
     again.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
     again.add_argument("--quiet", action="store_true", help="no progress bar")
     again.set_defaults(action=recertify_runs)

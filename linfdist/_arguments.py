@@ -3,6 +3,8 @@
 import argparse
 import math
 
+from linfdist._values import SEEDS
+
 
 def count(text: str) -> int:
     """A whole number of at least 0."""
@@ -12,6 +14,19 @@ def count(text: str) -> int:
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     return _whole(text, 1)
+
+
+def several(text: str) -> int:
+    """A whole number of at least 2."""
+    return _whole(text, 2)
+
+
+def seed(text: str) -> int:
+    """A whole number that torch's generators take as a seed."""
+    number = count(text)
+    if number >= SEEDS:
+        raise argparse.ArgumentTypeError(f"must be below 2**63; got {text!r}")
+    return number
 
 
 def seconds(text: str) -> float:

@@ -44,14 +44,28 @@ ORIGINALS: Mapping[str, tuple[int, str]] = MappingProxyType(
 
 
 def cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/linfdist``, by default ``~/.cache/linfdist``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "linfdist"
+    """``$XDG_CACHE_HOME/linfdist``, by default ``~/.cache/linfdist``.
+
+    Raises ``DataError`` where the home folder is needed and there is none.
+    """
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "linfdist"
 
 
 def data_dir() -> Path:
     """The folder that ``LINFDIST_DATA`` names, else the cache folder."""
     given = os.environ.get("LINFDIST_DATA")
-    return Path(given) if given else cache_dir()
+    return _expanded(given) if given else cache_dir()
+
+
+def _expanded(folder: str) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"{folder} must be a folder that is known; its home folder is not: HOME is not set, or "
+            "there is no such user. Set LINFDIST_DATA to the folder of the data sets and "
+            "XDG_CACHE_HOME to one that can be written to."
+        ) from error
 
 
 def read_original(folder: Path, name: str) -> bytes:
@@ -176,7 +190,7 @@ def read_records(path: Path, content: bytes) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(-1, size)
 
 
-def read_digits(folder: Path, split: str, download: bool) -> Arrays:
+def read_digits(folder: Path | None, split: str, download: bool) -> Arrays:
     """scikit-learn's 1797 digits: of every 50 in a row the last ten are for testing."""
     from sklearn.datasets import load_digits
 

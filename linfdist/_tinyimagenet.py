@@ -1,5 +1,6 @@
 """TinyImageNet: JPEG files in folders, decoded once and then kept under the cache folder."""
 
+import contextlib
 import hashlib
 import io
 import math
@@ -7,8 +8,11 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,18 +29,21 @@ def read_tinyimagenet(folder: Path, split: str, download: bool) -> Arrays:
     root = folder / TINYIMAGENET
     if not root.is_dir():
         _get_tinyimagenet(folder, download)
-    classes = sorted(path.name for path in (root / "train").glob("*/"))
+    classes = sorted(path.name for path in (root / "train").glob("*/") if _shown(path))
     if not classes:
         raise DataError(f"{root / 'train'} must hold one folder for each class; it holds none.")
     per_class = 500 if split == "train" else 50
-    paths = {name: _numbered(root, split, name) for name in classes}
+    paths = _in_folders(root, split, classes)
     if split == "test" and not any(paths.values()):
         paths = _annotated(root, classes)
+    if not any(paths.values()):
+        looked_in = ", ".join(layout.format("<class>") for layout in LAYOUTS[split])
+        raise DataError(f"{root} must hold *.JPEG files in one of {looked_in}; it holds none.")
     for name, files in paths.items():
         if len(files) != per_class:
             raise DataError(
                 f"{root}: class {name} must have {per_class} {split} images; it has {len(files)}. "
-                f"Delete {root} and load the data set again."
+                f"Restore them, or delete {root} and load the data set again."
             )
     # Image 0 of every class, then image 1 of every class, and so on.
     ordered = [paths[name][rank] for rank in range(per_class) for name in classes]
@@ -53,9 +60,32 @@ def _number(path: Path) -> int:
     return int(found[1])
 
 
-def _numbered(root: Path, split: str, name: str) -> list[Path]:
-    inside = root / "train" / name / "images" if split == "train" else root / "val" / name
-    return sorted(inside.glob("*.JPEG"), key=_number)
+# Where the images of a class lie: as published, and as the usual scripts move them.
+LAYOUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "train": ("train/{}/images", "train/{}"),
+        "test": ("val/{}", "val/{}/images", "val/images/{}"),
+    }
+)
+
+
+def _in_folders(root: Path, split: str, classes: list[str]) -> dict[str, list[Path]]:
+    """The images of each class, in the first of the layouts that has any."""
+    paths: dict[str, list[Path]] = {}
+    for layout in LAYOUTS[split]:
+        paths = {name: _numbered(root / layout.format(name)) for name in classes}
+        if any(paths.values()):
+            break
+    return paths
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(filter(_shown, folder.glob("*.JPEG")), key=_number)
+
+
+def _shown(path: Path) -> bool:
+    """Whether it is no hidden file, such as editors and other systems leave."""
+    return not path.name.startswith(".")
 
 
 def _annotated(root: Path, classes: list[str]) -> dict[str, list[Path]]:
@@ -104,17 +134,16 @@ def _decoded(root: Path, split: str, paths: list[Path]) -> np.ndarray:
 
 def _keep(cached: Path, images: np.ndarray) -> None:
     """Write the images and, behind them, their SHA-256."""
-    unfinished = None
+    unfinished = cached.with_name(f"{cached.name}-{uuid.uuid4().hex}.part")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cached.parent, suffix=".part", delete=False) as file:
-            unfinished = Path(file.name)
+        with unfinished.open("xb") as file:  # readable for whom the umask says
             file.write(images.data)
             file.write(hashlib.sha256(images.data).digest())
         os.replace(unfinished, cached)
     except OSError as error:
-        if unfinished is not None:
-            unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         raise DataError(
             f"{cached} must hold the decoded images; it cannot be written ({error}). Free some "
             "space, or set XDG_CACHE_HOME to another folder."
@@ -122,10 +151,11 @@ def _keep(cached: Path, images: np.ndarray) -> None:
 
 
 def _kept(cached: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """What ``_keep`` wrote; None if it is not there or damaged, and is to be decoded again."""
-    if not cached.is_file():
+    """What ``_keep`` wrote; None if it is not there, damaged or unreadable."""
+    try:
+        content = np.fromfile(cached, np.uint8)
+    except OSError:
         return None
-    content = np.fromfile(cached, np.uint8)
     images, digest = np.split(content, [max(0, len(content) - 32)])
     whole = len(images) == math.prod(shape) and digest.tobytes() == hashlib.sha256(images).digest()
     return images.reshape(shape) if whole else None
@@ -134,8 +164,9 @@ def _kept(cached: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def _decode(path: Path) -> np.ndarray:
     from PIL import Image
 
+    content = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=["JPEG"]) as image:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
             width, height = image.size
             if (width, height) == (64, 64):  # else not decoded: it may be enormous
                 return np.asarray(image.convert("RGB")).transpose(2, 0, 1)

@@ -1,5 +1,6 @@
 """Which runs a batch is to make: what runs/Snakefile asks, and what it says at the end."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ class Batch:
         train, seconds = config.get("train", True), config.get("seconds")
         if not isinstance(train, bool):
             raise BatchError(f"--config train must be True or False; got {train!r}.")
-        if seconds is not None and not (isinstance(seconds, int | float) and seconds > 0):
+        if seconds is not None and not (_positive(seconds)):
             raise BatchError(f"--config seconds must be a number above 0; got {seconds!r}.")
         seeds = tuple(seed for part in _parts(config.get("seeds", 0)) for seed in _range(part))
         return cls(
@@ -140,6 +141,11 @@ def tables() -> dict[str, list[str]]:
     for name in experiments.EXPERIMENTS:
         found.setdefault(name.partition("/")[0], []).append(name)
     return found
+
+
+def _positive(value: Any) -> bool:
+    """Whether it is a finite number above 0."""
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def _parts(value: Any) -> list[str]:

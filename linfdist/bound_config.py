@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal
 
+from linfdist.config import check_fields
 from linfdist.data import Augmentation
 from linfdist.optim.schedules import Epochs
 from linfdist.robust import HingeLoss
@@ -41,12 +42,8 @@ class BoundTrainConfig:
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
 
     def __post_init__(self) -> None:
-        if self.bound not in get_args(Bound):
-            raise ValueError(
-                f"BoundTrainConfig: bound must be one of {', '.join(get_args(Bound))}; got "
-                f"{self.bound!r}."
-            )
-        if len(self.epochs) != 3 or min(self.epochs) < 0 or sum(self.epochs) == 0:
+        check_fields(self)
+        if min(self.epochs) < 0 or sum(self.epochs) == 0:
             raise ValueError(
                 "BoundTrainConfig: epochs must be three numbers (e1, e2, e3) of at least 0, not "
                 f"all 0; got {self.epochs}."
@@ -55,6 +52,11 @@ class BoundTrainConfig:
             raise ValueError(
                 f"BoundTrainConfig: batch_size must be at least 1; got {self.batch_size}."
             )
+        for name in ("lr", "lr_factor"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"BoundTrainConfig: {name} must be at least 0; got {getattr(self, name)}."
+                )
         if not all(0 <= kappa <= 1 for kappa in self.kappa):
             raise ValueError(f"BoundTrainConfig: kappa must be in [0, 1]; got {self.kappa}.")
         if (self.bound == "hinge") != (self.threshold is not None):

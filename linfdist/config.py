@@ -2,13 +2,100 @@
 
 import dataclasses
 import math
+import numbers
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
+from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from linfdist._values import shown, whole
 
 # Metadata of a field that came later: files from before it stay equal to what they would be now.
 OMITTED_AT_DEFAULT: Mapping[str, bool] = types.MappingProxyType({"omitted_at_default": True})
+
+
+_hints = cache(get_type_hints)
+
+
+def check_fields(config: Any, infinite: Collection[str] = ()) -> None:
+    """Give every field of a frozen dataclass a value of its type, or refuse it by name.
+
+    Called first in ``__post_init__``: what passes can be compared, recorded and read again. Numbers
+    of numpy become Python's and lists tuples. Numbers are finite, except ∞ in the ``infinite``
+    fields, and are never NaN.
+
+    Raises:
+        TypeError: a value of another type: True for a number, "0.1" for a Fraction, 64 for a tuple.
+        ValueError: NaN, ∞, a tuple of another length, or none of a field's literals.
+    """
+    owner = type(config).__name__
+    for name, kind in _hints(type(config)).items():
+        value = _checked(kind, getattr(config, name), f"{owner}: {name}", name in infinite)
+        object.__setattr__(config, name, value)
+
+
+def _checked(kind: Any, value: Any, what: str, infinite: bool) -> Any:
+    """``value`` in the type of a field, ``kind``; ``what`` names it."""
+    origin, members = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in members:
+            return None
+        members = tuple(member for member in members if member is not type(None))
+        if len(members) == 1:
+            return _checked(members[0], value, what, infinite)
+        kind = members
+    if origin is Literal:
+        if not isinstance(value, str) or value not in members:
+            raise ValueError(f"{what} must be one of {', '.join(members)}; got {value!r}.")
+        return value
+    if origin is tuple:
+        return _checked_tuple(members, value, what, infinite)
+    if kind is int:
+        return whole(value, what, least=None)
+    if kind in (float, Fraction):
+        return _checked_number(kind, value, what, infinite)
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(_NAMES.get(one, one.__name__) for one in kinds)
+        raise TypeError(f"{what} must be {wanted}; got {shown(value)}.")
+    return value
+
+
+_NAMES: Mapping[type, str] = types.MappingProxyType({bool: "True or False", str: "text"})
+_COUNTS: Mapping[int, str] = types.MappingProxyType({2: "two", 3: "three"})
+
+
+def _checked_number(kind: type, value: Any, what: str, infinite: bool) -> Any:
+    """As an int or a float, exactly; for a field of a Fraction also a Fraction."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        advice = " Write Fraction(8, 255) or 8 / 255." if kind is Fraction else ""
+        raise TypeError(f"{what} must be a number; got {shown(value)}.{advice}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.nan
+    if math.isnan(number) or (math.isinf(number) and not infinite):
+        raise ValueError(f"{what} must be a finite number; got {value}.")
+    if isinstance(value, numbers.Integral) and (kind is Fraction or number == value):
+        return int(value)
+    if kind is Fraction and isinstance(value, numbers.Rational):
+        return Fraction(int(value.numerator), int(value.denominator))
+    return number
+
+
+def _checked_tuple(members: tuple[Any, ...], value: Any, what: str, infinite: bool) -> tuple:
+    several = members[-1] is Ellipsis
+    count = "" if several else f"{_COUNTS.get(len(members), len(members))} "
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{what} must be a tuple of {count or 'some '}values; got {shown(value)}.")
+    if several:
+        members = members[:1] * len(value)
+    if len(value) != len(members):
+        raise ValueError(f"{what} must be {count}numbers; got {value}.")
+    return tuple(
+        _checked(member, item, what, infinite) for member, item in zip(members, value, strict=True)
+    )
 
 
 def to_dict(value: Any) -> Any:

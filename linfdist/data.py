@@ -2,7 +2,8 @@
 
 Images stay uint8 until ``to_pixels`` turns a batch into float32 in [0, 1], the unit of every eps
 in this package. A data set is read from ``root``, else from the folder that ``LINFDIST_DATA``
-names, else from ``~/.cache/linfdist``; if it is not there it is downloaded into that folder.
+names, else from ``~/.cache/linfdist``; if it is not there it is downloaded into that folder. In
+either, ``~`` is the home folder. The digits are part of scikit-learn and need no folder.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from linfdist import _readers
 from linfdist._readers import DataError as DataError
 from linfdist._suggest import unknown
 from linfdist._tinyimagenet import read_tinyimagenet
+from linfdist._values import file, whole
+from linfdist.config import check_fields
 
 READERS: Mapping[str, Callable[[Path, str, bool], _readers.Arrays]] = MappingProxyType(
     {
@@ -47,6 +50,9 @@ class DatasetInfo:
     mean: tuple[float, ...]
     std: float
     eps: Fraction
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 # The constants of normalisation are the ones that the authors used. Those of digits are the mean
@@ -118,6 +124,12 @@ class ImageSet:
     info: DatasetInfo
 
     def __post_init__(self) -> None:
+        for name, kind in (("images", Tensor), ("labels", Tensor), ("info", DatasetInfo)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"ImageSet: {name} must be a {kind.__name__}; got {type(value).__name__}."
+                )
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise ValueError(
                 "ImageSet: images must be uint8 of shape [N, C, H, W]; got "
@@ -128,13 +140,12 @@ class ImageSet:
                 f"ImageSet: labels must be int64 of shape ({len(self.images)},), one for each "
                 f"image; got {self.labels.dtype} of shape {tuple(self.labels.shape)}."
             )
-        outside = (self.labels < 0) | (self.labels >= self.info.num_classes)
-        if outside.any():
-            index = int(outside.nonzero()[0])
-            raise DataError(
-                f"{self.info.title}: labels must be in 0..{self.info.num_classes - 1}; image "
-                f"{index} has label {int(self.labels[index])}. The file is not the original: "
-                "delete it and load the data set again."
+        outside = _first_outside(self.labels, self.info.num_classes)
+        if outside is not None:
+            raise ValueError(
+                f"ImageSet: labels must be in 0..{self.info.num_classes - 1}; image {outside} has "
+                f"label {int(self.labels[outside])}. Labels must start at 0, and info.num_classes "
+                "must be the number of classes."
             )
 
     def __len__(self) -> int:
@@ -148,12 +159,25 @@ class ImageSet:
         """The first n images; None takes them all."""
         if n is None:
             return self
+        n = whole(n, "ImageSet.take: n", least=None)
         if not 0 < n <= len(self):
             raise ValueError(
                 f"ImageSet.take: n must be in 1..{len(self)}, the number of images; got {n}. "
                 "Pass None for all."
             )
         return replace(self, images=self.images[:n], labels=self.labels[:n])
+
+
+def check_image_set(value: object, what: str) -> None:
+    """Refuse what is no ``ImageSet``, such as a data set or a loader of torch's; ``what`` names it.
+
+    Raises ``TypeError``.
+    """
+    if not isinstance(value, ImageSet):
+        raise TypeError(
+            f"{what} must be a linfdist.data.ImageSet; got {type(value).__name__}. Build it of "
+            "all images and labels: ImageSet(images, labels, info)."
+        )
 
 
 def load(
@@ -172,19 +196,42 @@ def load(
 
     Raises:
         ValueError: an unknown name or split.
-        DataError: the files are missing and cannot be downloaded, or are not the originals.
+        DataError: the files are missing and cannot be downloaded, cannot be read, or are not the
+            originals; or no folder is given and there is no home folder.
     """
     if name not in DATASETS:
         raise ValueError(unknown("data set", name, DATASETS))
     if split not in ("train", "test"):
         raise ValueError(f"load: split must be 'train' or 'test'; got {split!r}.")
     info = DATASETS[name]
-    folder = _readers.data_dir() if root is None else Path(root)
-    images, labels, num_classes = READERS[name](folder, split, download)
-    images = torch.from_numpy(images)
+    read = READERS[name]
+    if root is not None:
+        root = file(root, "load: root")
+    folder = root if root or read is _readers.read_digits else _readers.data_dir()
+    try:
+        images, labels, num_classes = read(folder, split, download)
+    except OSError as error:
+        raise DataError(
+            f"{info.title} in {folder} must be readable; it is not ({error}). Change the "
+            "permissions, or set LINFDIST_DATA to a copy."
+        ) from error
+    images, labels = torch.from_numpy(images), torch.from_numpy(labels)
+    outside = _first_outside(labels, num_classes)
+    if outside is not None:
+        raise DataError(
+            f"{info.title}: labels must be in 0..{num_classes - 1}; image {outside} has label "
+            f"{int(labels[outside])}. The file in {folder} is not the original: delete it and load "
+            "the data set again."
+        )
     if split == "test":
         images = center_crop(images, info.input_shape[-1])
-    return ImageSet(images, torch.from_numpy(labels), replace(info, num_classes=num_classes))
+    return ImageSet(images, labels, replace(info, num_classes=num_classes))
+
+
+def _first_outside(labels: Tensor, num_classes: int) -> int | None:
+    """The first image whose label is no class; None where there is none."""
+    outside = (labels < 0) | (labels >= num_classes)
+    return int(outside.nonzero()[0]) if outside.any() else None
 
 
 def center_crop(images: Tensor, size: int) -> Tensor:
@@ -211,6 +258,7 @@ class Augmentation:
     crop: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.padding < 0:
             raise ValueError(f"Augmentation: padding must be at least 0; got {self.padding}.")
         if self.crop is not None and self.crop < 1:

@@ -12,7 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linfdist import distributed, records
-from linfdist.data import ImageSet, to_pixels
+from linfdist._values import seed as check_seed
+from linfdist._values import whole
+from linfdist.data import ImageSet, check_image_set, to_pixels
 from linfdist.nn import LinfDistNetMLP, LogSumExp, frozen
 from linfdist.ops.precision import matmul_precision
 from linfdist.robust import (
@@ -78,6 +80,8 @@ def clean_and_certified(
     layers are 1-Lipschitz as at p = ∞. None at a finite p, where layers are not. It is for watching
     a training: margins are as they round in float32, and the ball is not clipped to the pixels.
     """
+    check_image_set(images, "accuracy: images")
+    batch_size = whole(batch_size, "accuracy: batch_size", least=1)
     if len(images) == 0:
         raise ValueError("accuracy: images must hold at least one image; got none.")
     counts = torch.zeros(2, dtype=torch.int64, device=images.labels.device)
@@ -134,6 +138,9 @@ def evaluate(
     sound_radius is the largest below it that was seen to hold to the last bit. Matrix products are
     in float32, whatever torch's precision is set to.
     """
+    check_image_set(test, "evaluate: test")
+    batch_size = whole(batch_size, "evaluate: batch_size", least=1)
+    seed = check_seed(seed, "evaluate")
     if len(test) == 0:
         raise ValueError("evaluate: test must hold at least one image; got none.")
     check_labels(test.labels, net.num_classes, "evaluate")

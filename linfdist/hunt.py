@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from linfdist import attacked, batch, data, environment, experiments, records
-from linfdist._arguments import count, positive
+from linfdist import _values, attacked, batch, data, environment, experiments, records
+from linfdist._arguments import count, positive, seed
 from linfdist.attacked import Attacked
 from linfdist.baselines import BaselineNet
 from linfdist.experiments.runner import load_trained
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="+", help="tables or rows: table1 table1/mnist_net")
     parser.add_argument("--scale", default="reduced", help="default: reduced")
-    parser.add_argument("--seed", type=count, default=0, help="of the run; and of the attacks")
+    parser.add_argument("--seed", type=seed, default=0, help="of the run; and of the attacks")
     parser.add_argument(
         "--images", type=positive, help="the first so many test images; default: all"
     )
@@ -138,21 +138,34 @@ def hunt(
     Raises:
         RunExists: a hunt on this run is recorded already.
         RecordError: the weights are missing, or not those of the record.
-        ValueError: ``images`` is 0.
+        TypeError or ValueError: a number that is none, or that is too small; attacks whose
+            settings cannot be recorded.
     """
     attacked.refuse_attacked(run)
-    if images is not None and images < 1:
-        raise ValueError(f"hunt: images must be at least 1; got {images}.")
+    if images is not None:
+        images = _values.whole(images, "hunt: images", least=1)
+    certified = _values.whole(certified, "hunt: certified")
+    seed = _values.seed(seed, "hunt")
+    each = _values.flag(each, "hunt: each")
     net = load_trained(run).to(device)
     setting = run.config["setting"]
     eps = Fraction(setting["eps"])
     first = run.certificates[:images]
     targets = pick(first, certified)
     test = data.load(setting["dataset"], "test")
-    indices = torch.tensor(targets["index"].tolist())
+    indices = torch.tensor(targets["index"].tolist(), device="cpu")
     pixels = data.to_pixels(test.images[indices]).to(device)
     labels = test.labels[indices].to(device)
     attacks = attacks or attacks_on(net)
+    settings = {name: _settings(attack) for name, attack in attacks.items()}
+    about = {
+        "eps": str(eps),
+        "images": len(first),
+        "certified": int(targets["certified_interval"].sum()),
+        "each": each,
+        "seed": seed,
+        "attacks": _values.plain(settings, "hunt: settings of attacks"),
+    }
     table = targets[list(attacked.COLUMNS)].reset_index(drop=True)
     table["beaten_by"] = None
     seconds = {}
@@ -162,27 +175,16 @@ def hunt(
             started = time.perf_counter()
             left = table["beaten_by"].isna()
             bar.set_postfix_str(f"{name}, {left.sum()} images left")
-            rows = torch.tensor(range(len(table)) if each else left.to_numpy().nonzero()[0])
+            rows = range(len(table)) if each else left.to_numpy().nonzero()[0]
+            rows = torch.tensor(rows, device="cpu")
             held = survivors(net, pixels[rows], labels[rows], eps, attack, seed)
             table.loc[rows.numpy(), name] = held
             table.loc[left & (table[name] == 0), "beaten_by"] = name
             seconds[name] = round(time.perf_counter() - started, 1)
             bar.update()
     table = table[[*attacked.COLUMNS, *attacks, "beaten_by"]]
-    return attacked.write_attacked(
-        run,
-        table,
-        {
-            "eps": str(eps),
-            "images": len(first),
-            "certified": int(targets["certified_interval"].sum()),
-            "each": each,
-            "seed": seed,
-            "attacks": {name: _settings(attack) for name, attack in attacks.items()},
-            "seconds": seconds,
-            "environment": environment.describe(device),
-        },
-    )
+    about |= {"seconds": seconds, "environment": environment.describe(device)}
+    return attacked.write_attacked(run, table, about)
 
 
 def attacks_on(net: nn.Module) -> Mapping[str, AttackSetting]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
+from linfdist.config import check_fields
 from linfdist.data import Augmentation
 from linfdist.optim.schedules import Epochs
 
@@ -46,7 +47,8 @@ class LayerwiseTrainConfig:
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
 
     def __post_init__(self) -> None:
-        if len(self.epochs) != 3 or min(self.epochs) < 1:
+        check_fields(self)
+        if min(self.epochs) < 1:
             raise ValueError(
                 "LayerwiseTrainConfig: epochs must be three numbers of at least 1, one for each "
                 f"stage; got {self.epochs}."
@@ -61,7 +63,10 @@ class LayerwiseTrainConfig:
                 raise ValueError(
                     f"LayerwiseTrainConfig: {name} must be at least 1; got {getattr(self, name)}."
                 )
-        for name in ("mix_epochs", "l1", "stability"):
+        for name in (
+            *("mix_epochs", "eps_factor", "attack_step", "l1", "stability", "stability_factor"),
+            *("lr", "momentum", "lr_factor", "stage_factor"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(
                     f"LayerwiseTrainConfig: {name} must be at least 0; got {getattr(self, name)}."

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from linfdist import data, environment, records
+from linfdist._values import whole
 from linfdist.config import from_dict
 from linfdist.evaluation import sound_columns
 from linfdist.experiments.base import Scale
@@ -33,6 +34,7 @@ def recertify(
         RecordError: the weights are missing or others, or the data set is not that of the record.
         ContradictionError: a sound verdict contradicts the recorded one.
     """
+    batch_size = whole(batch_size, "recertify: batch_size", least=1)
     if "certified_sound" in run.certificates or not isinstance(untrained(run), SOUND):
         return None
     net = load_trained(run).to(device)

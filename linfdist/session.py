@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from linfdist import environment, experiments, records
-from linfdist._arguments import count
+from linfdist._arguments import seed
 from linfdist.bench import epochs_file
 from linfdist.bench.file import file_name
 from linfdist.processes import run_within
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="to train: table1/mnist_net")
     parser.add_argument("--seconds", type=float, required=True, help="for everything together")
     parser.add_argument("--scale", default="paper", help="of the rows (default %(default)s)")
-    parser.add_argument("--seed", type=count, default=0, help="of the rows (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the rows (default %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
     parser.add_argument(
         "--reserve",

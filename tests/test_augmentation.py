@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linfdist import data
-from linfdist.data import Augmentation, DataError, ImageSet, augment
+from linfdist.data import Augmentation, ImageSet, augment
 
 
 def test_image_sets_are_checked():
@@ -17,7 +17,7 @@ def test_image_sets_are_checked():
         ImageSet(images.float(), torch.zeros(3, dtype=torch.int64), info)
     with pytest.raises(ValueError, match=r"labels must be int64 of shape \(3,\).*shape \(2,\)"):
         ImageSet(images, torch.zeros(2, dtype=torch.int64), info)
-    with pytest.raises(DataError, match="image 1 has label -1"):
+    with pytest.raises(ValueError, match=r"image 1 has label -1\. Labels must start at 0"):
         ImageSet(images, torch.tensor([0, -1, 2]), info)
 
 
@@ -117,3 +117,38 @@ def test_augment_refuses_bad_input():
         Augmentation(padding=-1)
     with pytest.raises(ValueError, match="crop must be at least 1 or None; got 0"):
         Augmentation(crop=0)
+
+
+def test_half_of_the_images_are_flipped_and_every_offset_is_as_likely():
+    """Binomial and multinomial counts of 40,000 draws, within five standard deviations."""
+    number, padding = 40_000, 2
+    augmentation = Augmentation(padding=padding, flip=True)
+    generator = torch.Generator().manual_seed(0)
+    windows = data.draw_windows(number, (1, 6, 8), augmentation, generator)
+    top, left, flipped = windows.T
+    assert set(flipped.tolist()) == {0, 1}
+    assert abs(flipped.double().mean() - 1 / 2) < 5 * (1 / 4 / number) ** 0.5
+    places = (2 * padding + 1) ** 2
+    for count, cells in (
+        (torch.bincount(top, minlength=5), 5),
+        (torch.bincount(left, minlength=5), 5),
+        (torch.bincount(5 * top + left, minlength=places), places),
+        (torch.bincount(2 * left + flipped, minlength=10), 10),
+    ):
+        assert len(count) == cells
+        share = 1 / cells
+        assert (count / number - share).abs().max() < 5 * (share * (1 - share) / number) ** 0.5
+    crop = data.draw_windows(number, (3, 64, 60), Augmentation(crop=56), generator)
+    for offset, most in ((crop[:, 0], 8), (crop[:, 1], 4)):
+        count, share = torch.bincount(offset), 1 / (most + 1)
+        assert len(count) == most + 1
+        assert (count / number - share).abs().max() < 5 * (share * (1 - share) / number) ** 0.5
+    assert not crop[:, 2].any()
+
+
+def test_training_flips_half_of_its_images():
+    """Through ``augment``: an image that is bright on one side comes with that side on either."""
+    images = torch.zeros(10_000, 1, 2, 4, dtype=torch.uint8)
+    images[..., :2] = 255
+    found = augment(images, Augmentation(flip=True), torch.Generator().manual_seed(1))
+    assert abs(found[:, 0, 0, 3].double().mean() / 255 - 1 / 2) < 5 * (1 / 4 / 10_000) ** 0.5

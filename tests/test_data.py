@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -157,18 +158,24 @@ def test_a_damaged_pickled_cifar10_is_named(tmp_path):
         data.load("cifar10", "train", root=tmp_path, download=False)
 
 
-def tiny_imagenet(folder: Path, layout: str) -> Path:
+# Where the training and the validation images of a class lie; "" of the latter: in a table.
+LAYOUTS = {
+    "published": ("train/{}/images", ""),
+    "folders": ("train/{}/images", "val/{}"),
+    "images in folders": ("train/{}/images", "val/{}/images"),
+    "folders in images": ("train/{}/images", "val/images/{}"),
+    "no images in train": ("train/{}", "val/{}"),
+}
+
+
+def tiny_imagenet(folder: Path, layout: str = "folders") -> Path:
     """Two classes of 500 + 50 plain images each: the class is in red, the rank in blue."""
     root = folder / "tiny-imagenet-200"
     annotations = []
     for label, name in enumerate(("n01", "n02")):
         for split, count in (("train", 500), ("val", 50)):
-            if split == "train":
-                target, prefix = root / "train" / name / "images", name
-            elif layout == "folders":
-                target, prefix = root / "val" / name, "val"
-            else:
-                target, prefix = root / "val" / "images", "val"
+            place = LAYOUTS[layout][split == "val"] or "val/images"
+            target, prefix = root / place.format(name), name if split == "train" else "val"
             target.mkdir(parents=True, exist_ok=True)
             for rank in range(count):
                 number = rank if split == "train" else 2 * rank + label
@@ -176,17 +183,26 @@ def tiny_imagenet(folder: Path, layout: str) -> Path:
                 file = target / f"{prefix}_{number}.JPEG"
                 Image.new("RGB", (64, 64), colour).save(file, quality=95)
                 annotations.append(f"{file.name}\t{name}\t0\t0\t62\t62\n" * (split == "val"))
-    if layout == "annotations":
+    if layout == "published":
         (root / "val" / "val_annotations.txt").write_text("".join(annotations))
     return root
 
 
-@pytest.fixture(scope="module", params=["folders", "annotations"])
+@pytest.fixture(scope="module", params=LAYOUTS)
 def tiny_root(request, tmp_path_factory):
-    return tiny_imagenet(tmp_path_factory.mktemp(request.param), request.param)
+    return tiny_imagenet(tmp_path_factory.mktemp("tiny"), request.param)
 
 
-def test_tinyimagenet_is_read_in_both_layouts(tiny_root):
+def litter(root: Path) -> None:
+    """What editors and other systems leave in folders."""
+    for folder in (root / "train", root / "val", *root.glob("*/*/"), *root.glob("*/*/*/")):
+        (folder / ".ipynb_checkpoints").mkdir(exist_ok=True)
+        (folder / ".DS_Store").touch()
+        (folder / "._n01_0.JPEG").write_bytes(b"not an image")
+
+
+def test_tinyimagenet_is_read_in_every_layout(tiny_root):
+    litter(tiny_root)
     train = data.load("tinyimagenet", "train", root=tiny_root.parent, download=False)
     test = data.load("tinyimagenet", "test", root=tiny_root.parent, download=False)
     assert train.images.shape == (1000, 3, 64, 64)
@@ -198,6 +214,13 @@ def test_tinyimagenet_is_read_in_both_layouts(tiny_root):
         rank = (torch.arange(len(split)) // 2).clamp(max=250)
         assert torch.equal(red > 100, split.labels == 1)
         assert (blue - rank).abs().max() <= 4  # JPEG rounds colours
+
+
+def test_tinyimagenet_in_no_layout_says_where_it_looked(tmp_path):
+    (tmp_path / "tiny-imagenet-200" / "train" / "n01" / "pictures").mkdir(parents=True)
+    message = r"\*\.JPEG files in one of train/<class>/images, train/<class>; it holds none"
+    with pytest.raises(DataError, match=message):
+        data.load("tinyimagenet", "train", root=tmp_path)
 
 
 def test_tinyimagenet_is_decoded_once_and_again_after_a_change(tmp_path, cache, monkeypatch):
@@ -290,6 +313,135 @@ def test_unknown_names_are_refused():
         data.load("digits", "val")
 
 
+# --- folders ------------------------------------------------------------------------------------
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_folder_is_given(idx_set, monkeypatch):
+    name, _, folder, written = idx_set
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.chdir(folder)
+    home = f"~/{folder.name}"
+    monkeypatch.setenv("LINFDIST_DATA", home)
+    for given in ({}, {"root": home}, {"root": Path(home)}, {"root": str(folder)}):
+        read = data.load(name, "test", download=False, **given)
+        assert np.array_equal(read.images[:, 0].numpy(), written["test"][0])
+    monkeypatch.delenv("LINFDIST_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/elsewhere")
+    assert _readers.data_dir() == folder.parent / "elsewhere" / "linfdist"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert _readers.data_dir() == folder.parent / ".cache" / "linfdist"
+    assert not (folder / "~").exists()
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """HOME is not set, and the user is not in the system's list."""
+
+    def unknown(*args):
+        raise KeyError("no such user")
+
+    import pwd
+
+    for name in ("HOME", "XDG_CACHE_HOME", "LINFDIST_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(pwd, "getpwnam", unknown)
+
+
+def test_without_a_home_folder_the_digits_are_there_and_the_rest_is_named(homeless, monkeypatch):
+    assert len(data.load("digits", "train")) == 1440
+    message = r"Set LINFDIST_DATA to the folder of the data sets and XDG_CACHE_HOME to one that can"
+    for name in FILE_SETS:
+        with pytest.raises(DataError, match=message):
+            data.load(name, "train")
+    for given in ("~/data", "~nobody/data"):
+        monkeypatch.setenv("LINFDIST_DATA", given)
+        with pytest.raises(DataError, match=f"{given} must be a folder that is known.*{message}"):
+            data.load("mnist", "train")
+        with pytest.raises(ValueError, match=f"load: root must .* home folder of {given} is"):
+            data.load("mnist", "train", root=given)
+
+
+def test_a_cache_needs_a_home_folder_too(tmp_path, homeless):
+    """The files are read from another folder, the decoded images go to the cache."""
+    root = tiny_imagenet(tmp_path)
+    with pytest.raises(DataError, match="XDG_CACHE_HOME to one that can be written to"):
+        data.load("tinyimagenet", "test", root=root.parent)
+
+
+@pytest.mark.parametrize("root", [3, b"x", ["x"]])
+def test_a_root_that_is_no_path_is_named(root):
+    with pytest.raises(TypeError, match="load: root must be a path, as text or a Path; got "):
+        data.load("mnist", "train", root=root)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_the_cache_can_be_read_by_whom_the_umask_says(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        _tinyimagenet._keep(tmp_path / "new" / "c.bytes", np.zeros((1, 3, 4, 4), np.uint8))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new" / "c.bytes").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def refused(path, *args, **kwargs):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_a_cache_that_cannot_be_read_is_decoded_again(tmp_path, cache, monkeypatch):
+    tiny_imagenet(tmp_path)
+    first = data.load("tinyimagenet", "test", root=tmp_path).images
+    (kept,) = (cache / "linfdist").glob("*.bytes")
+    kept.write_bytes(b"of another user")
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "fromfile", refused)
+        assert torch.equal(data.load("tinyimagenet", "test", root=tmp_path).images, first)
+    assert len(kept.read_bytes()) == 100 * 3 * 64 * 64 + 32
+
+
+def test_files_that_cannot_be_read_are_named_and_not_to_be_deleted(idx_set, tmp_path, monkeypatch):
+    name, _, folder, _ = idx_set
+    tiny_imagenet(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refused)
+        for given in (name, "tinyimagenet"):
+            with pytest.raises(DataError, match=r"must be readable; it is not .*Change the permis"):
+                data.load(given, "train", root=folder)
+
+
+def test_an_own_set_with_labels_from_1_is_told_so_and_keeps_its_files():
+    info = data.DATASETS["digits"]
+    images, labels = torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10)
+    with pytest.raises(ValueError, match=r"has label 10\. Labels must start at 0") as caught:
+        data.ImageSet(images, labels + 1, info)
+    assert not isinstance(caught.value, DataError) and "delete" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((2, 1, 8, 8), np.uint8)}, "images must be a Tensor; got ndarray"),
+        ({"labels": [0, 1]}, "labels must be a Tensor; got list"),
+        ({"info": "digits"}, "info must be a DatasetInfo; got str"),
+    ],
+)
+def test_an_own_set_of_other_types_is_named(change, message):
+    parts = {
+        "images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
+        "labels": torch.zeros(2, dtype=torch.int64),
+        "info": data.DATASETS["digits"],
+    }
+    with pytest.raises(TypeError, match=f"ImageSet: {message}"):
+        data.ImageSet(**parts | change)
+    with pytest.raises(TypeError, match=r"take: n must be a whole number; got 1\.5"):
+        data.ImageSet(**parts).take(1.5)
+
+
+# --- the sets themselves ------------------------------------------------------------------------
+
+
 def test_digits_need_no_file():
     train, test = data.load("digits", "train"), data.load("digits", "test")
     assert len(train) + len(test) == 1797
@@ -300,6 +452,34 @@ def test_digits_need_no_file():
     pixels = data.to_pixels(train.images)
     assert pixels.mean().item() == pytest.approx(train.info.mean[0], abs=1e-4)
     assert pixels.std().item() == pytest.approx(train.info.std, abs=1e-4)
+
+
+# As published with [Zhang2021]: title, shape, classes, means, std, eps.
+PUBLISHED = {
+    "mnist": ("MNIST", (1, 28, 28), 10, (0.1307,), 0.3081, Fraction(3, 10)),
+    "fashion_mnist": ("Fashion-MNIST", (1, 28, 28), 10, (0.2860,), 0.3520, Fraction(1, 10)),
+    "cifar10": ("CIFAR-10", (3, 32, 32), 10, (0.4914, 0.4822, 0.4465), 0.2009, Fraction(8, 255)),
+    "tinyimagenet": (
+        *("TinyImageNet", (3, 56, 56), 200),
+        *((0.4802, 0.4481, 0.3975), 0.2276, Fraction(1, 255)),
+    ),
+    "digits": ("digits (scikit-learn)", (1, 8, 8), 10, (0.3051,), 0.3758, Fraction(1, 10)),
+}
+
+
+def test_every_data_set_has_its_published_constants():
+    assert data.DATASETS.keys() == PUBLISHED.keys() == data.READERS.keys()
+    for name, (title, shape, classes, mean, std, eps) in PUBLISHED.items():
+        info = data.DATASETS[name]
+        assert info == data.DatasetInfo(
+            name=name,
+            title=title,
+            input_shape=shape,
+            num_classes=classes,
+            mean=mean,
+            std=std,
+            eps=eps,
+        )
 
 
 REAL = pytest.mark.skipif("LINFDIST_DATA" not in os.environ, reason="LINFDIST_DATA is not set")
@@ -315,6 +495,30 @@ def test_the_originals_are_whole(name):
         assert torch.equal(
             torch.bincount(read.labels[:1000]) > 50, torch.ones(10, dtype=torch.bool)
         )
+
+
+@REAL
+@pytest.mark.parametrize(
+    ("name", "each_image", "off"),
+    # The published std of Fashion-MNIST is a thousandth off. That of CIFAR-10 is the mean over its
+    # images and channels of an image's own; every fifth image is taken here.
+    [("mnist", False, 1e-4), ("fashion_mnist", False, 1.1e-3), ("cifar10", True, 2e-4)],
+)
+def test_the_constants_are_those_of_the_training_images(name, each_image, off):
+    """Computed by other means than the package's: integers of numpy, in float64."""
+    read = data.load(name, "train", download=False)
+    images = read.images.numpy()
+    assert images.max() == 255 and images.min() == 0
+    assert images.shape[1:] == read.info.input_shape
+    assert np.unique(read.labels.numpy()).tolist() == [*range(read.info.num_classes)]
+    mean = images.mean((0, 2, 3), dtype=np.float64) / 255
+    assert mean.tolist() == pytest.approx(list(read.info.mean), abs=1e-4)
+    if each_image:
+        some = images[::5].astype(np.float32) / 255
+        std = some.std((2, 3)).mean()
+    else:
+        std = images.astype(np.float32).std(dtype=np.float64) / 255
+    assert std == pytest.approx(read.info.std, abs=off)
 
 
 def test_torchvision_is_imported_late_and_without_its_compiled_library():

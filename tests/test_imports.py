@@ -14,6 +14,7 @@ RANKS = (
         *(
             "ops",
             "_arguments",
+            "_values",
             "_suggest",
             "_torchvision",
             "_readers",
@@ -32,6 +33,7 @@ RANKS = (
         "bound_config",
         "layerwise_config",
         "train_run",
+        "train_state",
         "recipe",
         "layerwise_recipe",
         "batches",

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal
+
+from linfdist.config import check_fields
 
 BaselineKind = Literal[
     "dm_large", "dm_medium", "cnn7_bn", "resnet_tiny", "cap", "colt", "groupsort", "pvt"
@@ -63,11 +65,7 @@ class BaselineConfig:
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(BaselineKind):
-            raise ValueError(
-                f"BaselineConfig: kind must be one of {', '.join(get_args(BaselineKind))}; got "
-                f"{self.kind!r}."
-            )
+        check_fields(self)
         if not self.width > 0:
             raise ValueError(
                 f"BaselineConfig: width must be above 0; got {self.width}. It multiplies the "

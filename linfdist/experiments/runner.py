@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from linfdist import baselines, data, distributed, environment, experiments, records
+from linfdist import _values, baselines, data, distributed, environment, experiments, records
 from linfdist import checkpoint as checkpoints
 from linfdist.baselines import BaselineConfig, build_baseline
 from linfdist.config import from_dict, to_dict
 from linfdist.evaluation import evaluate
 from linfdist.experiments.base import Scale
 from linfdist.nn import build_net, flop_count, parameter_count
+from linfdist.nn.state import check_state_dict
 from linfdist.recipe import recipe_of
-from linfdist.record_files import sync_folder, write_file
+from linfdist.record_files import json_text, sync_folder, write_file
 from linfdist.robust.checks import check_finite
 from linfdist.training import fit
 
@@ -54,6 +55,7 @@ def run(
         DataError: the data set is missing or damaged.
         CheckpointError: the checkpoint is of another run, or damaged.
     """
+    seed = _values.seed(seed, "run")
     with contextlib.ExitStack() as until_recorded:
         with distributed.join(device) as device:
             setting = experiments.get_scale(name, scale)
@@ -70,6 +72,12 @@ def run(
                 train = data.load(setting.dataset, "train").to(device)
                 test = data.load(setting.dataset, "test").take(setting.test_images).to(device)
             net = build(setting, train.info, seed)
+            config = {
+                "setting": to_dict(setting),
+                "num_classes": train.info.num_classes,
+                **counts(net),
+            }
+            json_text(config | surroundings)  # what cannot be recorded is refused before training
             if scale == "paper" and device.type == "cpu" and first:
                 print(_cpu_warning(name, net, setting, train), file=sys.stderr)
             epochs = fit(
@@ -100,11 +108,7 @@ def run(
             name,
             scale,
             seed,
-            config={
-                "setting": to_dict(setting),
-                "num_classes": train.info.num_classes,
-                **counts(net),
-            },
+            config=config,
             metrics=metrics,
             environment={
                 **surroundings,
@@ -143,6 +147,7 @@ def _earlier_surroundings(
 
 def build(setting: Scale, info: data.DatasetInfo, seed: int) -> nn.Module:
     """The network of a setting, on the CPU, with weights that are a function of ``seed``."""
+    seed = _values.seed(seed, "build")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         build_any = build_baseline if isinstance(setting.net, BaselineConfig) else build_net
@@ -171,17 +176,21 @@ def untrained(run: records.Run) -> nn.Module:
     return build(setting, info, run.seed)
 
 
-def load_trained(run: records.Run, path: Path | None = None) -> nn.Module:
+def load_trained(run: records.Run, path: os.PathLike[str] | str | None = None) -> nn.Module:
     """The trained network of a recorded run, its weights read from the work folder or ``path``.
 
     Raises:
         RecordError: the weights are not there, or are not those of the record.
     """
-    path = path or records.work_dir(run.experiment, run.scale, run.seed) / "weights.pt"
+    if path is None:
+        path = records.work_dir(run.experiment, run.scale, run.seed) / "weights.pt"
+    path = _values.file(path, "load_trained: path")
     records.check_weights(run, path)
     net = untrained(run)
     try:
-        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        check_state_dict(net, found, "the file", older=True)
+        net.load_state_dict(found)
         check_finite(net, "load_trained")
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise records.RecordError(

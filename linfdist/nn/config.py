@@ -1,7 +1,9 @@
 """What a network is made of."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
+
+from linfdist.config import check_fields
 
 Kind = Literal["net", "net_mlp", "conv_net_mlp"]
 
@@ -25,10 +27,7 @@ class NetConfig:
     identity_value: float | None = -10.0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(
-                f"NetConfig: kind must be one of {', '.join(get_args(Kind))}; got {self.kind!r}."
-            )
+        check_fields(self)
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(
                 f"NetConfig: hidden must hold at least one positive width; got {self.hidden}."
@@ -38,8 +37,15 @@ class NetConfig:
                 "NetConfig: mlp_hidden must be the head's width for the *_mlp kinds and None for "
                 f"'net'; got {self.mlp_hidden} for {self.kind!r}."
             )
+        if self.mlp_hidden is not None and self.mlp_hidden < 1:
+            raise ValueError(f"NetConfig: mlp_hidden must be at least 1; got {self.mlp_hidden}.")
         if (self.kind == "conv_net_mlp") != bool(self.channels):
             raise ValueError(
                 "NetConfig: channels must be given for 'conv_net_mlp' and for it alone; got "
                 f"{self.channels} for {self.kind!r}."
+            )
+        if any(min(channel) < 1 for channel in self.channels):
+            raise ValueError(
+                "NetConfig: channels must be pairs of a width and a stride of at least 1; got "
+                f"{self.channels}."
             )

@@ -1,0 +1,95 @@
+"""Values that callers pass: as plain Python ones, or refused by name before anything is done."""
+
+import json
+import numbers
+import operator
+import os
+from pathlib import Path
+from typing import Any
+
+SEEDS = 2**63  # torch's generators take no more
+
+
+def whole(value: Any, what: str, least: int | None = 0) -> int:
+    """``value`` as an int; integers of numpy too. ``what`` names it in errors: "fit: seed".
+
+    Raises:
+        TypeError: it is no whole number: a bool, a float or text.
+        ValueError: it is below ``least``.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{what} must be a whole number; got {shown(value)}.")
+    if least is not None and number < least:
+        raise ValueError(f"{what} must be at least {least}; got {number}.")
+    return number
+
+
+def seed(value: Any, caller: str) -> int:
+    """``value`` as a seed: a whole number from 0 that torch's generators take."""
+    number = whole(value, f"{caller}: seed")
+    if number >= SEEDS:
+        raise ValueError(f"{caller}: seed must be below 2**63; got {number}.")
+    return number
+
+
+def flag(value: Any, what: str) -> bool:
+    """``value``, which must be True or False: the text "false" counts as true where it is asked."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{what} must be True or False; got {shown(value)}.")
+    return value
+
+
+def seconds(value: Any, what: str) -> float | None:
+    """``value`` as a number of seconds above 0; None stays None, no limit."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{what} must be a number of seconds or None; got {shown(value)}.")
+    number = float(value)
+    if not number > 0:
+        raise ValueError(f"{what} must be above 0; got {value}. Pass None for no limit.")
+    return number
+
+
+def file(value: Any, what: str) -> Path:
+    """``value``, text or a path, as a path; ``~`` is the home folder.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: it begins with ``~``, and there is no such home folder.
+    """
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{what} must be a path, as text or a Path; got {shown(value)}.")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{what} must lie in a folder that is known; the home folder of {os.fspath(value)} is "
+            "not. Write the whole path."
+        ) from error
+
+
+def plain(value: Any, what: str) -> Any:
+    """``value`` in JSON's own types, so that it can be saved and read again; ``what`` names it.
+
+    A number of numpy can be written to a checkpoint, but not read without running code.
+
+    Raises:
+        TypeError: JSON cannot hold it.
+    """
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{what} must be plain values, which can be saved: numbers, text, lists, dictionaries "
+            f"and None; got {value!r} ({error})."
+        ) from error
+
+
+def shown(value: Any) -> str:
+    """A value and its type, for an error."""
+    return f"{value!r} ({type(value).__name__})"

@@ -1,0 +1,38 @@
+"""What a state dict must hold to be a network's."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def check_state_dict(net: nn.Module, found: Any, what: str, *, older: bool = False) -> None:
+    """Refuse tensors that ``load_state_dict`` would round, cut or only half take over.
+
+    ``what`` names the state in errors. ``older``: entries may be missing, which it must then know
+    how to fill.
+
+    Raises:
+        ValueError: other entries than the network's; one of another shape or dtype, such as
+            float64, which would be rounded, or complex64; or one that is not finite.
+    """
+    if not isinstance(found, dict):
+        raise ValueError(f"{what} must be a state dict; it is a {type(found).__name__}")
+    own = net.state_dict()
+    unknown = sorted(map(str, found.keys() - own.keys()))
+    missing = sorted(own.keys() - found.keys())
+    if unknown or (missing and not older):
+        raise ValueError(
+            f"{what} must hold its own entries; missing are {missing}, unknown are {unknown}"
+        )
+    for name, value in found.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{what}: {name} must be a tensor; it is a {type(value).__name__}")
+        wanted = (own[name].dtype, tuple(own[name].shape), own[name].layout)
+        given = (value.dtype, tuple(value.shape), value.layout)
+        if given != wanted:
+            raise ValueError(
+                f"{what}: {name} must be {wanted[0]} of shape {wanted[1]}; it is {given[0]} of "
+                f"shape {given[1]}"
+            )
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{what}: {name} holds NaN or infinity")
