@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
+from linfdist import _values, distributed
 from linfdist.baselines import BaselineNet, ColtNet
 from linfdist.bound_config import BoundTrainConfig
-from linfdist.config import OMITTED_AT_DEFAULT
-from linfdist.data import Augmentation, ImageSet
+from linfdist.config import OMITTED_AT_DEFAULT, check_fields
+from linfdist.data import Augmentation, ImageSet, check_image_set
 from linfdist.layerwise_config import LayerwiseTrainConfig
 from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp
 from linfdist.optim.lp_adamw import DECAYS
@@ -62,13 +63,24 @@ class TrainConfig:
     matmul_precision: Precision = field(default="highest", metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
-        if len(self.epochs) != 3 or min(self.epochs) < 0 or sum(self.epochs) == 0:
+        check_fields(self, infinite=("p_start", "p_end", "relaxation"))
+        if min(self.epochs) < 0 or sum(self.epochs) == 0:
             raise ValueError(
                 "TrainConfig: epochs must be three numbers (e1, e2, e3) of at least 0, not all 0; "
                 f"got {self.epochs}."
             )
-        if self.batch_size < 1:
-            raise ValueError(f"TrainConfig: batch_size must be at least 1; got {self.batch_size}.")
+        if self.batch_size < 2:
+            raise ValueError(
+                f"TrainConfig: batch_size must be at least 2; got {self.batch_size}. A mean shift "
+                "subtracts the mean of a batch, which leaves nothing of a single image."
+            )
+        for name in ("lr", "adam_eps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"TrainConfig: {name} must be at least 0; got {getattr(self, name)}."
+                )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"TrainConfig: betas must be in [0, 1); got {self.betas}.")
         if not self.p_start >= 1 or (self.p_start < math.inf and not self.p_end < math.inf):
             raise ValueError(
                 "TrainConfig: p_start must be in [1, inf] and p_end finite unless p_start is inf; "
@@ -82,12 +94,6 @@ class TrainConfig:
             raise ValueError(
                 f"TrainConfig: decay must be one of {', '.join(DECAYS)}; got {self.decay!r}."
             )
-        for name, known in (("smoothing", Smoothing), ("matmul_precision", Precision)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(
-                    f"TrainConfig: {name} must be one of {', '.join(get_args(known))}; got "
-                    f"{getattr(self, name)!r}."
-                )
         if (self.smoothing == "lp_then_lse") != (self.p_rise is not None):
             raise ValueError(
                 'TrainConfig: p_rise must be given for smoothing="lp_then_lse" and for no other; '
@@ -152,6 +158,14 @@ def _check_kind(net: Net, config: AnyTrainConfig) -> None:
 
 def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrainConfig) -> None:
     """Refuse a loss, images or labels that do not fit the network."""
+    if not isinstance(config, AnyTrainConfig):
+        raise TypeError(
+            "fit: config must be a TrainConfig, BoundTrainConfig or LayerwiseTrainConfig; got "
+            f"{type(config).__name__}."
+        )
+    check_image_set(train, "fit: train")
+    if test is not None:
+        check_image_set(test, "fit: test")
     _check_kind(net, config)
     if len(train) == 0:
         raise ValueError("fit: train must hold at least one image; got none.")
@@ -159,6 +173,10 @@ def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrain
         raise ValueError(
             f"fit: train_images must be at most {len(train)}, the images there are; got "
             f"{config.train_images}."
+        )
+    if isinstance(config, TrainConfig) and len(train.take(config.train_images)) == 1:
+        raise ValueError(
+            "fit: train must hold at least two images; got one, of which a mean shift leaves 0."
         )
     for images, name in _shapes(train, test, config):
         if images != net.input_shape:
@@ -171,17 +189,26 @@ def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrain
             check_labels(images.labels, net.num_classes, "fit")
 
 
-def check_seconds(seconds: float | None, checkpoint: Path | None) -> None:
-    """Refuse a time that nothing fits in, or after which nothing would be left."""
-    if seconds is None:
-        return
-    if not seconds > 0:
-        raise ValueError(f"fit: seconds must be above 0; got {seconds}. Pass None for no limit.")
-    if checkpoint is None:
+def check_share(config: AnyTrainConfig) -> None:
+    """Refuse batches of which a process that shifts by its own mean has a single image."""
+    processes = distributed.size()
+    if isinstance(config, TrainConfig) and config.batch_size < 2 * processes:
+        raise ValueError(
+            f"fit: batch_size must be at least {2 * processes} for {processes} processes with "
+            f"sync_mean_shift=False; got {config.batch_size}. A mean shift leaves nothing of a "
+            "share of one image."
+        )
+
+
+def check_seconds(seconds: Any, checkpoint: Path | None) -> float | None:
+    """The seconds of a call; refuses a time after which nothing would be left."""
+    seconds = _values.seconds(seconds, "fit: seconds")
+    if seconds is not None and checkpoint is None:
         raise ValueError(
             f"fit: seconds={seconds:g} must come with a checkpoint to go on from; got none. Pass "
             "checkpoint, a path."
         )
+    return seconds
 
 
 def _shapes(

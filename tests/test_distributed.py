@@ -195,11 +195,12 @@ def test_two_processes_resumed_are_bit_equal(results, name):
 
 
 def test_without_synchronization_weights_are_equal_and_others(results):
+    """Running means too: the last batch is a single image, which moves none."""
     synchronized = results[0]["net from p=8.0"][0]
     first, second = (result["not synchronized"][0] for result in results)
     for name, value in first.items():
         assert not torch.equal(value, synchronized[name])
-        assert torch.equal(value, second[name]) == (not name.endswith("running_mean"))
+        assert torch.equal(value, second[name])
 
 
 def test_an_error_of_one_process_ends_both_with_its_message_alone(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from dots import CONFIG, IBP, INFO, KINDS, MLP, NET, SMOOTHINGS, TEST, TRAIN, fresh, same, timeless
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from linfdist import recipe, training
+from linfdist import recipe, train_config, training
 from linfdist.data import Augmentation, ImageSet
 from linfdist.nn import LpDist, MeanShift
 from linfdist.train_run import Run
@@ -55,6 +55,23 @@ def test_the_threshold_is_in_pixels(monkeypatch):
     monkeypatch.setattr(recipe, "hinge_loss", hinge)
     fit(fresh(), TRAIN, CONFIG, seed=0, stop_after_steps=1)
     assert seen == [(pytest.approx(0.3 / 0.4), 0.75)]
+
+
+def test_the_head_s_radius_is_eps_train_in_the_unit_of_features(monkeypatch):
+    """eps_train in pixels over the std of 0.4: it rises from 0 over the first two epochs."""
+    net, seen = fresh(MLP), []
+    bound = net.logits_and_ball_margins
+
+    def record(features, radius, labels):
+        seen.append(radius)
+        return bound(features, radius, labels)
+
+    monkeypatch.setattr(net, "logits_and_ball_margins", record)
+    run = Run(net, TRAIN, replace(CONFIG, loss=IBP), 0, None, "cpu", "")
+    for _ in range(12):
+        run.train_step()
+    eps = [0.1 * min(1, step / 8) for step in range(12)]
+    assert seen == pytest.approx([value / 0.4 for value in eps])
 
 
 @KINDS
@@ -273,7 +290,8 @@ def test_errors_name_the_value_and_the_fix():
     [
         ({"epochs": (0, 0, 0)}, r"not all 0; got \(0, 0, 0\)"),
         ({"epochs": (1, -1, 1)}, r"of at least 0.*got \(1, -1, 1\)"),
-        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 2; got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2; got 1. .*nothing of a single image"),
         ({"p_start": 0.5}, r"p_start must be in \[1, inf\].*got 0.5"),
         ({"p_end": math.inf}, "p_end finite.*got 8.0 and inf"),
         ({"p_end": 4.0}, "p_end must be at least p_start=8.0; got 4.0"),
@@ -315,3 +333,67 @@ def test_a_log_gets_a_line_an_epoch(capsys):
     assert re.fullmatch(r"epoch 1/\d+, loss [\d.]+, p [\d.]+, accuracy [\d.]+", lines[0])
     fit(fresh(), TRAIN, CONFIG, seed=0, progress=False)
     assert capsys.readouterr().err == ""
+
+
+@KINDS
+def test_a_last_batch_of_one_image_trains_on_it(net_config, config, monkeypatch):
+    """By its own mean nothing would be left of it: its loss would not depend on its pixels."""
+    seen = []
+
+    def moved(pixels):
+        """The network after an epoch of 16, 16 and 1 images, of which the last has these pixels."""
+        net = fresh(net_config)
+        changed = replace(config, epochs=(1, 0, 1), augmentation=Augmentation())
+        run = Run(net, TRAIN.take(33), changed, 0, None, "cpu", "")
+        forward = run.objective.forward
+
+        def record(given, labels, *values):
+            if len(given) == 1:
+                given = torch.full_like(given, pixels)
+                seen.append([m.training for m in net.modules() if isinstance(m, MeanShift)])
+            return forward(given, labels, *values)
+
+        monkeypatch.setattr(run.objective, "forward", record)
+        for _ in range(3):
+            run.train_step()
+        assert all(module.training for module in net.modules())
+        return net
+
+    dark, bright = moved(0.0), moved(1.0)
+    first = "features.layers.1.weight"
+    assert not torch.equal(dark.state_dict()[first], bright.state_dict()[first])
+    assert seen == [[False, False]] * 2
+
+
+def test_a_set_of_one_image_is_refused():
+    for train, config in ((TRAIN.take(1), CONFIG), (TRAIN, replace(CONFIG, train_images=1))):
+        with pytest.raises(ValueError, match="train must hold at least two images; got one, of wh"):
+            fit(fresh(), train, config, seed=0)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_of_one_image_are_refused_where_each_has_its_own_mean(processes, monkeypatch):
+    config = replace(CONFIG, batch_size=2 * processes - 1)
+    monkeypatch.setattr(train_config.distributed, "size", lambda: processes)
+    message = f"batch_size must be at least {2 * processes} for {processes} processes with sync"
+    with pytest.raises(ValueError, match=message):
+        fit(fresh(), TRAIN, config, seed=0, sync_mean_shift=False)
+    train_config.check_share(replace(config, batch_size=2 * processes))
+
+
+@pytest.mark.parametrize(("sync", "images", "alone"), [(True, 2, False), (False, 2, True)])
+def test_a_share_of_one_image_is_shifted_by_running_means(monkeypatch, sync, images, alone):
+    """Synchronized shifts take the mean of the whole batch, of two images here."""
+    run = Run(fresh(), TRAIN.take(16 + images), CONFIG, 0, None, "cpu", "", sync=sync)
+    run.step = 1
+    run.batches.get = lambda epoch, index: (TRAIN.images[:1] / 255, TRAIN.labels[:1])
+    seen = []
+
+    def objective(*values):
+        seen.extend(m.training for m in run.net.modules() if isinstance(m, MeanShift))
+        raise EOFError
+
+    run.objective = objective
+    with pytest.raises(EOFError):
+        run.train_step()
+    assert seen == [not alone] * 2

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from linfdist import environment, experiments
-from linfdist._arguments import positive
+from linfdist._arguments import several
 from linfdist.bench import epochs
 from linfdist.bench.epochs_file import EpochTimes, path_of
 from linfdist.bench.file import refuse_existing
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--scale", default="reduced", help="of the networks (default %(default)s)")
     parser.add_argument(
-        "--batch", type=positive, help="images of a step, at most; default: the recipe's own"
+        "--batch", type=several, help="images of a step, at most; default: the recipe's own"
     )
     # Without a default of their own, so that what stands before "epochs" counts, too.
     shared = {"default": argparse.SUPPRESS}

@@ -4,7 +4,12 @@ from linfdist.nn.bounded import BoundedLinear, BoundedTanh
 from linfdist.nn.config import NetConfig
 from linfdist.nn.counts import flop_count, parameter_count
 from linfdist.nn.dist import LpDist, LpDistConv2d
-from linfdist.nn.mean_shift import MeanShift, reestimate_mean_shift, synchronized
+from linfdist.nn.mean_shift import (
+    MeanShift,
+    by_running_means,
+    reestimate_mean_shift,
+    synchronized,
+)
 from linfdist.nn.modes import frozen
 from linfdist.nn.nets import DistFeatures, LinfDistNet, LinfDistNetMLP, build_net, check_pixels
 from linfdist.nn.normalize import Normalize
@@ -23,6 +28,7 @@ __all__ = [
     "NetConfig",
     "Normalize",
     "build_net",
+    "by_running_means",
     "check_pixels",
     "flop_count",
     "frozen",

@@ -17,7 +17,9 @@ class MeanShift(nn.Module):
     x has shape (batch, features), or (batch, features, height, width) and then one mean a channel.
     In training mode the batch mean is subtracted, the gradient flows through it, and the running
     mean (from 0) moves to it by ``momentum``; in evaluation mode the running mean is subtracted: a
-    constant, so the layer is 1-Lipschitz. An empty batch leaves everything as it is.
+    constant, so the layer is 1-Lipschitz. An empty batch leaves everything as it is. Training mode
+    refuses a batch of one value a feature, as batch normalisation does: nothing would be left of
+    it. ``by_running_means`` trains on such a batch.
 
     ``sync``: in training mode the mean is that of the batches of all processes together, at the
     cost of one sum over them in either pass; without it each process shifts by its own mean. For a
@@ -52,6 +54,12 @@ class MeanShift(nn.Module):
             count = x.new_full((1,), x.numel() // self.num_features)
             sums = distributed.total(torch.cat([x.sum(dim=axes), count]))
             mean = sums[:-1] / sums[-1]
+        elif x.numel() == self.num_features:
+            raise ValueError(
+                "MeanShift: in training mode x must hold more than one value for each feature; got "
+                f"{tuple(x.shape)}, of which the mean leaves 0. Give it more images, or call "
+                "eval()."
+            )
         else:
             mean = x.mean(dim=axes)
         with torch.no_grad():
@@ -93,6 +101,23 @@ def synchronized(net: nn.Module, sync: bool = True) -> Iterator[None]:
             shift.sync = value
 
 
+@contextmanager
+def by_running_means(net: nn.Module) -> Iterator[None]:
+    """Within it, every mean shift of ``net`` subtracts its running mean; restored on leaving.
+
+    For a batch of a single image in training: its own mean would leave 0.
+    """
+    shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
+    before = [shift.training for shift in shifts]
+    for shift in shifts:
+        shift.training = False
+    try:
+        yield
+    finally:
+        for shift, mode in zip(shifts, before, strict=True):
+            shift.training = mode
+
+
 def reestimate_mean_shift(
     net: nn.Module, batches: Iterable[Tensor], p: float | LogSumExp = math.inf
 ) -> None:
@@ -101,21 +126,36 @@ def reestimate_mean_shift(
     The running means belong to the p that the net was last trained at; a net that was trained at a
     small p needs those of p = ∞ before it is evaluated there. One forward pass a batch, in
     training mode as in training: each layer sees inputs shifted by their own batch means. The
-    batches are weighted by their sizes. Modes and momenta are restored.
+    batches are weighted by their sizes. Modes and momenta are restored, and after an error the
+    running means.
+
+    Raises:
+        TypeError: a batch is not a tensor of pixels.
+        ValueError: there is no image, or a batch of a single one, whose mean leaves nothing of it.
     """
     shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
     momenta = [shift.momentum for shift in shifts]
+    means = [shift.running_mean.clone() for shift in shifts]
     modes = [(module, module.training) for module in net.modules()]
     seen = 0
     net.train()
     try:
         with torch.no_grad():
             for batch in batches:
+                if not isinstance(batch, Tensor):
+                    raise TypeError(
+                        "reestimate_mean_shift: batches must be tensors of pixels; got a "
+                        f"{type(batch).__name__}. Pass the images of each batch alone."
+                    )
                 seen += len(batch)
                 for shift in shifts:
                     # 1 at the first batch, which forgets the old running mean.
                     shift.momentum = len(batch) / max(seen, 1)
                 net(batch, p)
+    except BaseException:
+        for shift, mean in zip(shifts, means, strict=True):
+            shift.running_mean.copy_(mean)
+        raise
     finally:
         for shift, momentum in zip(shifts, momenta, strict=True):
             shift.momentum = momentum

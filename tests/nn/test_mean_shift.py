@@ -10,6 +10,7 @@ from linfdist.nn import (
     MeanShift,
     NetConfig,
     build_net,
+    by_running_means,
     reestimate_mean_shift,
     synchronized,
 )
@@ -29,7 +30,7 @@ def test_running_mean_starts_from_zero_and_moves_by_the_momentum():
     shift = MeanShift(1, momentum=0.25)
     shift(torch.tensor([[4.0], [8.0]]))
     assert shift.running_mean.item() == 1.5
-    shift(torch.tensor([[2.0]]))
+    shift(torch.tensor([[1.0], [3.0]]))
     assert shift.running_mean.item() == 0.75 * 1.5 + 0.25 * 2
 
 
@@ -123,3 +124,57 @@ def test_one_process_has_nothing_to_synchronize():
     alone, together = MeanShift(3), MeanShift(3, sync=True)
     assert torch.equal(alone(x), together(x))
     assert torch.equal(alone.running_mean, together.running_mean)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
+def test_training_refuses_one_value_a_feature_as_batch_normalisation_does(shape):
+    shift, x = MeanShift(3), torch.randn(shape)
+    for norm in (nn.BatchNorm1d(3), nn.BatchNorm2d(3)):
+        if x.ndim == (2 if isinstance(norm, nn.BatchNorm1d) else 4):
+            with pytest.raises(ValueError, match="more than 1 value per channel"):
+                norm(x)
+    with pytest.raises(ValueError, match=r"MeanShift: in training mode x must hold more than one"):
+        shift(x)
+    assert torch.equal(shift.running_mean, torch.zeros(3))
+    assert torch.equal(shift.eval()(x), x)
+
+
+def test_one_image_of_several_pixels_can_be_shifted():
+    x = torch.randn(1, 3, 2, 1)
+    torch.testing.assert_close(MeanShift(3)(x).mean((0, 2, 3)), torch.zeros(3))
+
+
+def test_running_means_serve_a_single_image_and_are_left_as_they_were():
+    net = small_net().train()
+    reestimate_mean_shift(net, [torch.rand(8, 1, 3, 3)])
+    shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
+    before = [shift.running_mean.clone() for shift in shifts]
+    images = torch.rand(2, 1, 3, 3)
+    with by_running_means(net):
+        assert net.training and not any(shift.training for shift in shifts)
+        first, second = (net(image[None]) for image in images)
+        together = net(images)
+    assert all(shift.training for shift in shifts)
+    assert torch.equal(torch.cat((first, second)), together) and not torch.equal(first, second)
+    for shift, mean in zip(shifts, before, strict=True):
+        assert torch.equal(shift.running_mean, mean)
+    with pytest.raises(EOFError), by_running_means(net):
+        raise EOFError
+    assert all(shift.training for shift in shifts)
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        ([torch.rand(4, 1, 3, 3), torch.rand(1, 1, 3, 3)], ValueError, "more than one value"),
+        ([torch.rand(4, 1, 3, 3), (torch.rand(4, 1, 3, 3), 1)], TypeError, "got a tuple. Pass the"),
+    ],
+)
+def test_reestimation_refuses_what_it_cannot_take_and_puts_the_means_back(batches, error, message):
+    net = small_net().eval()
+    shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
+    shifts[0].running_mean.fill_(100)
+    with pytest.raises(error, match=message):
+        reestimate_mean_shift(net, batches)
+    assert [float(shift.running_mean.sum()) for shift in shifts] == [600, 0]
+    assert not net.training and [shift.momentum for shift in shifts] == [0.1, 0.1]
