@@ -14,7 +14,7 @@ import torch
 
 from linfdist.record_files import sync_folder
 
-FORMAT = 2  # ends in the SHA-256 of what is before it; format 1 has none
+FORMAT = 2  # ends in the SHA-256 of what is before it; format 1 had none, and is not read
 _TRAILER = re.compile(rb"sha256 ([0-9a-f]{64})\n")
 _TRAILER_BYTES = 72
 
@@ -32,6 +32,7 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
     Raises:
         CheckpointError: the disk is full, or another process is writing; the old file stays.
     """
+    path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     text = json.dumps(fingerprint, sort_keys=True)
     try:
@@ -96,12 +97,8 @@ def _alone(temporary: Path) -> Iterator[BinaryIO]:
 
 def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
     """The state that ``save`` wrote for this fingerprint; ``CheckpointError`` for anything else."""
-    version, found, state = _read(path, device)
-    if version not in (1, FORMAT):
-        raise CheckpointError(
-            f"checkpoint: {path} must have format {FORMAT}; got {version}. It was written by "
-            "another version of linfdist: delete it or pass restart=True."
-        )
+    path = Path(path)
+    found, state = _read(path, device)
     wanted = json.loads(json.dumps(fingerprint))
     if found != wanted:
         raise CheckpointError(
@@ -114,7 +111,7 @@ def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) ->
 
 def surroundings(path: Path) -> list[dict[str, Any]]:
     """What the calls of a run up to this checkpoint ran on; none if it was not told."""
-    return list(_read(path, "cpu", mmap=True)[2].get("surroundings", []))
+    return list(_read(Path(path), "cpu", mmap=True)[1].get("surroundings", []))
 
 
 def damaged(path: Path, error: object) -> CheckpointError:
@@ -125,20 +122,25 @@ def damaged(path: Path, error: object) -> CheckpointError:
     )
 
 
-def _read(path: Path, device: torch.device | str, **how: bool) -> tuple[Any, Any, dict[str, Any]]:
-    """Format, fingerprint and state."""
+def _read(path: Path, device: torch.device | str, **how: bool) -> tuple[Any, dict[str, Any]]:
+    """Fingerprint and state."""
     try:
         has_checksum = _check(path)
         content = torch.load(path, map_location=device, weights_only=True, **how)
         version, fingerprint = content["format"], json.loads(content["fingerprint"])
         state = content["state"]
-        if version != 1 and not has_checksum:
-            raise ValueError("its checksum is missing")
         if not all(isinstance(call, dict) for call in state.get("surroundings", [])):
             raise ValueError("its surroundings are no dictionaries")
-        return version, fingerprint, state
+        if version == FORMAT and not has_checksum:
+            raise ValueError("its checksum is missing")
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise damaged(path, error) from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"checkpoint: {path} must have format {FORMAT}; got {version}. It was written by "
+            "another version of linfdist: delete it or pass restart=True."
+        )
+    return fingerprint, state
 
 
 def _check(path: Path) -> bool:

@@ -92,6 +92,7 @@ class LayerwiseRecipe:
         self.config = config
         self.objective: nn.Module = _LayerwiseObjective(net, config)
         self.optimizer = torch.optim.SGD(net.parameters(), lr=config.lr, momentum=config.momentum)
+        self.state = ("momentum_buffer",) if config.momentum else ()
         self.p = math.inf
         self.lr = math.nan
         self.eps_train: float | None = None

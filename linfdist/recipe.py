@@ -47,8 +47,9 @@ class LinfDistRecipe:
     """The paper's: a finite p or LogSumExp that rises to p = ∞, and Adam with l_p weight decay.
 
     ``objective`` takes pixels, labels and what ``at`` returns to the mean loss and the logits;
-    ``at`` sets the ``optimizer`` for a step, too. ``p``, ``lr`` and ``eps_train`` (None for the
-    hinge loss) are those of the last step, NaN before.
+    ``at`` sets the ``optimizer`` for a step, too. ``state`` names what the optimizer keeps of a
+    parameter. ``p``, ``lr`` and ``eps_train`` (None for the hinge loss) are those of the last step,
+    NaN before.
     """
 
     def __init__(self, net: DistNet, config: TrainConfig) -> None:
@@ -61,6 +62,7 @@ class LinfDistRecipe:
             eps=config.adam_eps,
             weight_decay=config.weight_decay,
         )
+        self.state = ("step", "exp_avg", "exp_avg_sq")
         self.p = self.lr = math.nan
         self.eps_train: float | None = None
 
@@ -148,6 +150,7 @@ class BoundRecipe:
         self.config = config
         self.objective: nn.Module = _BoundObjective(net, config)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
+        self.state = ("step", "exp_avg", "exp_avg_sq")
         self.p = math.inf
         self.lr = math.nan
         self.eps_train: float | None = None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,19 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from linfdist import _values, distributed
 from linfdist import checkpoint as checkpoints
-from linfdist import distributed
 from linfdist.batches import Batches
 from linfdist.checkpoint import CheckpointError
 from linfdist.config import to_dict
 from linfdist.data import ImageSet
+from linfdist.environment import usable_device
 from linfdist.evaluation import clean_and_certified
-from linfdist.nn import Normalize, mean_distances, set_mean_distances
+from linfdist.nn import Normalize, by_running_means, mean_distances, set_mean_distances
 from linfdist.ops.precision import matmul_precision
 from linfdist.recipe import recipe_of
-from linfdist.train_config import AnyTrainConfig, Net, check_fit
+from linfdist.train_config import AnyTrainConfig, Net, check_fit, check_share
+from linfdist.train_state import check_state
 
 
 class Run:
@@ -35,15 +38,26 @@ class Run:
         device: torch.device | str,
         experiment: str,
         surroundings: Sequence[dict[str, Any]] = (),
+        sync: bool = True,
     ) -> None:
+        """Refuses what does not fit together and what could not be saved."""
         check_fit(net, train, test, config)
+        if not sync:
+            check_share(config)
+        seed = _values.seed(seed, "fit")
+        if not isinstance(experiment, str):
+            raise TypeError(f"fit: experiment must be text; got {_values.shown(experiment)}.")
+        self.surroundings = _values.plain(list(surroundings), "fit: surroundings")
+        if not all(isinstance(call, dict) for call in self.surroundings):
+            raise TypeError(f"fit: surroundings must be dictionaries; got {surroundings!r}.")
+        device = usable_device(device)
+        self.sync = sync
         self.net = net.to(device)
         self.config = config
         train = train.take(config.train_images).to(device)
         self.batches = Batches(train, config.augmentation, config.batch_size, seed)
         self.test = None if test is None else test.to(device)
-        self.device = torch.device(device)
-        self.surroundings = list(surroundings)
+        self.device = device
         self.recipe = recipe_of(net, config)
         self.objective = self.recipe.objective
         if distributed.size() > 1:
@@ -57,7 +71,7 @@ class Run:
         self.unchecked: list[tuple[int, float, float, Tensor]] = []
         self.start_epoch(seconds=0.0)
         normalize = next(layer for layer in net.modules() if isinstance(layer, Normalize))
-        self.fingerprint = {
+        fingerprint = {
             "experiment": experiment,
             "seed": seed,
             "train": to_dict(config),
@@ -68,6 +82,7 @@ class Run:
             "num_classes": net.num_classes,
             "data": {"name": train.info.name, "images": len(train)},
         }
+        self.fingerprint = _values.plain(fingerprint, "fit: the configuration")
 
     def start_epoch(self, seconds: float) -> None:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -79,7 +94,9 @@ class Run:
         values = self.recipe.at(self.step / self.steps_per_epoch)
         self.net.train()
         pixels, labels = self.batches.get(epoch, index)
-        with matmul_precision(self.config.matmul_precision):
+        shifted_together = self.batches.size(index) if self.sync else len(labels)
+        shifts = by_running_means(self.net) if shifted_together == 1 else nullcontext()
+        with matmul_precision(self.config.matmul_precision), shifts:
             loss, logits = self.objective(pixels, labels, *values)
             self.optimizer.zero_grad()
             # DistributedDataParallel takes the mean over processes; the batch's loss is a sum.
@@ -190,7 +207,13 @@ class Run:
     def resume(self, path: Path, restart: bool) -> None:
         """Go on from the checkpoint at ``path``, if there is one; ``restart`` deletes it first."""
         if restart:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise CheckpointError(
+                    f"checkpoint: {path} must be a file that can be deleted; it cannot be "
+                    f"({error}). Give another path."
+                ) from error
         if path.exists():
             self.load(path)
         steps = [
@@ -203,16 +226,20 @@ class Run:
             )
 
     def load(self, path: Path) -> None:
+        """Take over a checkpoint's state, once all of it is seen to be one of this run."""
         state = checkpoints.load(path, self.fingerprint, self.device)
         try:
-            self.net.load_state_dict(state["net"])
-            if "mean_distances" in state:  # older checkpoints are of l_p training, which has none
-                set_mean_distances(self.net, state["mean_distances"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
-            self.rows = state["rows"]
-            self.start_epoch(state["seconds"])
-            self.loss_sum += state["loss_sum"]
-            self.correct += state["correct"]
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            check_state(state, self)
+        except (TypeError, ValueError) as error:
             raise checkpoints.damaged(path, error) from error
+        self.net.load_state_dict(state["net"])
+        set_mean_distances(self.net, state["mean_distances"])
+        # The settings of the groups are the configuration's, whatever the file says.
+        groups = self.optimizer.state_dict()["param_groups"]
+        moments = state["optimizer"]["state"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.step = state["step"]
+        self.rows = state["rows"]
+        self.start_epoch(state["seconds"])
+        self.loss_sum += state["loss_sum"]
+        self.correct += state["correct"]

@@ -1,15 +1,15 @@
 """Training, resumable to the bit."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from linfdist import distributed
+from linfdist import _values, distributed
 from linfdist.bound_config import BoundTrainConfig
 from linfdist.data import ImageSet
 from linfdist.layerwise_config import LayerwiseTrainConfig
@@ -44,7 +44,7 @@ def fit(
     *,
     seed: int,
     test: ImageSet | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: os.PathLike[str] | str | None = None,
     restart: bool = False,
     progress: bool = True,
     device: torch.device | str = "cpu",
@@ -66,8 +66,9 @@ def fit(
 
     The whole data set lies on ``device`` as uint8. The order of the images and their augmentation
     depend on the seed, the epoch and the batch alone; the last batch of an epoch may be smaller and
-    is used. At p < ∞ the loss treats a pixel radius eps as eps / std in the features or logits, as
-    the paper does, although only at p = ∞ is that a bound.
+    is used. If that batch is a single image, the mean shifts subtract their running means from it.
+    At p < ∞ the loss treats a pixel radius eps as eps / std in the features or logits, as the paper
+    does, although only at p = ∞ is that a bound.
 
     With ``checkpoint`` the state is saved there every minute and at the end, and a run that finds
     its own checkpoint goes on from it: on the CPU it ends bit for bit as if it had never stopped,
@@ -86,15 +87,29 @@ def fit(
     its share of every batch of ``batch_size`` images, and the result is that of one process up to
     the order of summation: gradients are those of the loss of the whole batch, and the mean shifts
     take its means. ``sync_mean_shift=False`` saves their communication: each process shifts by the
-    mean of its share, and the running means are those of process 0. Process 0 alone writes the
-    checkpoint, which all read; any number of processes can go on from it.
+    mean of its share, which must be two images or more, and the running means are those of process
+    0. Process 0 alone writes the checkpoint, which all read; any number of processes can go on from
+    it.
 
-    Raises ``ValueError`` for labels or images that do not fit the network, and
+    Before the first step, ``TypeError`` and ``ValueError`` refuse what does not fit the network or
+    could not be saved, and ``DeviceError`` a device that cannot be used. Raises
     ``FloatingPointError`` when the loss is not finite.
     """
     called = time.monotonic()
-    check_seconds(seconds, checkpoint)
-    run = Run(net, train, config, seed, test, device, experiment, surroundings)
+    for name, value in (
+        ("restart", restart),
+        ("progress", progress),
+        ("sync_mean_shift", sync_mean_shift),
+    ):
+        _values.flag(value, f"fit: {name}")
+    if stop_after_steps is not None:
+        stop_after_steps = _values.whole(stop_after_steps, "fit: stop_after_steps", least=1)
+    if checkpoint is not None:
+        checkpoint = _values.file(checkpoint, "fit: checkpoint")
+    seconds = check_seconds(seconds, checkpoint)
+    run = Run(
+        net, train, config, seed, test, device, experiment, surroundings, sync=sync_mean_shift
+    )
     if checkpoint is not None:
         run.resume(checkpoint, restart)
     last_saved = time.monotonic()

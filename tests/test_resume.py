@@ -63,19 +63,6 @@ def test_smoothed_training_resumed_is_bit_equal(tmp_path, smoothing, after):
     assert mean_distances(whole) == mean_distances(again)
 
 
-def test_a_checkpoint_from_before_smoothing_and_checksums_still_goes_on(tmp_path):
-    path, whole, again = tmp_path / "c", fresh(), fresh()
-    expected = fit(whole, TRAIN, CONFIG, seed=3)
-    fit(fresh(), TRAIN, CONFIG, seed=3, checkpoint=path, stop_after_steps=7)
-    content = torch.load(path, weights_only=True)
-    assert "smoothing" not in content["fingerprint"]
-    del content["state"]["mean_distances"]
-    content["format"] = 1  # without a checksum
-    torch.save(content, path)
-    rows = fit(again, TRAIN, CONFIG, seed=3, checkpoint=path)
-    assert same(whole, again) and timeless(rows) == timeless(expected)
-
-
 class Killed(BaseException):
     pass
 

@@ -195,6 +195,19 @@ def test_weights_with_nan_are_not_loaded(recorded):
         runner.load_trained(forged(state))
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float64, torch.bfloat16, torch.int64])
+def test_weights_of_another_dtype_are_not_loaded(recorded, dtype):
+    """torch rounds them, or drops their imaginary part."""
+    run, forged = recorded
+    state = runner.load_trained(run).state_dict()
+    path = records.work_dir(run.experiment, run.scale, run.seed) / "weights.pt"
+    assert runner.load_trained(run, str(path)) is not None  # a path as text
+    for name in ("last.bias", next(iter(state))):
+        other = state | {name: state[name].to(dtype)}
+        with pytest.raises(RecordError, match=rf"{name} must be torch\.float32 .*; it is {dtype}"):
+            runner.load_trained(forged(other))
+
+
 PLACES = ("load", "surroundings", "fit", "weights", "pickled CIFAR-10", "MNIST")
 
 
