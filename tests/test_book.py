@@ -16,6 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from papermill.cli import _resolve_type
+from papermill.translators import PythonTranslator
+
+from linfdist.notebook import WrongParameter, check_parameters
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 PAGES = sorted(
@@ -71,6 +75,39 @@ def test_parameters_come_first_and_are_checked(path):
     assert "parameters" in first["metadata"]["tags"]
     assert parameters(path)
     assert "check_parameters(In)" in source(second)
+
+
+# What a command line can say for each type of parameter that is not of it.
+OTHERS = {
+    bool: ("false", "true", "no", "0", "1", "None", "-1"),
+    int: ("x", "1.5", "True", "None", "1e3"),
+    float: ("x", "True", "None", "nan", "inf"),
+    str: ("1", "0.5", "True", "None"),
+    tuple: ("1", "x", "True", "None"),
+}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_a_value_of_another_type_is_refused_before_anything_runs(path):
+    """As ``papermill -p NAME VALUE`` resolves the value and writes it into a cell of its own."""
+    first, second, *_ = map(source, cells(path))
+    tried = 0
+    for parameter, value in defaults(path).items():
+        for given in OTHERS[type(value)]:
+            cell = PythonTranslator.codify({parameter: _resolve_type(given)})
+            with pytest.raises(WrongParameter, match=f"Parameter '{parameter}' must be "):
+                check_parameters(["", first, cell, second])
+            tried += 1
+        value = list(value) if isinstance(value, tuple) else value  # papermill has no tuples
+        check_parameters(["", first, PythonTranslator.codify({parameter: value}), second])
+    assert tried >= 4
+    assert "import" not in first and second.startswith("from linfdist.notebook import check_par")
+
+
+def defaults(path: Path) -> dict[str, object]:
+    """A notebook's parameters and their values."""
+    body = ast.parse(source(cells(path)[0])).body
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in body}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)

@@ -12,7 +12,7 @@ import pytest
 
 from linfdist import records
 from linfdist.__main__ import main
-from linfdist.notebook import UnknownParameter, check_parameters
+from linfdist.notebook import UnknownParameter, WrongParameter, check_parameters
 
 NET = "table1/mnist_net"
 
@@ -198,6 +198,43 @@ def test_unknown_parameters_are_refused():
         check_parameters(cells)
 
 
+# A default, what may take its place, and what may not, as papermill writes them.
+TYPES = {
+    "False": (
+        ("True", "False"),
+        ('"false"', '"False"', '"true"', '"no"', '"yes"', '""', "0", "1", "0.0", "None", "[]"),
+    ),
+    "0": (("3", "-1"), ('"3"', '"0"', "3.0", "True", "None", "[3]", "float('nan')", "1e3")),
+    "0.05": (("0.1", "1", "-2.5", "1e-3"), ('"0.1"', "True", "None", "(0.1,)", "float('nan')")),
+    '"reduced"': (('"smoke"', '""'), ("1", "9.0", "True", "None", '["smoke"]', "b'smoke'")),
+    "(16, 16)": (("[8, 8]", "(8,)", "[]"), ("16", '"16,16"', "[8.0]", '["8"]', "[True]", "None")),
+    "(0.4, 0.2)": (("[1, 0.5]", "(0.5,)"), ("0.5", '"0.5"', '["0.5"]', "[None]", "{}")),
+}
+
+
+@pytest.mark.parametrize("default", TYPES)
+def test_a_parameter_takes_values_of_its_default_s_type_alone(default):
+    good, bad = TYPES[default]
+    for value in good:
+        check_parameters(["", f"a = {default}", f"# Parameters\na = {value}\n", CHECK])
+    for value in bad:
+        cells = ["", f"a = {default}", f"# Parameters\na = {value}\n", CHECK]
+        with pytest.raises(WrongParameter, match=r"^Parameter 'a' must be .*, such as .*; got "):
+            check_parameters(cells)
+
+
+def test_the_error_names_the_parameter_the_type_and_what_to_type():
+    for given, message in (
+        ('rerun = "false"', r"'rerun' must be True or False, such as False; got 'false'\. papermi"),
+        (
+            "scale = 1",
+            r"'scale' must be text, such as 'smoke'; got 1\. papermill takes -r NAME",
+        ),
+    ):
+        with pytest.raises(WrongParameter, match=message):
+            check_parameters(["", PARAMETERS, f"# Parameters\n{given}\n", CHECK])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="kernels are slow to start there")
 def test_papermill_is_stopped_by_a_misspelt_parameter(tmp_path):
     cells = [
@@ -210,3 +247,5 @@ def test_papermill_is_stopped_by_a_misspelt_parameter(tmp_path):
     papermill.execute_notebook(path, None, {"scale": "paper"}, progress_bar=False)
     with pytest.raises(papermill.PapermillExecutionError, match="Did you mean 'scale'"):
         papermill.execute_notebook(path, None, {"scael": "paper"}, progress_bar=False)
+    with pytest.raises(papermill.PapermillExecutionError, match="must be True or False"):
+        papermill.execute_notebook(path, None, {"rerun": "false"}, progress_bar=False)
