@@ -52,7 +52,7 @@ class Batches:
     def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
         """The order of the images in an epoch, and the window of each."""
         self.generator.manual_seed(_derive(self.seed, epoch))
-        order = torch.randperm(len(self.images), generator=self.generator)
+        order = torch.randperm(len(self.images), generator=self.generator, device="cpu")
         shape = self.images.images.shape[1:]
         windows = []
         for index in range(len(self)):

@@ -126,7 +126,7 @@ def exchange(value: float) -> list[float]:
     """
     if size() == 1:
         return [value]
-    values = torch.zeros(size(), dtype=torch.float64)
+    values = torch.zeros(size(), dtype=torch.float64, device="cpu")
     values[rank()] = value
     dist.all_reduce(values)
     return values.tolist()

@@ -27,7 +27,7 @@ Row = dict[str, object]
 
 def small_check(device: torch.device) -> None:
     """Our ops agree with their reference before anything is timed."""
-    x, weight = torch.randn(37, 65), torch.randn(29, 65)
+    x, weight = torch.randn(37, 65, device="cpu"), torch.randn(29, 65, device="cpu")
     for p in P_VALUES:
         ours = lp_dist(x.to(device), weight.to(device), p).cpu()
         torch.testing.assert_close(ours, reference.lp_dist(x, weight, p), rtol=1e-5, atol=1e-6)

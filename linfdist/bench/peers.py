@@ -116,7 +116,7 @@ def _numba(p: float) -> Distance:
     numba.set_num_threads(torch.get_num_threads())
 
     def run(x: Tensor, weight: Tensor) -> Tensor:
-        out = torch.empty(len(x), len(weight))
+        out = torch.empty(len(x), len(weight), device="cpu")
         distances(x.numpy(), weight.numpy(), out.numpy())
         return out
 

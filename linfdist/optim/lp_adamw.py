@@ -85,7 +85,7 @@ class LpAdamW(Optimizer):
     def _state(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]
         if not state:
-            state["step"] = torch.zeros(())  # on the CPU, where reading it waits for nothing
+            state["step"] = torch.zeros((), device="cpu")  # where reading it waits for nothing
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
         return state

@@ -95,7 +95,7 @@ def exact_radius(
     if max_nodes < 1:
         raise ValueError(f"exact_radius: max_nodes must be at least 1; got {max_nodes}.")
     search = Search(net, image, label, "exact_radius")
-    labels = torch.tensor([label])
+    labels = torch.tensor([label], device="cpu")
     guess = interval_radius(net, image.to(net.last.weight.dtype)[None], labels, 1.0, 20)
     lower, upper, nodes, found = 0.0, math.inf, 0, None
     probe, step = float(guess), tolerance
@@ -168,7 +168,7 @@ class Search:
                 f"{caller}: image must have the shape {net.input_shape}, one image without a "
                 f"batch; got {tuple(image.shape)}."
             )
-        check_images(net, image[None], torch.tensor([label]), caller)
+        check_images(net, image[None], torch.tensor([label], device="cpu"), caller)
         check_finite(net, caller)
         self.layers = _layers(net)
         self.image = image.detach().double().flatten()
@@ -204,8 +204,8 @@ class Search:
         lower, upper = outward(self.image - r, self.image + r)
         ball = self._normalized(lower.clamp(0, 1), upper.clamp(0, 1))
         columns = range(self.first_output, self.layers[-1].outputs.stop)
-        rival = torch.tensor([column for column in columns if column != self.own])
-        unknown = torch.full((columns.stop - len(self.image),), math.inf, dtype=torch.float64)
+        rival = torch.tensor([column for column in columns if column != self.own], device="cpu")
+        unknown = ball[0].new_full((columns.stop - len(self.image),), math.inf)
         lower, upper = torch.cat((ball[0], -unknown)), torch.cat((ball[1], unknown))
         return lower.repeat(len(rival), 1), upper.repeat(len(rival), 1), rival
 
@@ -282,9 +282,9 @@ class Search:
 
         Returns how many there are, the input's column and the value to split it at.
         """
-        rows = torch.arange(len(lower))
+        rows = torch.arange(len(lower), device="cpu")
         fewest = torch.full_like(rows, NONE)
-        column, value = torch.zeros_like(rows), torch.zeros(len(rows), dtype=torch.float64)
+        column, value = torch.zeros_like(rows), lower.new_zeros(len(rows))
         for layer in self.layers:
             above, below = layer.literals(lower[:, layer.outputs])
             x_lower, x_upper = lower[:, layer.inputs], upper[:, layer.inputs]

@@ -261,7 +261,7 @@ def _affine(
     that of float64.
     """
     weight, bias = layer.weight.double(), layer.bias.double()
-    scale = float(torch.tensor(layer.scale, dtype=torch.float32))
+    scale = float(torch.tensor(layer.scale, dtype=torch.float32, device="cpu"))
     middle = (lower + upper) / 2
     half = _step(torch.maximum(upper - middle, middle - lower), math.inf)
     terms = layer.in_features + ROUNDINGS

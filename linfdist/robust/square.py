@@ -67,7 +67,9 @@ def square_attack(
             else:
                 side = _side(query / num_queries, p_init, height, width)
                 up = signs(batch, channels, 1, 1)
-                corner = torch.rand(batch, 2, 1, generator=generator, device=device)
+                corner = torch.rand(
+                    (batch, 2, 1), generator=generator, device=device, dtype=torch.float32
+                )
                 inside = _square(corner, side, height, width).to(images.device)[rows]
             tried = torch.where(up.to(images.device)[rows], upper[rows], lower[rows])
             if inside is not None:

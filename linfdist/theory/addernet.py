@@ -88,7 +88,7 @@ def train(
     losses = []
     net.train()
     for _ in range(epochs):
-        order = torch.randperm(len(images), generator=generator)
+        order = torch.randperm(len(images), generator=generator, device="cpu")
         total = 0.0
         batches = order[: len(order) // batch_size * batch_size].split(batch_size)
         for batch in batches:

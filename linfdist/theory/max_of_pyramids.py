@@ -71,7 +71,7 @@ class Box:
         """n uniformly random points, float64, shape (n, d)."""
         lower = torch.tensor(self.lower, dtype=torch.float64)
         sides = torch.tensor(self.sides, dtype=torch.float64)
-        return lower + sides * torch.rand(n, self.d, generator=generator, dtype=torch.float64)
+        return lower + sides * _uniform((n, self.d), generator).to(lower.device)
 
     def grid(self, per_axis: int) -> Tensor:
         """per_axis evenly spaced points along each axis, both ends included; (per_axis^d, d)."""
@@ -79,6 +79,12 @@ class Box:
         return _product(
             [torch.linspace(low, high, per_axis, dtype=torch.float64) for low, high in axes]
         )
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """float64 in [0, 1), on the generator's device, which need not be torch's default."""
+    device = None if generator is None else generator.device
+    return torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
 
 
 def _product(axes: Sequence[Tensor]) -> Tensor:
@@ -186,7 +192,7 @@ def check_pairs(function: Function, box: Box, n: int, seed: int = 0) -> None:
     """Raise NotLipschitz if one of n random pairs, at distances of all magnitudes, shows it."""
     generator = torch.Generator().manual_seed(seed)
     first, far = box.points(n, generator), box.points(n, generator)
-    share = 10 ** (-5 * torch.rand(n, 1, generator=generator, dtype=torch.float64))
+    share = 10 ** (-5 * _uniform((n, 1), generator).to(first.device))
     second = first + share * (far - first)  # the box is convex
     with torch.no_grad():
         dtype = function(first[:1]).dtype if n else torch.float64

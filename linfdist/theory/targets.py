@@ -45,8 +45,9 @@ def _ripples(x: Tensor) -> Tensor:
 
 def _islands(x: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    points = torch.rand(7, x.shape[1], generator=generator, dtype=torch.float64)
-    return distance_to(points)(x) - 0.12
+    shape = (7, x.shape[1])
+    points = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
+    return distance_to(points.to(x.device))(x) - 0.12
 
 
 def _lemniscate(x: Tensor) -> Tensor:
