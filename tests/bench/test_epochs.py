@@ -214,11 +214,12 @@ def test_too_little_memory_is_one_line(two, monkeypatch, capsys):
     assert error.endswith("CUDA out of memory. Tried to allocate 9 GiB. Give a smaller --batch.")
 
 
-@pytest.mark.parametrize("batch", ["0", "-1", "many"])
+@pytest.mark.parametrize("batch", ["0", "1", "-1", "many"])
 def test_a_batch_is_a_whole_number(batch, capsys):
+    """Of a single image a mean shift would leave nothing."""
     with pytest.raises(SystemExit):
         bench("--batch", batch)
-    assert f"must be a whole number of at least 1; got '{batch}'" in capsys.readouterr().err
+    assert f"must be a whole number of at least 2; got '{batch}'" in capsys.readouterr().err
 
 
 def test_an_unknown_scale_is_named(capsys):
