@@ -10,7 +10,7 @@ import torch
 from dots import CONFIG, IBP, MLP, NET, TRAIN, fresh, same
 
 from linfdist import checkpoint as checkpoints
-from linfdist import faults
+from linfdist import faults, train_run
 from linfdist.baselines import BaselineConfig
 from linfdist.checkpoint import CheckpointError
 from linfdist.train_run import Run
@@ -242,3 +242,35 @@ def test_a_checkpoint_without_a_checksum_is_refused_whatever_it_says_of_its_form
     with pytest.raises(CheckpointError, match="its checksum is missing"):
         fit(net, TRAIN, CONFIG, seed=3, checkpoint=path, progress=False)
     assert same(net, fresh())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": (0.31,)}, r"mean: .* there"),
+        ({"std": 0.41}, r"std: 0\.4 there, 0\.41 here"),
+        ({"name": "others"}, r"data\.name: 'dots' there, 'others' here"),
+    ],
+)
+def test_a_checkpoint_of_other_constants_of_the_data_is_refused(tmp_path, change, message):
+    path, info = tmp_path / "c", replace(TRAIN.info, **change)
+    stopped("net", path, 6)
+    with pytest.raises(CheckpointError, match=f"must belong to this run; it differs in {message}"):
+        fit(fresh(info=info), replace(TRAIN, info=info), CONFIG, seed=3, checkpoint=path)
+
+
+def test_an_epoch_s_seconds_are_those_of_all_its_calls(tmp_path, monkeypatch):
+    """A second passes for every step, in the call before as in this one."""
+    now, step = [0.0], Run.train_step
+
+    def slow(run):
+        now[0] += 1.0
+        step(run)
+
+    clock = type("Clock", (), {"monotonic": staticmethod(lambda: now[0])})
+    monkeypatch.setattr(train_run, "time", clock)
+    monkeypatch.setattr(Run, "train_step", slow)
+    stopped("net", tmp_path / "c", 6)
+    now[0] += 1000.0  # between the calls
+    rows = fit(fresh(), TRAIN, CONFIG, seed=3, checkpoint=tmp_path / "c", progress=False)
+    assert [row["seconds"] for row in rows] == [4.0] * 5

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from linfdist import recipe, train_config, training
 from linfdist.data import Augmentation, ImageSet
+from linfdist.evaluation import clean_and_certified
 from linfdist.nn import LpDist, MeanShift
 from linfdist.train_run import Run
 from linfdist.training import HingeLoss, TrainConfig, fit
@@ -397,3 +398,51 @@ def test_a_share_of_one_image_is_shifted_by_running_means(monkeypatch, sync, ima
     with pytest.raises(EOFError):
         run.train_step()
     assert seen == [not alone] * 2
+
+
+@KINDS
+def test_a_row_s_loss_and_accuracy_are_means_over_the_epoch_s_images(
+    net_config, config, monkeypatch
+):
+    """Of batches of 16, 16, 16 and 8 images, each weighed by its images."""
+    run = Run(fresh(net_config), TRAIN, config, 0, None, "cpu", "")
+    seen, objective = [], run.objective.forward
+
+    def record(pixels, labels, *values):
+        loss, logits = objective(pixels, labels, *values)
+        seen.append((len(labels), loss.item(), (logits.argmax(1) == labels).tolist()))
+        return loss, logits
+
+    monkeypatch.setattr(run.objective, "forward", record)
+    for _ in range(run.steps_per_epoch):
+        run.train_step()
+    run.end_epoch()
+    (row,) = run.rows
+    assert [number for number, *_ in seen] == [16, 16, 16, 8]
+    loss = sum(number * loss for number, loss, _ in seen) / 56
+    assert row["train_loss"] == pytest.approx(loss, rel=1e-6)
+    assert row["train_accuracy"] == sum(sum(right) for *_, right in seen) / 56
+
+
+def test_a_loss_that_is_not_finite_ends_an_epoch_of_many_steps_early(monkeypatch):
+    """The losses are looked at every 20th step, not only at the epoch's end."""
+    real, steps = recipe.hinge_loss, []
+
+    def hinge(*args):
+        steps.append(args)
+        return real(*args) * (math.nan if len(steps) == 4 else 1)
+
+    monkeypatch.setattr(recipe, "hinge_loss", hinge)
+    with pytest.raises(FloatingPointError, match="got nan at step 3"):
+        fit(fresh(), TRAIN, replace(CONFIG, batch_size=2), seed=0)
+    assert len(steps) == training.REPORT_STEPS == 20
+
+
+@KINDS
+def test_an_epoch_is_judged_at_the_data_set_s_eps_and_the_schedule_s_p(net_config, config):
+    net = fresh(net_config)
+    row = fit(net, TRAIN, replace(config, epochs=(6, 4, 2), lr=0.05), seed=0, test=TEST)[-1]
+    found = clean_and_certified(net, TEST, eps=INFO.eps)
+    assert (row["test_accuracy"], row["test_certified"]) == found
+    other = clean_and_certified(net, TEST, eps=2 * INFO.eps)
+    assert other != found  # eps matters here
