@@ -237,3 +237,9 @@ def test_errors():
         fit(build(), TRAIN, HINGE, seed=0)
     with pytest.raises(TypeError, match=r"HingeLoss must train a LinfDistNet; got GroupSortNet"):
         fit(build(GROUPSORT), TRAIN, CONFIG, seed=0)
+
+
+def test_the_optimizer_is_plain_adam_at_the_configuration_s_rate():
+    (group,) = BoundRecipe(build(), replace(BOUND, lr=0.3)).optimizer.param_groups
+    assert (group["lr"], group["betas"], group["eps"]) == (0.3, (0.9, 0.999), 1e-8)
+    assert group["weight_decay"] == 0 and not group["amsgrad"] and not group["maximize"]

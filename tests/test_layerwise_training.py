@@ -186,3 +186,11 @@ def test_it_trains_its_own_kind_of_network():
         fit(fresh(), TRAIN, COLT, seed=0, progress=False)
     with pytest.raises(TypeError, match="got CapNet"):
         fit(build(BaselineConfig(kind="cap", width=0.25)), TRAIN, COLT, seed=0, progress=False)
+
+
+def test_the_optimizer_is_sgd_with_the_configuration_s_momentum():
+    config = replace(COLT, momentum=0.25, lr=0.3)
+    recipe = recipe_of(build(), config)
+    (group,) = recipe.optimizer.param_groups
+    assert (group["lr"], group["momentum"]) == (0.3, 0.25)
+    assert not group["nesterov"] and group["dampening"] == group["weight_decay"] == 0

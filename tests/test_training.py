@@ -446,3 +446,24 @@ def test_an_epoch_is_judged_at_the_data_set_s_eps_and_the_schedule_s_p(net_confi
     assert (row["test_accuracy"], row["test_certified"]) == found
     other = clean_and_certified(net, TEST, eps=2 * INFO.eps)
     assert other != found  # eps matters here
+
+
+@pytest.mark.parametrize("decay", ["lp", "l2", "none"])
+def test_the_optimizer_has_the_configuration_s_settings(decay):
+    """None of them the default of the optimizer itself."""
+    settings = {"betas": (0.8, 0.95), "weight_decay": 0.07}
+    config = replace(CONFIG, loss=IBP, lr=0.5, adam_eps=1e-3, decay=decay, p_start=4.0, **settings)
+    run = Run(fresh(MLP), TRAIN, config, 0, None, "cpu", "")
+    run.train_step()
+    dist, head = run.optimizer.param_groups
+    assert (dist["decay"], head["decay"]) == (decay, "none" if decay == "none" else "l2")
+    for group in (dist, head):
+        assert {name: group[name] for name in settings} == settings
+        assert (group["eps"], group["lr"], group["p"]) == (1e-3, 0.5, 4.0)
+
+
+def test_lp_then_lse_is_lp_at_p_start_alone():
+    config = replace(CONFIG, smoothing="lp_then_lse", p_start=8.0, p_rise=8.5, p_end=60.0)
+    assert config.smooth(8.0) == 8.0 and config.smooth(math.inf) == math.inf
+    for p in (8.5, 9.0, 16.0, 59.0):
+        assert config.smooth(p).t == p - 1 and config.smooth(p).matched
