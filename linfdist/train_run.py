@@ -18,6 +18,7 @@ from linfdist.data import ImageSet
 from linfdist.evaluation import clean_and_certified
 from linfdist.nn import Normalize, mean_distances, set_mean_distances
 from linfdist.ops.precision import matmul_precision
+from linfdist.optim.states import load_state
 from linfdist.recipe import recipe_of
 from linfdist.train_config import AnyTrainConfig, Net, check_fit
 
@@ -208,7 +209,7 @@ class Run:
             self.net.load_state_dict(state["net"])
             if "mean_distances" in state:  # older checkpoints are of l_p training, which has none
                 set_mean_distances(self.net, state["mean_distances"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_state(self.optimizer, state["optimizer"])
             self.step = state["step"]
             self.rows = state["rows"]
             self.start_epoch(state["seconds"])
