@@ -17,7 +17,17 @@ class Fault:
     """
 
     name: str
-    stage: Literal["checkpoint", "record", "table", "training", "data", "any file", "weights"]
+    stage: Literal[
+        "checkpoint",
+        "record",
+        "table",
+        "training",
+        "data",
+        "any file",
+        "weights",
+        "arguments",
+        "arithmetic",
+    ]
     outcome: Outcome
     error: str = ""
     times: int = 1
@@ -109,6 +119,14 @@ FAULTS = (
             "test_values.py::test_what_no_checkpoint_can_hold_is_refused_before_the_first_step",
             "test_values.py::test_fit_names_an_argument_of_another_type",
         ),
+    ),
+    Fault(
+        name="a checkpoint whose moments are of other parameters, or missing",
+        stage="checkpoint",
+        outcome="named error",
+        error="CheckpointError",
+        times=21,
+        tests=("test_resume.py::test_moments_of_other_parameters_are_refused",),
     ),
     Fault(
         name="killed while recording a run",
@@ -265,6 +283,101 @@ FAULTS = (
         ),
     ),
     Fault(
+        name="arrays that do not fit each other, given to native code",
+        stage="arguments",
+        outcome="named error",
+        error="ValueError or TypeError, before memory is touched",
+        times=4000,
+        tests=(
+            "ops/test_bindings.py::test_every_mismatch_is_refused_by_the_module_in_use",
+            "ops/test_bindings.py::"
+            "test_every_mismatch_is_refused_by_both_bindings_under_a_sanitizer",
+            "ops/test_bindings.py::"
+            "test_an_op_that_is_called_by_itself_with_what_does_not_fit_is_refused",
+        ),
+    ),
+    Fault(
+        name="a parameter, gradient or moment exchanged under the optimizer",
+        stage="arguments",
+        outcome="named error",
+        error="ValueError or TypeError",
+        times=36,
+        tests=(
+            "optim/test_lp_adamw.py::test_exchanged_data_is_refused",
+            "optim/test_lp_adamw.py::test_a_moment_that_was_replaced_is_refused",
+        ),
+    ),
+    Fault(
+        name="an optimizer state of other parameters",
+        stage="arguments",
+        outcome="named error",
+        error="ValueError or TypeError; nothing is changed",
+        times=20,
+        tests=(
+            "optim/test_lp_adamw.py::test_a_state_that_does_not_fit_is_refused_and_changes_nothing",
+            "optim/test_lp_adamw.py::test_moments_that_are_no_tensors_are_refused",
+        ),
+    ),
+    Fault(
+        name="a setting of the optimizer that is none, by any way in",
+        stage="arguments",
+        outcome="named error",
+        error="ValueError or TypeError",
+        times=65,
+        tests=("optim/test_lp_adamw.py::test_a_setting_is_checked_however_it_comes",),
+    ),
+    Fault(
+        name="a layer's size that is no integer",
+        stage="arguments",
+        outcome="named error",
+        error="ValueError or TypeError",
+        times=17,
+        tests=("nn/test_dist.py::test_a_size_that_is_no_integer_is_refused_by_name",),
+    ),
+    Fault(
+        name="worker threads that flush denormals after one call did",
+        stage="arithmetic",
+        outcome="same result",
+        times=3,
+        tests=(
+            "ops/test_float_mode.py::"
+            "test_workers_made_while_denormals_were_flushed_keep_them_again",
+            "ops/test_float_mode.py::"
+            "test_no_wrong_class_is_certified_after_denormals_were_flushed_once",
+            "ops/test_float_mode.py::"
+            "test_a_thread_of_python_s_has_workers_of_its_own_which_keep_denormals_too",
+        ),
+    ),
+    Fault(
+        name="denormals flushed, or another rounding mode, on any thread",
+        stage="arithmetic",
+        outcome="named error",
+        error="ValueError",
+        times=7,
+        tests=(
+            "ops/test_float_mode.py::test_without_the_native_module_flushing_workers_are_refused",
+            "ops/test_float_mode.py::test_another_rounding_mode_is_refused",
+        ),
+    ),
+    Fault(
+        name="NaN, infinities and overflow beside finite numbers",
+        stage="arithmetic",
+        outcome="same result",
+        times=60,
+        tests=(
+            "ops/test_not_finite.py::test_the_cpu_s_kernels_are_the_reference",
+            "ops/test_not_finite.py::test_every_instruction_set_is_the_reference",
+            "ops/test_not_finite.py::test_the_cuda_kernels_are_the_reference",
+        ),
+    ),
+    Fault(
+        name="autocast around an op",
+        stage="arithmetic",
+        outcome="same result",
+        times=15,
+        tests=("ops/test_errors.py::test_in_autocast_every_op_computes_in_float32",),
+    ),
+    Fault(
         name="NaN in weights that are evaluated",
         stage="weights",
         outcome="named error",
@@ -400,8 +513,8 @@ def get(name: str) -> Fault:
 def table() -> pd.DataFrame:
     """A row for each fault: its kind, where, what, how often, what comes of it, by which error.
 
-    The kinds: "bad inputs" are files of data, weights, checkpoints and records that are not what
-    they must be; all else is "faults injected" into a run.
+    The kinds: "bad inputs" are arguments, and files of data, weights, checkpoints and records, that
+    are not what they must be; all else is "faults injected" into a run.
     """
     rows = [(_kind(f), f.stage, f.name, f.times, f.outcome, f.error, len(f.tests)) for f in FAULTS]
     columns = ["kind", "stage", "fault", "times", "outcome", "error", "tests"]
@@ -409,5 +522,5 @@ def table() -> pd.DataFrame:
 
 
 def _kind(fault: Fault) -> str:
-    files = fault.stage in ("any file", "weights", "data")
-    return "bad inputs" if files or fault.name.startswith("a ") else "faults injected"
+    given = fault.stage in ("any file", "weights", "data", "arguments")
+    return "bad inputs" if given or fault.name.startswith("a ") else "faults injected"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from dots import CONFIG, KINDS, NET, TEST, TRAIN, fresh, same, timeless
 
 from linfdist import checkpoint as checkpoints
 from linfdist import recipe, train_run, training
+from linfdist.baselines import BaselineConfig
 from linfdist.checkpoint import CheckpointError
 from linfdist.nn import NetConfig, mean_distances
-from linfdist.training import OutOfTime, fit
+from linfdist.train_run import Run
+from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig, OutOfTime, fit
 
 
 def optimizer_state(path):
@@ -236,6 +239,82 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, change, messa
     with pytest.raises(CheckpointError, match=message):
         start(**{**base, **change})
     assert (tmp_path / "c").read_bytes() == before
+
+
+def swapped(optimizer):
+    """Moments under each other's number."""
+    moments = optimizer["state"]
+    moments[0], moments[1] = moments[1], moments[0]
+
+
+def permuted(optimizer):
+    group = optimizer["param_groups"][0]["params"]
+    group[0], group[1] = group[1], group[0]
+
+
+def narrower(optimizer):
+    for moments in optimizer["state"].values():
+        for name in moments.keys() - {"step"}:
+            moments[name] = moments[name].flatten()[:1]
+
+
+def without_one(optimizer):
+    del optimizer["state"][0][next(name for name in optimizer["state"][0] if name != "step")]
+
+
+def one_more(optimizer):
+    optimizer["state"][0]["max_exp_avg_sq"] = torch.zeros(1)
+
+
+def without_groups(optimizer):
+    del optimizer["param_groups"]
+
+
+def of_another_parameter(optimizer):
+    optimizer["state"][99] = optimizer["state"][0]
+
+
+METHODS = {  # LpAdamW, torch's Adam, torch's SGD
+    "ours": (NET, CONFIG),
+    "ibp": (
+        BaselineConfig(kind="dm_medium", width=1 / 16),
+        BoundTrainConfig(
+            epochs=(1, 1, 1), bound="ibp", eps_train=Fraction(1, 20), batch_size=20, lr_drops=(2,)
+        ),
+    ),
+    "colt": (
+        BaselineConfig(kind="colt", width=1 / 16),
+        LayerwiseTrainConfig(
+            epochs=(2, 2, 2),
+            mix_epochs=1,
+            eps_train=Fraction(1, 20),
+            lr=0.1,
+            lr_epochs=1,
+            batch_size=20,
+            attack_steps=2,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [swapped, permuted, narrower, without_one, one_more, without_groups, of_another_parameter],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_moments_of_other_parameters_are_refused(tmp_path, method, change):
+    """With a right checksum: only the optimizer's state is not that of the network."""
+    net_config, config = METHODS[method]
+    path, run = tmp_path / "c", Run(fresh(net_config), TRAIN, config, 3, None, "cpu", "x")
+    run.train_step()
+    run.save(path)
+    state = checkpoints.load(path, run.fingerprint, "cpu")
+    change(state["optimizer"])
+    checkpoints.save(path, run.fingerprint, state)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match=r"must be a whole checkpoint; it cannot be read"):
+        run.load(path)
+    assert path.read_bytes() == before
 
 
 def test_a_corrupt_checkpoint_is_named_and_restart_throws_it_away(tmp_path):

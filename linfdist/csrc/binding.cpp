@@ -2,14 +2,16 @@
 // binding_cuda.cpp. Pointers and sizes in, nothing of torch.
 //
 // Every argument is .noconvert(): without it nanobind would silently copy an array of another
-// dtype. The Python side has checked shapes; sizes here come from the arrays themselves.
+// dtype. Every function checks its arguments against each other first (binding_checks.h).
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
 #include <limits>
 
 #include "adamw.h"
+#include "binding_checks.h"
 #include "cpu_kernels.h"
+#include "float_mode.h"
 #if defined(LINFDIST_CUDA)
 #include "binding_cuda.h"
 #endif
@@ -22,6 +24,8 @@ namespace {
 using linfdist::AdamW;
 using linfdist::CpuKernels;
 using linfdist::Sizes;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 template <class T>
 using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -36,7 +40,7 @@ const CpuKernels<T>& kernels() {
 
 template <class T>
 void forward(Matrix<const T> x, Matrix<const T> weight, Matrix<T> distance, double p) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  const Sizes n = linfdist::check_forward("forward", x, weight, distance, p);
   nb::gil_scoped_release release;
   kernels<T>().forward(x.data(), weight.data(), distance.data(), nullptr, n, p);
 }
@@ -44,16 +48,18 @@ void forward(Matrix<const T> x, Matrix<const T> weight, Matrix<T> distance, doub
 template <class T>
 void forward_with_index(Matrix<const T> x, Matrix<const T> weight, Matrix<T> distance,
                         Matrix<int32_t> index) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  const Sizes n = linfdist::check_forward("forward_with_index", x, weight, distance, kInfinity);
+  linfdist::check_index("forward_with_index", x, index, n);
   nb::gil_scoped_release release;
-  kernels<T>().forward(x.data(), weight.data(), distance.data(), index.data(), n,
-                       std::numeric_limits<double>::infinity());
+  kernels<T>().forward(x.data(), weight.data(), distance.data(), index.data(), n, kInfinity);
 }
 
 template <class T>
 void backward(Matrix<const T> grad, Matrix<const T> x, Matrix<const T> weight,
               Matrix<const T> distance, Matrix<T> grad_x, Matrix<T> grad_weight, double p) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  const Sizes n = linfdist::check_backward("backward", grad, x, weight, "distance", distance,
+                                           grad_x, grad_weight);
+  linfdist::check_finite_p("backward", x, p);
   nb::gil_scoped_release release;
   kernels<T>().backward(grad.data(), x.data(), weight.data(), distance.data(), nullptr,
                         grad_x.data(), grad_weight.data(), n, p);
@@ -62,16 +68,18 @@ void backward(Matrix<const T> grad, Matrix<const T> x, Matrix<const T> weight,
 template <class T>
 void backward_with_index(Matrix<const T> grad, Matrix<const T> x, Matrix<const T> weight,
                          Matrix<const int32_t> index, Matrix<T> grad_x, Matrix<T> grad_weight) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  const Sizes n = linfdist::check_backward("backward_with_index", grad, x, weight, "index", index,
+                                           grad_x, grad_weight);
   nb::gil_scoped_release release;
   kernels<T>().backward(grad.data(), x.data(), weight.data(), nullptr, index.data(), grad_x.data(),
-                        grad_weight.data(), n, std::numeric_limits<double>::infinity());
+                        grad_weight.data(), n, kInfinity);
 }
 
 template <class T>
 void interval(Matrix<const T> lower, Matrix<const T> upper, Matrix<const T> weight,
               Matrix<T> distance_lower, Matrix<T> distance_upper) {
-  const Sizes n{int64_t(lower.shape(0)), int64_t(weight.shape(0)), int64_t(lower.shape(1))};
+  const Sizes n = linfdist::check_interval("interval", lower, upper, weight, distance_lower,
+                                           distance_upper);
   nb::gil_scoped_release release;
   kernels<T>().interval(lower.data(), upper.data(), weight.data(), distance_lower.data(),
                         distance_upper.data(), n);
@@ -80,7 +88,7 @@ void interval(Matrix<const T> lower, Matrix<const T> upper, Matrix<const T> weig
 template <class T>
 void lse_forward(Matrix<const T> x, Matrix<const T> weight, Matrix<T> distance, Matrix<T> total,
                  double t) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  const Sizes n = linfdist::check_lse_forward("lse_forward", x, weight, distance, total, t);
   nb::gil_scoped_release release;
   kernels<T>().lse_forward(x.data(), weight.data(), distance.data(), total.data(), n, t);
 }
@@ -88,7 +96,9 @@ void lse_forward(Matrix<const T> x, Matrix<const T> weight, Matrix<T> distance, 
 template <class T>
 void lse_backward(Matrix<const T> grad, Matrix<const T> x, Matrix<const T> weight,
                   Matrix<const T> total, Matrix<T> grad_x, Matrix<T> grad_weight, double t) {
-  const Sizes n{int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
+  const Sizes n = linfdist::check_backward("lse_backward", grad, x, weight, "total", total, grad_x,
+                                           grad_weight);
+  linfdist::check_t("lse_backward", x, t);
   nb::gil_scoped_release release;
   kernels<T>().lse_backward(grad.data(), x.data(), weight.data(), total.data(), grad_x.data(),
                             grad_weight.data(), n, t);
@@ -97,6 +107,7 @@ void lse_backward(Matrix<const T> grad, Matrix<const T> x, Matrix<const T> weigh
 template <class T>
 void lse_factors(Matrix<const T> rows, Matrix<const T> centre, Matrix<T> factors, Matrix<T> reach,
                  double t, double least) {
+  linfdist::check_factors("lse_factors", rows, centre, factors, reach, t, least);
   nb::gil_scoped_release release;
   kernels<T>().lse_factors(rows.data(), centre.data(), factors.data(), reach.data(),
                            int64_t(rows.shape(0)), int64_t(rows.shape(1)), t, least);
@@ -104,6 +115,7 @@ void lse_factors(Matrix<const T> rows, Matrix<const T> centre, Matrix<T> factors
 
 template <class T>
 void lse_combine(Matrix<const T> products, Matrix<const T> factors, Matrix<T> grad) {
+  linfdist::check_combine("lse_combine", products, factors, grad);
   nb::gil_scoped_release release;
   kernels<T>().lse_combine(products.data(), factors.data(), grad.data(), int64_t(grad.shape(0)),
                            int64_t(grad.shape(1)));
@@ -113,6 +125,7 @@ template <class T>
 void adamw(Matrix<T> weight, Matrix<const T> grad, Matrix<T> exp_avg, Matrix<T> exp_avg_sq,
            double p, double rate, double lr, double beta1, double beta2, double eps,
            int64_t steps) {
+  linfdist::check_adamw("adamw", weight, grad, exp_avg, exp_avg_sq, p, steps);
   const auto step = AdamW<T>::at(p, rate, lr, beta1, beta2, eps, steps);
   nb::gil_scoped_release release;
   kernels<T>().adamw(weight.data(), grad.data(), exp_avg.data(), exp_avg_sq.data(),
@@ -156,5 +169,7 @@ NB_MODULE(_native, m) {
 #else
   m.attr("cuda_architectures") = "";
 #endif
+  m.def("share_float_mode", linfdist::share_float_mode,
+        "Give every thread of the caller's pool the caller's floating-point mode.");
   m.def("cpu_isa", [] { return linfdist::cpu_isa().name; }, "The instruction set in use.");
 }

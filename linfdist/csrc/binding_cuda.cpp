@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "adamw.h"
+#include "binding_checks.h"
 #include "cuda_adamw.h"
 #include "cuda_kernels.h"
 #include "cuda_lse.h"
@@ -26,15 +27,12 @@ using linfdist::AdamW;
 using linfdist::Sizes;
 using linfdist::cuda::BFloat16;
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
 template <class T>
 using CudaMatrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cuda>;
 
 using CudaBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cuda>;
-
-template <class T>
-Sizes sizes(const CudaMatrix<const T>& x, const CudaMatrix<const T>& weight) {
-  return {int64_t(x.shape(0)), int64_t(weight.shape(0)), int64_t(x.shape(1))};
-}
 
 // `stream` is torch's current stream as an integer; the Python side has set the device.
 void* as_stream(uintptr_t stream) { return reinterpret_cast<void*>(stream); }
@@ -42,15 +40,19 @@ void* as_stream(uintptr_t stream) { return reinterpret_cast<void*>(stream); }
 template <class T>
 void cuda_forward(CudaMatrix<const T> x, CudaMatrix<const T> weight, CudaMatrix<T> distance,
                   double p, uintptr_t stream) {
-  linfdist::cuda::forward(x.data(), weight.data(), distance.data(), nullptr, sizes<T>(x, weight), p,
+  const Sizes n = linfdist::check_forward("forward", x, weight, distance, p);
+  linfdist::check_launch("forward", x, n);
+  linfdist::cuda::forward(x.data(), weight.data(), distance.data(), nullptr, n, p,
                           as_stream(stream));
 }
 
 template <class T>
 void cuda_forward_with_index(CudaMatrix<const T> x, CudaMatrix<const T> weight,
                              CudaMatrix<T> distance, CudaMatrix<int32_t> index, uintptr_t stream) {
-  linfdist::cuda::forward(x.data(), weight.data(), distance.data(), index.data(),
-                          sizes<T>(x, weight), std::numeric_limits<double>::infinity(),
+  const Sizes n = linfdist::check_forward("forward_with_index", x, weight, distance, kInfinity);
+  linfdist::check_index("forward_with_index", x, index, n);
+  linfdist::check_launch("forward_with_index", x, n);
+  linfdist::cuda::forward(x.data(), weight.data(), distance.data(), index.data(), n, kInfinity,
                           as_stream(stream));
 }
 
@@ -58,51 +60,73 @@ template <class T>
 void cuda_backward(CudaMatrix<const T> grad, CudaMatrix<const T> x, CudaMatrix<const T> weight,
                    CudaMatrix<const T> distance, CudaMatrix<T> grad_x, CudaMatrix<T> grad_weight,
                    CudaBytes workspace, double p, uintptr_t stream) {
+  const Sizes n = linfdist::check_backward("backward", grad, x, weight, "distance", distance,
+                                           grad_x, grad_weight);
+  linfdist::check_finite_p("backward", x, p);
+  linfdist::check_launch("backward", x, n);
+  linfdist::check_workspace("backward", x, workspace,
+                            linfdist::cuda::backward_workspace(n, p, sizeof(T)));
   linfdist::cuda::backward(grad.data(), x.data(), weight.data(), distance.data(), nullptr,
-                           grad_x.data(), grad_weight.data(), workspace.data(), sizes<T>(x, weight),
-                           p, as_stream(stream));
+                           grad_x.data(), grad_weight.data(), workspace.data(), n, p,
+                           as_stream(stream));
 }
 
+// An index outside of 0 … in_features − 1 adds nothing: the kernel looks at each, and nothing waits.
 template <class T>
 void cuda_backward_with_index(CudaMatrix<const T> grad, CudaMatrix<const T> x,
                               CudaMatrix<const T> weight, CudaMatrix<const int32_t> index,
                               CudaMatrix<T> grad_x, CudaMatrix<T> grad_weight, CudaBytes workspace,
                               uintptr_t stream) {
+  const Sizes n = linfdist::check_backward("backward_with_index", grad, x, weight, "index", index,
+                                           grad_x, grad_weight);
+  linfdist::check_launch("backward_with_index", x, n);
+  linfdist::check_workspace("backward_with_index", x, workspace,
+                            linfdist::cuda::backward_workspace(n, kInfinity, sizeof(T)));
   linfdist::cuda::backward(grad.data(), x.data(), weight.data(), nullptr, index.data(),
-                           grad_x.data(), grad_weight.data(), workspace.data(), sizes<T>(x, weight),
-                           std::numeric_limits<double>::infinity(), as_stream(stream));
+                           grad_x.data(), grad_weight.data(), workspace.data(), n, kInfinity,
+                           as_stream(stream));
 }
 
 template <class T>
 void cuda_interval(CudaMatrix<const T> lower, CudaMatrix<const T> upper, CudaMatrix<const T> weight,
                    CudaMatrix<T> distance_lower, CudaMatrix<T> distance_upper, uintptr_t stream) {
+  const Sizes n = linfdist::check_interval("interval", lower, upper, weight, distance_lower,
+                                           distance_upper);
+  linfdist::check_launch("interval", lower, n);
   linfdist::cuda::interval(lower.data(), upper.data(), weight.data(), distance_lower.data(),
-                           distance_upper.data(), sizes<T>(lower, weight), as_stream(stream));
+                           distance_upper.data(), n, as_stream(stream));
 }
 
 template <class T>
 void cuda_adamw(CudaMatrix<T> weight, CudaMatrix<const T> grad, CudaMatrix<T> exp_avg,
                 CudaMatrix<T> exp_avg_sq, double p, double rate, double lr, double beta1,
                 double beta2, double eps, int64_t steps, uintptr_t stream) {
-  linfdist::cuda::adamw(weight.data(), grad.data(), exp_avg.data(), exp_avg_sq.data(),
-                        int64_t(weight.shape(0)), int64_t(weight.shape(1)),
-                        AdamW<T>::at(p, rate, lr, beta1, beta2, eps, steps),
-                        as_stream(stream));
+  linfdist::check_adamw("adamw", weight, grad, exp_avg, exp_avg_sq, p, steps);
+  const int64_t rows = int64_t(weight.shape(0));
+  linfdist::check_rows("adamw", weight, rows);
+  linfdist::cuda::adamw(weight.data(), grad.data(), exp_avg.data(), exp_avg_sq.data(), rows,
+                        int64_t(weight.shape(1)),
+                        AdamW<T>::at(p, rate, lr, beta1, beta2, eps, steps), as_stream(stream));
 }
 
 template <class T, class Factor>
 void cuda_lse_factors(CudaMatrix<const T> rows, CudaMatrix<const T> centre,
                       CudaMatrix<Factor> factors, CudaMatrix<T> reach, double t, double least,
                       uintptr_t stream) {
-  linfdist::cuda::lse_factors(rows.data(), centre.data(), factors.data(), reach.data(),
-                              int64_t(rows.shape(0)), int64_t(rows.shape(1)), t, least,
-                              as_stream(stream));
+  linfdist::check_factors("lse_factors", rows, centre, factors, reach, t, least);
+  const int64_t count = int64_t(rows.shape(0));
+  linfdist::check_rows("lse_factors", rows, count);
+  linfdist::cuda::lse_factors(rows.data(), centre.data(), factors.data(), reach.data(), count,
+                              int64_t(rows.shape(1)), t, least, as_stream(stream));
 }
 
 template <class T, class Factor>
 void cuda_lse_combine(CudaMatrix<const T> products, CudaMatrix<const Factor> factors,
                       CudaMatrix<T> grad, uintptr_t stream) {
-  linfdist::cuda::lse_combine(products.data(), factors.data(), grad.data(), int64_t(grad.shape(0)),
+  linfdist::check_combine("lse_combine", products, factors, grad);
+  const int64_t count = int64_t(grad.shape(0));
+  linfdist::check_rows("lse_combine", grad, count);
+  linfdist::cuda::lse_combine(products.data(), factors.data(), grad.data(), count,
                               int64_t(grad.shape(1)), as_stream(stream));
 }
 
@@ -110,8 +134,11 @@ template <class T>
 void cuda_lse_forward(CudaMatrix<const T> x, CudaMatrix<const T> weight, CudaMatrix<T> distance,
                       CudaMatrix<T> total, CudaMatrix<const int32_t> fits, double t,
                       uintptr_t stream) {
+  const Sizes n = linfdist::check_lse_forward("lse_forward", x, weight, distance, total, t);
+  linfdist::check_launch("lse_forward", x, n);
+  linfdist::check_flag("lse_forward", x, fits);
   linfdist::cuda::lse_forward(x.data(), weight.data(), distance.data(), total.data(), fits.data(),
-                              sizes<T>(x, weight), t, as_stream(stream));
+                              n, t, as_stream(stream));
 }
 
 template <class T>
@@ -119,9 +146,16 @@ void cuda_lse_backward(CudaMatrix<const T> grad, CudaMatrix<const T> x, CudaMatr
                        CudaMatrix<const T> total, CudaMatrix<T> grad_x, CudaMatrix<T> grad_weight,
                        CudaBytes workspace, CudaMatrix<const int32_t> fits, double t,
                        uintptr_t stream) {
+  const Sizes n = linfdist::check_backward("lse_backward", grad, x, weight, "total", total, grad_x,
+                                           grad_weight);
+  linfdist::check_t("lse_backward", x, t);
+  linfdist::check_launch("lse_backward", x, n);
+  linfdist::check_flag("lse_backward", x, fits);
+  linfdist::check_workspace("lse_backward", x, workspace,
+                            linfdist::cuda::lse_workspace(n, sizeof(T)));
   linfdist::cuda::lse_backward(grad.data(), x.data(), weight.data(), total.data(), grad_x.data(),
-                               grad_weight.data(), workspace.data(), fits.data(),
-                               sizes<T>(x, weight), t, as_stream(stream));
+                               grad_weight.data(), workspace.data(), fits.data(), n, t,
+                               as_stream(stream));
 }
 
 template <class T, class Factor>
@@ -168,14 +202,18 @@ void linfdist::define_cuda(nb::module_& m) {
   m.def(
       "backward_workspace",
       [](int64_t batch, int64_t out_features, int64_t in_features, double p, int64_t element) {
-        return linfdist::cuda::backward_workspace({batch, out_features, in_features}, p, element);
+        const Sizes n{batch, out_features, in_features};
+        linfdist::check_sizes("backward_workspace", n, element);
+        return linfdist::cuda::backward_workspace(n, p, element);
       },
       "batch"_a, "out_features"_a, "in_features"_a, "p"_a, "bytes_per_element"_a,
       "Bytes of device memory that backward needs beside its results.");
   m.def(
       "lse_workspace",
       [](int64_t batch, int64_t out_features, int64_t in_features, int64_t element) {
-        return linfdist::cuda::lse_workspace({batch, out_features, in_features}, element);
+        const Sizes n{batch, out_features, in_features};
+        linfdist::check_sizes("lse_workspace", n, element);
+        return linfdist::cuda::lse_workspace(n, element);
       },
       "batch"_a, "out_features"_a, "in_features"_a, "bytes_per_element"_a,
       "Bytes of device memory that lse_backward needs beside its results.");

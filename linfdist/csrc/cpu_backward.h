@@ -7,6 +7,9 @@
 // of each pair is touched.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
 #include "cpu_forward.h"
 
 namespace linfdist::LINFDIST_ISA {
@@ -87,16 +90,38 @@ void backward_terms(const T* x, const T* weight, T scale, T* grad_x,
   }
 }
 
-// False, and nothing computed, where distance^(P−1) underflows for some pair.
+// Where a distance is not finite, the gradients of its sample and of its neuron are NaN.
+template <class T>
+void spread_nan(const T* distance, T* grad_x, T* grad_weight, Sizes n) {
+  const int64_t pairs = n.batch * n.out_features;
+  T zero = 0;
+#pragma omp parallel for simd reduction(+ : zero) num_threads(threads_for({n.batch, n.out_features, 16}))
+  for (int64_t i = 0; i < pairs; ++i) zero += distance[i] * T(0);
+  if (zero == 0) return;
+  const auto spread = [&](int64_t rows, int64_t row_step, int64_t others, int64_t step, T* grad) {
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t other = 0; other < others; ++other)
+        if (!std::isfinite(distance[row * row_step + other * step])) {
+          for (int64_t i = 0; i < n.in_features; ++i)
+            grad[row * n.in_features + i] = std::numeric_limits<T>::quiet_NaN();
+          break;
+        }
+  };
+  spread(n.batch, n.out_features, n.out_features, 1, grad_x);
+  spread(n.out_features, 1, n.batch, n.out_features, grad_weight);
+}
+
+// False, and nothing computed, where distance^(P−1) under- or overflows for some pair.
 template <int P, class T>
 bool backward_integer(const T* grad, const T* x, const T* weight, const T* distance, T scale,
                       T* grad_x, T* grad_weight, Sizes n) {
   const int64_t pairs = n.batch * n.out_features;
   const T smallest = std::sqrt(std::numeric_limits<T>::min());
+  const T most = std::numeric_limits<T>::max();
   Buffer<T> coefficient(pairs);  // g / (scale · distance)^(P−1)
   for (int64_t i = 0; i < pairs; ++i) {
     const T power = integer_power<P - 1>(distance[i] * scale);
-    if (distance[i] != 0 && !(power > smallest)) return false;
+    if (distance[i] != 0 && !(power > smallest && power <= most)) return false;
     coefficient[i] = distance[i] != 0 ? grad[i] / power : T(0);
   }
   const T* c = coefficient.get();
@@ -140,21 +165,33 @@ void backward_real(const T* grad, const T* x, const T* weight, const T* distance
                     });
 }
 
+// g sign(d); a NaN stays.
+template <class T>
+LINFDIST_INLINE T signed_by(T d, T grad) {
+  return d > 0 ? grad : d < 0 ? -grad : d == 0 ? T(0) : d;
+}
+
 template <class T>
 void backward_maximum(const T* grad, const T* x, const T* weight, const int32_t* index, T* grad_x,
                       T* grad_weight, Sizes n) {
   std::memset(grad_x, 0, n.batch * n.in_features * sizeof(T));
   std::memset(grad_weight, 0, n.out_features * n.in_features * sizeof(T));
   Buffer<T> signed_grad(n.batch * n.out_features);
+  const auto inside = [&](int32_t i) { return i >= 0 && i < n.in_features; };
+  bool all_inside = true;
   // Work here is a pair, not a pair times its features.
 #pragma omp parallel num_threads(threads_for({n.batch, n.out_features, 16}))
   {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) reduction(&& : all_inside)
     for (int64_t b = 0; b < n.batch; ++b)
       for (int64_t j = 0; j < n.out_features; ++j) {
         const int64_t at = b * n.out_features + j, i = index[at];
+        if (!inside(index[at])) {
+          all_inside = false;
+          continue;
+        }
         const T d = x[b * n.in_features + i] - weight[j * n.in_features + i];
-        signed_grad[at] = d > 0 ? grad[at] : d < 0 ? -grad[at] : T(0);
+        signed_grad[at] = signed_by(d, grad[at]);
         grad_x[b * n.in_features + i] += signed_grad[at];
       }
     constexpr int64_t few = 16;  // neurons whose rows of the gradient stay in cache
@@ -163,9 +200,12 @@ void backward_maximum(const T* grad, const T* x, const T* weight, const int32_t*
       for (int64_t b = 0; b < n.batch; ++b)
         for (int64_t j = first; j < smaller(n.out_features, first + few); ++j) {
           const int64_t at = b * n.out_features + j;
-          grad_weight[j * n.in_features + index[at]] -= signed_grad[at];
+          if (inside(index[at])) grad_weight[j * n.in_features + index[at]] -= signed_grad[at];
         }
   }
+  if (!all_inside)
+    throw std::invalid_argument("backward_with_index: index must be from 0 to " +
+                                std::to_string(n.in_features - 1) + "; got others.");
 }
 
 template <class T>
@@ -174,17 +214,21 @@ void backward(const T* grad, const T* x, const T* weight, const T* distance, con
   if (std::isinf(p)) return backward_maximum<T>(grad, x, weight, index, grad_x, grad_weight, n);
   if (is_fast_integer(p)) {
     const int threads = threads_for(n);
+    // At p = 1 only signs count, which a scale could lose.
     const T scale =
-        integer_scale<T>(RowScan<T>(x, n.batch, n.in_features, threads).largest,
-                         RowScan<T>(weight, n.out_features, n.in_features, threads).largest, p);
+        p == 1 ? T(1)
+               : integer_scale<T>(RowScan<T>(x, n.batch, n.in_features, threads).largest,
+                                  RowScan<T>(weight, n.out_features, n.in_features, threads).largest,
+                                  p);
     const bool done =
         p == 1   ? backward_integer<1>(grad, x, weight, distance, scale, grad_x, grad_weight, n)
         : p == 2 ? backward_integer<2>(grad, x, weight, distance, scale, grad_x, grad_weight, n)
         : p == 4 ? backward_integer<4>(grad, x, weight, distance, scale, grad_x, grad_weight, n)
                  : backward_integer<8>(grad, x, weight, distance, scale, grad_x, grad_weight, n);
-    if (done) return;
+    if (done) return;  // then every distance is finite
   }
   backward_real<T>(grad, x, weight, distance, grad_x, grad_weight, n, p);
+  spread_nan<T>(distance, grad_x, grad_weight, n);
 }
 
 }  // namespace linfdist::LINFDIST_ISA

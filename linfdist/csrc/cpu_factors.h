@@ -3,9 +3,9 @@
 // lse_factors: for a row r about the centre c, v = r − c and reach = max |v|,
 //   factors[:length] = max(2^least, 2^(s (v − reach))),  s = t log2(e);  factors[length:] the same
 // of −v. A row of a layer's features stays in the first-level cache between the maximum and the
-// powers: memory sees one read of the rows and one write of the factors. A row that is not finite has
-// a reach of NaN. Cost per feature, in vector
-// instructions: 3 for the maximum, some 24 for the two powers.
+// powers: memory sees one read of the rows and one write of the factors. The reach and the factors of
+// a row that is not finite are NaN. Cost per feature, in vector instructions: 3 for the maximum, some
+// 24 for the two powers.
 //
 // lse_combine: grad = products[:length] factors[length:] − products[length:] factors[:length].
 #pragma once
@@ -57,6 +57,11 @@ void lse_factors(const T* rows, const T* centre, T* factors, T* reach, int64_t c
       nan += zero[lane];
     }
     reach[row] = most + nan;
+    if (!std::isfinite(reach[row])) {
+      reach[row] = std::numeric_limits<T>::quiet_NaN();
+      for (int64_t i = 0; i < 2 * length; ++i) plus[i] = reach[row];
+      continue;
+    }
     const auto powers = [&](Vec<T> v, Vec<T>(&y)[2]) {
       y[0] = max<T>((v - most) * scale, broadcast<T>(floor));
       y[1] = max<T>((-v - most) * scale, broadcast<T>(floor));

@@ -44,7 +44,15 @@ int32_t first_index(const T* x, const T* w, int64_t first, int64_t length, T dis
   }
   for (int64_t i = first; i < length; ++i)
     if (std::fabs(x[i] - w[i]) == distance) return int32_t(i);
-  return 0;  // a distance that is not finite has no first index
+  return 0;  // of a NaN, which is looked for by itself
+}
+
+// The first i whose difference is NaN; there is one.
+template <class T>
+int32_t first_nan(const T* x, const T* w, int64_t length) {
+  int64_t i = 0;
+  while (i < length && !std::isnan(x[i] - w[i])) ++i;
+  return int32_t(i);
 }
 
 template <class T, int C>
@@ -150,9 +158,11 @@ void integer_power_block(const ForwardBlock<T, C>& block, T* sum, T* distance) {
       [](int64_t, int64_t) {});
   const Sizes n = block.n;
   const T underflow = std::sqrt(std::numeric_limits<T>::min());
+  const T most = std::numeric_limits<T>::max();  // no scale brings all pairs below it
   block.for_each_pair([&](int64_t row, int64_t j, int64_t at) {
     distance[row * n.out_features + j] =
-        sum[at] > underflow ? integer_root<P>(sum[at]) / block.scale
+        sum[at] > underflow && sum[at] <= most
+            ? integer_root<P>(sum[at]) / block.scale
                             : careful_distance<T>(block.x + row * n.in_features,
                                                   block.weight + j * n.in_features, n.in_features, P);
   });
@@ -256,7 +266,9 @@ void forward(const T* x, const T* weight, T* distance, int32_t* index, Sizes n, 
       else
         out = careful_distance<T>(row, neuron, n.in_features, p);
       if (index)
-        index[b * n.out_features + j] = first_index<T>(row, neuron, 0, n.in_features, out);
+        index[b * n.out_features + j] = std::isnan(out)
+                                            ? first_nan<T>(row, neuron, n.in_features)
+                                            : first_index<T>(row, neuron, 0, n.in_features, out);
     }
 }
 

@@ -54,6 +54,14 @@ void interval_block(const T* packed_lower, const T* packed_upper, const T* weigh
     }
 }
 
+// Whether a feature is the same infinity in the neuron and in a bound.
+template <class T>
+bool meet_in_infinity(const T* lower, const T* upper, const T* weight, int64_t length) {
+  for (int64_t i = 0; i < length; ++i)
+    if (std::isinf(weight[i]) && (lower[i] == weight[i] || upper[i] == weight[i])) return true;
+  return false;
+}
+
 template <class T>
 void interval(const T* lower, const T* upper, const T* weight, T* distance_lower,
               T* distance_upper, Sizes n) {
@@ -73,19 +81,23 @@ void interval(const T* lower, const T* upper, const T* weight, T* distance_lower
     run.template operator()<1>();
   else
     run.template operator()<kVectors>();
-  // Minima and maxima pass a NaN by; a bound of a row that has one is no bound.
+  // Minima and maxima pass a NaN by: one in the rows, or of ∞ − ∞ in a feature of both.
   const int threads = threads_for(n);
   const RowScan<T> scan_l(lower, n.batch, n.in_features, threads),
       scan_u(upper, n.batch, n.in_features, threads),
       scan_w(weight, n.out_features, n.in_features, threads);
-  if (scan_l.all_finite && scan_u.all_finite && scan_w.all_finite) return;
+  if (scan_w.all_finite && scan_l.all_finite && scan_u.all_finite) return;
   for (int64_t b = 0; b < n.batch; ++b)
-    for (int64_t j = 0; j < n.out_features; ++j)
-      if (scan_l.kind[b] == kHasNan || scan_u.kind[b] == kHasNan || scan_w.kind[j] == kHasNan ||
-          (scan_w.kind[j] == kHasInfinity &&
-           (scan_l.kind[b] == kHasInfinity || scan_u.kind[b] == kHasInfinity)))
+    for (int64_t j = 0; j < n.out_features; ++j) {
+      const uint8_t of_box = scan_l.kind[b] > scan_u.kind[b] ? scan_l.kind[b] : scan_u.kind[b];
+      const T *l = lower + b * n.in_features, *u = upper + b * n.in_features,
+              *w = weight + j * n.in_features;
+      if (of_box == kHasNan || scan_w.kind[j] == kHasNan ||
+          (of_box == kHasInfinity && scan_w.kind[j] == kHasInfinity &&
+           meet_in_infinity<T>(l, u, w, n.in_features)))
         distance_lower[b * n.out_features + j] = distance_upper[b * n.out_features + j] =
             std::numeric_limits<T>::quiet_NaN();
+    }
 }
 
 }  // namespace linfdist::LINFDIST_ISA

@@ -22,8 +22,8 @@ struct Temperature {
 
   template <int N>
   LINFDIST_INLINE bool counts(const Vec<T> (&y)[N]) const {
-    Vec<T> most = y[0];
-    for (int n = 1; n < N; ++n) most = max<T>(most, y[n]);
+    Vec<T> most = lowest;  // a NaN is passed by, as in raise()
+    for (int n = 0; n < N; ++n) most = max<T>(y[n], most);
     return lane_bits<T>(greater<T>(most, lowest)) != 0;
   }
 
@@ -65,8 +65,10 @@ void lse_block(const ForwardBlock<T, C>& block, T* distance, T* totals, double t
       },
       [](int64_t, int64_t) {});
   block.for_each_pair([&](int64_t row, int64_t j, int64_t at) {
-    totals[row * block.n.out_features + j] = sums[at];
-    distance[row * block.n.out_features + j] = tops[at] + T(std::log(sums[at]) / t);
+    const bool finite = std::isfinite(tops[at]);  // a difference can overflow
+    totals[row * block.n.out_features + j] = finite ? sums[at] : tops[at];
+    distance[row * block.n.out_features + j] =
+        finite ? tops[at] + T(std::log(sums[at]) / t) : tops[at];
   });
 }
 
@@ -122,6 +124,7 @@ void lse_backward(const T* grad, const T* x, const T* weight, const T* total, T*
                         gw += term;
                       }
                     });
+  spread_nan<T>(top_of, grad_x, grad_weight, n);
 }
 
 }  // namespace linfdist::LINFDIST_ISA

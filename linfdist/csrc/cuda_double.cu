@@ -97,7 +97,7 @@ struct PowerGradient {
   __device__ A a(int64_t m, int64_t k) const {
     const int64_t at = kOfWeight ? k * n.out_features + m : m * n.out_features + k;
     const double norm = distance[at];
-    return {grad[at], norm >= kSmallest<double> ? double(1) / norm : double(0)};
+    return {norm < INFINITY ? grad[at] : double(NAN), norm >= kSmallest<double> ? double(1) / norm : double(0)};
   }
   __device__ double b(int64_t i, int64_t k) const { return other[k * n.in_features + i]; }
   __device__ State start(int64_t m, int64_t i) const { return {double(0), own[m * n.in_features + i]}; }
@@ -108,7 +108,7 @@ struct PowerGradient {
       t = double(1);
     else
       t = power<P == 0 ? 0 : P - 1>(fabs(d) * a.inverse, p - 1);
-    s.sum += d == 0 ? double(0) : copysign(t, d) * a.grad;
+    s.sum += copysign(d == 0 ? double(0) : t, d) * a.grad;
   }
   __device__ void finish(int64_t m, int64_t i, const State& s) const {
     out[m * n.in_features + i] = s.sum;
@@ -166,7 +166,7 @@ struct LogSumExpGradient {
 
   __device__ A a(int64_t m, int64_t k) const {
     const int64_t at = kOfWeight ? k * n.out_features + m : m * n.out_features + k;
-    return {grad[at] / total[at], top[at]};
+    return {top[at] < INFINITY ? grad[at] / total[at] : double(NAN), top[at]};
   }
   __device__ double b(int64_t i, int64_t k) const { return other[k * n.in_features + i]; }
   __device__ State start(int64_t m, int64_t i) const { return {double(0), own[m * n.in_features + i]}; }

@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(32)
         at[chunk] = -1;
         continue;
       }
-      const T a = own[i], b = other[(e0 + 32 * chunk + lane) * features + i];
-      value[chunk] = a > b ? value[chunk] : a < b ? -value[chunk] : T(0);
+      const T d = own[i] - other[(e0 + 32 * chunk + lane) * features + i];  // a NaN stays
+      value[chunk] = d > 0 ? value[chunk] : d < 0 ? -value[chunk] : d == 0 ? T(0) : d;
     }
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk) {

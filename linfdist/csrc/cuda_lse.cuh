@@ -91,9 +91,9 @@ struct LogSumExpTerm {
       : total(total), fits(fits), scale(float(t * kLog2E)),
         cutoff(float(kBackwardCutoff<float> / (t * kLog2E))) {}
   __device__ bool done() const { return is_set(fits); }
-  // A pair that does not exist has top = ∞: nothing of it counts.
+  // A pair that does not exist has top = ∞: nothing of it counts. Of one that is not finite all does.
   __device__ void coefficients(float grad, float top, int64_t at, float (&c)[2]) const {
-    c[0] = at < 0 ? INFINITY : top;
+    c[0] = at < 0 ? INFINITY : top < INFINITY ? top : NAN;
     c[1] = at < 0 ? 0.f : grad / total[at];
   }
   // Whether far counts for one of the warp's samples, each lane with the coefficients of its own.

@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int k = 0; k < kWidth; ++k) most = max_nan(most, T(fabs(v[k])));
   }
   most = reduce_block(most, [](T a, T b) { return max_nan(a, b); });
+  if (!(most < T(INFINITY))) most = T(NAN);  // and with it every factor of the row
   if (threadIdx.x == 0) reach[blockIdx.x] = most;
 
   for (int64_t at = start; at < length; at += step) {

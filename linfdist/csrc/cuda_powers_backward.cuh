@@ -26,8 +26,8 @@ __device__ __forceinline__ float inverse_of(float distance) {
 }
 
 // A term has: kCoefficients, what a pair needs of g and distance; coefficients(g, distance, at, c), which
-// finds them for the pair at `at` of the matrix of outputs, or for one that does not exist, at = −1,
-// such that its terms are 0; look(c), called by a warp with a neuron's first coefficients of its 32
+// finds them for the pair at `at` of the matrix of outputs, such that its terms are NaN where the
+// distance is not finite, or for one that does not exist, at = −1, such that its terms are 0; look(c), called by a warp with a neuron's first coefficients of its 32
 // samples, whose result every add() of that neuron gets; add(x, w, c, gx, gw, result), four samples.
 // With kConditional there is done(): nothing is left to do.
 
@@ -46,6 +46,7 @@ struct PowerTerm {
       c[0] = grad * inverse;
     else
       c[0] = copysignf(powf(fabsf(grad), 1.f / (P - 1)), grad) * inverse;
+    if (!(distance < INFINITY)) c[0] = NAN;
   }
   __device__ bool look(const float*) const { return false; }
   __device__ void add(const float (&x)[4], float w, const float4 (&c)[1], float (&gx)[4], float& gw,
@@ -57,7 +58,7 @@ struct PowerTerm {
   }
   __device__ static void add(float d, float c, float& gx, float& gw) {
     if constexpr (P == 1) {
-      const float t = d == 0 ? 0.f : copysignf(1.f, d) * c;
+      const float t = (d == 0 ? 0.f : copysignf(1.f, d)) * c;
       gx += t;
       gw += t;
     } else {
@@ -86,6 +87,7 @@ struct RealTerm {
       c[0] = distance * ratio >= FLT_MIN ? 1.f / (distance * ratio) : 0.f;
     else
       c[0] = inverse_of(distance) != 0 ? -power * log2f(distance) : -INFINITY;
+    if (!(distance < INFINITY)) c[0] = NAN;
     c[1] = grad;
   }
   __device__ bool look(const float*) const { return false; }

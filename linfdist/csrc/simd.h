@@ -63,7 +63,8 @@ LINFDIST_INLINE Vec<T> broadcast(T value) {
   return value - Vec<T>{};  // x − 0 keeps every x, −0 too
 }
 
-// max and min compile to one instruction; of two NaN-free numbers they are exact.
+// max and min compile to one instruction; of two NaN-free numbers they are exact. Where one is NaN
+// they are b.
 template <class T>
 LINFDIST_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
   return a > b ? a : b;
@@ -85,10 +86,10 @@ LINFDIST_INLINE Vec<T> with_sign_of(Vec<T> from, Vec<T> magnitude) {
   return (Vec<T>)((Bits<T>)magnitude | ((Bits<T>)from & VectorOf<T>::sign));
 }
 
-// max(a, |b|) for a ≥ 0.
+// max(a, |b|) for a ≥ 0, and a where b is NaN.
 template <class T>
 LINFDIST_INLINE Vec<T> max_abs(Vec<T> a, Vec<T> b) {
-  return max<T>(a, abs<T>(b));
+  return max<T>(abs<T>(b), a);
 }
 
 #if defined(__AVX512DQ__)

@@ -92,8 +92,8 @@ LINFDIST_INLINE void exp2_each(Vec<float> lowest, Vec<float> (&y)[N]) {
 template <int N>
 LINFDIST_INLINE bool raise(const Power<float>& p, Vec<float> (&v)[N]) {
   if (p.skips) {
-    Vec<float> top = abs<float>(v[0]);
-    for (int n = 1; n < N; ++n) top = max_abs<float>(top, v[n]);
+    Vec<float> top{};  // a NaN is passed by: it must not hide what other pairs have in its lane
+    for (int n = 0; n < N; ++n) top = max_abs<float>(top, v[n]);
     if (lane_bits<float>(greater<float>(top, p.least)) == 0) return false;
   }
   Vec<float> f[N], q[N], y[N];

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linfdist.nn.sizes import integer
+
 
 class BoundedLinear(nn.Module):
     """W x / √in_features + b, with the authors' scaling: W from N(0, 1), b from 0.
@@ -22,12 +24,13 @@ class BoundedLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
+        self.in_features = integer("BoundedLinear", "in_features", in_features)
+        self.out_features = integer("BoundedLinear", "out_features", out_features)
+        shape = (self.out_features, self.in_features)
         factory = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
-        self.bias = nn.Parameter(torch.zeros(out_features, **factory))
-        self.scale = 1 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(shape, **factory))
+        self.bias = nn.Parameter(torch.zeros(self.out_features, **factory))
+        self.scale = 1 / math.sqrt(self.in_features)
         nn.init.normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Layers of l_p-distance neurons: fully connected and convolutional."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linfdist.nn.sizes import integer
 from linfdist.nn.smoothing import Distance, LogSumExp
 from linfdist.ops import linf_interval
 
@@ -48,16 +50,17 @@ class LpDist(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if in_features < 1 or out_features < 1:
+        self.in_features = integer("LpDist", "in_features", in_features, least=None)
+        self.out_features = integer("LpDist", "out_features", out_features, least=None)
+        if self.in_features < 1 or self.out_features < 1:
             raise ValueError(
                 "LpDist: in_features and out_features must be at least 1; got "
                 f"{in_features} and {out_features}."
             )
-        self.in_features = in_features
-        self.out_features = out_features
+        shape = (self.out_features, self.in_features)
         factory = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
-        self.bias = nn.Parameter(torch.zeros(out_features, **factory)) if bias else None
+        self.weight = nn.Parameter(torch.empty(shape, **factory))
+        self.bias = nn.Parameter(torch.zeros(self.out_features, **factory)) if bias else None
         self.distance = Distance()
         _init_weight(self.weight, identity_value)
 
@@ -86,18 +89,30 @@ class LpDist(nn.Module):
         )
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _pair(name: str, value: object, *, least: int = 1) -> tuple[int, int]:
+    """Of height and width, from one integer for both or from two."""
+    if isinstance(value, str):
+        raise TypeError(
+            f"LpDistConv2d: {name} must be one integer or two; got {value!r}. The size stays the "
+            "same with a stride of 1 and padding = dilation * (kernel_size - 1) // 2, for an odd "
+            "kernel_size."
+        )
+    if not isinstance(value, Sequence):
+        value = (value, value)
+    if len(value) != 2:
+        raise ValueError(f"LpDistConv2d: {name} must be one integer or two; got {value!r}.")
+    height, width = (integer("LpDistConv2d", name, part, least=least) for part in value)
+    return height, width
 
 
 class LpDistConv2d(nn.Module):
     """‖patch − w_j‖_p for every patch of the image and every kernel w_j  [Zhang2021, App. F].
 
     x of shape (batch, in_channels, height, width) becomes (batch, out_channels, height', width'),
-    with stride, padding, dilation and groups as in ``nn.Conv2d``. Padded pixels are zeros that take
-    part in the distance. 1-Lipschitz with respect to l_inf at p = ∞. ``weight``, of shape
-    (out_channels, in_channels / groups, *kernel_size), starts as in ``LpDist``, group by group, the
-    identity value on the centre tap of each kernel.
+    with stride, padding, dilation and groups as in ``nn.Conv2d``, all integers. Padded pixels are
+    zeros that take part in the distance. 1-Lipschitz with respect to l_inf at p = ∞. ``weight``, of
+    shape (out_channels, in_channels / groups, *kernel_size), starts as in ``LpDist``, group by
+    group, the identity value on the centre tap of each kernel.
 
     Cost: the patches are written out, so memory is that of x times the size of the kernel: 2.4 GB
     for the largest layer of the paper's net [Zhang2021, Table 8] at batch 512. On a GPU that is
@@ -120,22 +135,22 @@ class LpDistConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if groups < 1 or in_channels % groups or out_channels % groups:
+        self.in_channels = integer("LpDistConv2d", "in_channels", in_channels)
+        self.out_channels = integer("LpDistConv2d", "out_channels", out_channels)
+        self.groups = integer("LpDistConv2d", "groups", groups)
+        if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ValueError(
                 f"LpDistConv2d: groups must divide in_channels={in_channels} and "
                 f"out_channels={out_channels}; got groups={groups}."
             )
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = _pair(kernel_size)
-        self.stride = _pair(stride)
-        self.padding = _pair(padding)
-        self.dilation = _pair(dilation)
-        self.groups = groups
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.stride = _pair("stride", stride)
+        self.padding = _pair("padding", padding, least=0)
+        self.dilation = _pair("dilation", dilation)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.distances = nn.ModuleList(Distance() for _ in range(groups))
-        _init_weight(self.weight, identity_value, groups)
+        self.distances = nn.ModuleList(Distance() for _ in range(self.groups))
+        _init_weight(self.weight, identity_value, self.groups)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the output for an image of this height and width."""

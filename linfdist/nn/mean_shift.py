@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from linfdist import distributed
+from linfdist.nn.sizes import integer
 from linfdist.nn.smoothing import LogSumExp
 
 
@@ -38,10 +39,10 @@ class MeanShift(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.num_features = num_features
+        self.num_features = integer("MeanShift", "num_features", num_features)
         self.momentum = momentum
         self.sync = sync
-        mean = torch.zeros(num_features, device=device, dtype=dtype)
+        mean = torch.zeros(self.num_features, device=device, dtype=dtype)
         self.register_buffer("running_mean", mean)
 
     def forward(self, x: Tensor) -> Tensor:

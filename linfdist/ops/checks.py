@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -32,20 +33,37 @@ def check_t(op: str, t: float) -> float:
     return value
 
 
+def dtype_in_op(value: Tensor) -> torch.dtype:
+    """What the op computes in: float32 inside ``torch.autocast`` for what that made half."""
+    half = value.dtype in (torch.float16, torch.bfloat16)
+    if half and torch.is_autocast_enabled(value.device.type):
+        return torch.float32
+    return value.dtype
+
+
+def cast_in_autocast(op: CustomOpDef) -> None:
+    """Let ``op``, its products too, be in float32 inside ``torch.autocast``, as torch.cdist is."""
+    for device_type in ("cpu", "cuda"):
+        op.register_autocast(device_type, torch.float32)
+
+
 def check_pair(op: str, x: Tensor, weight: Tensor, name: str = "x") -> None:
-    """x (…, in_features) and weight (out_features, in_features), one dtype, one device."""
+    """x (…, in_features) and weight (out_features, in_features), one dtype, one device.
+
+    Inside ``torch.autocast`` half precision passes: the op is given float32 (``cast_in_autocast``).
+    """
     for label, value in ((name, x), ("weight", weight)):
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"{op}: {label} must be a torch.Tensor; got {type(value).__name__}. "
                 "Use torch.as_tensor."
             )
-        if value.dtype not in FLOATS:
+        if dtype_in_op(value) not in FLOATS:
             raise TypeError(
                 f"{op}: {label} must be float32 or float64; got {value.dtype}. "
                 f"Convert it with {label}.float()."
             )
-    if x.dtype != weight.dtype:
+    if dtype_in_op(x) != dtype_in_op(weight):
         raise TypeError(
             f"{op}: {name} and weight must share one dtype; got {x.dtype} and {weight.dtype}. "
             f"Convert one of them, for example {name}.to(weight.dtype)."

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from linfdist.ops import native, reference
-from linfdist.ops.checks import check_pair
+from linfdist.ops.checks import cast_in_autocast, check_pair
 from linfdist.ops.lp_distance import as_rows, plain, uses_native
 
 
@@ -18,7 +18,8 @@ def linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor,
     holds points that no input reaches. lower ≤ upper is the caller's to keep: it is not checked.
 
     Cost: about twice a forward pass. The gradient runs through the pure-torch reference: right,
-    slow, meant for analysis. Raises TypeError for a dtype, ValueError for a shape or a device.
+    slow, meant for analysis. NaN and ∞ − ∞ give NaN in both bounds. Raises TypeError for a dtype,
+    ValueError for a shape or a device; in ``torch.autocast`` it is as ``lp_dist``.
     """
     check_pair("linf_interval", lower, weight, "lower")
     check_pair("linf_interval", upper, weight, "upper")
@@ -69,3 +70,5 @@ def _grad(ctx, grad_low: Tensor, grad_high: Tensor):
 
 
 _linf_interval.register_autograd(_grad, setup_context=_setup)
+for _op in (_linf_interval, _linf_interval_backward):
+    cast_in_autocast(_op)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from linfdist.ops import native, reference
-from linfdist.ops.checks import check_p, check_pair
+from linfdist.ops.checks import cast_in_autocast, check_p, check_pair
 
 
 def lp_dist(x: Tensor, weight: Tensor, p: float = math.inf) -> Tensor:
@@ -28,7 +28,12 @@ def lp_dist(x: Tensor, weight: Tensor, p: float = math.inf) -> Tensor:
     largest possible one is 0. In float32 their relative error is about 5e-7 p. At p = ∞ the first
     index that attains the maximum gets all of it. The backward pass has no gradient of its own.
 
-    Raises TypeError for a dtype, ValueError for a shape, a device or p < 1. NaN gives NaN.
+    Raises TypeError for a dtype, ValueError for a shape, a device or p < 1. Inside
+    ``torch.autocast`` it takes half precision too, and computes in float32 all the same.
+
+    NaN and ∞ − ∞ give NaN, at p = ∞ with the index of the first such entry, whose gradient is NaN.
+    At a finite p a distance that is not finite makes all gradients of its sample and of its neuron
+    NaN. Other pairs keep their results.
     """
     p = check_p("lp_dist", p)
     check_pair("lp_dist", x, weight)
@@ -165,3 +170,5 @@ def _linf_dist_grad(ctx, grad: Tensor, _index_grad):
 
 _lp_dist.register_autograd(_lp_dist_grad, setup_context=_lp_dist_setup)
 _linf_dist.register_autograd(_linf_dist_grad, setup_context=_linf_dist_setup)
+for _op in (_lp_dist, _lp_dist_backward, _linf_dist, _linf_dist_backward):
+    cast_in_autocast(_op)

@@ -76,6 +76,12 @@ def call(name: str, *tensors_then_p: Tensor | float) -> None:
         function(*tensors_then_p, torch.cuda.current_stream(device).cuda_stream)
 
 
+def share_float_mode() -> None:
+    """Give the workers of the calling thread its floating-point mode, where there is a module."""
+    if module() is not None:
+        module().share_float_mode()
+
+
 def backward_workspace(x: Tensor, weight: Tensor, p: float) -> tuple[Tensor, ...]:
     """The memory that a native backward pass takes beside its results: none on the CPU.
 

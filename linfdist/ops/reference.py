@@ -47,9 +47,13 @@ def first_index(x: Tensor, weight: Tensor) -> Tensor:
 def lp_dist_backward(
     grad: Tensor, x: Tensor, weight: Tensor, out: Tensor, p: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of lp_dist for finite p: Σ_j g_j (|d|/out)^(p−1) sign(d), 0 where out = 0."""
+    """Gradients of lp_dist for finite p: Σ_j g_j (|d|/out)^(p−1) sign(d), 0 where out = 0.
+
+    Where out is not finite, those of its sample and of its neuron are NaN.
+    """
     grad_x, grad_weight = [], torch.zeros_like(weight)
     rows = _rows_per_chunk(weight)
+    grad = torch.where(out.isfinite(), grad, math.nan)
     for g, chunk, norm in zip(grad.split(rows), x.split(rows), out.split(rows), strict=True):
         difference = chunk.unsqueeze(1) - weight
         norm = norm.unsqueeze(-1)
@@ -63,13 +67,14 @@ def lp_dist_backward(
 def linf_dist_backward(
     grad: Tensor, x: Tensor, weight: Tensor, index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of lp_dist at p = ∞: all of g_bj goes to entry index[b, j]."""
+    """Gradients of lp_dist at p = ∞: all of g_bj goes to entry index[b, j]. NaN stays."""
     grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
     if x.numel() == 0 or weight.numel() == 0:
         return grad_x, grad_weight
     index = index.long()
     neurons = torch.arange(weight.shape[0], device=x.device).expand_as(index)
-    signed = grad * (x.gather(1, index) - weight[neurons, index]).sign()
+    difference = x.gather(1, index) - weight[neurons, index]
+    signed = grad * torch.where(difference.isnan(), difference, difference.sign())
     grad_x.scatter_add_(1, index, signed)
     grad_weight.scatter_add_(1, index.t(), -signed.t())
     return grad_x, grad_weight
@@ -92,13 +97,17 @@ def lse_dist(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
 def lse_dist_backward(
     grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of lse_dist: Σ_j g_j sign(d) (e^(t(|d| − top)) − e^(−t(|d| + top))) / total."""
+    """Gradients of lse_dist: Σ_j g_j sign(d) (e^(t(|d| − top)) − e^(−t(|d| + top))) / total.
+
+    Where total is not finite, those of its sample and of its neuron are NaN.
+    """
     grad_x, grad_weight = [], torch.zeros_like(weight)
     rows = _rows_per_chunk(weight)
-    for g, chunk in zip((grad / total).split(rows), x.split(rows), strict=True):
+    share = torch.where(total.isfinite(), grad / total, math.nan)
+    for g, chunk in zip(share.split(rows), x.split(rows), strict=True):
         magnitude, top = _magnitude_and_top(chunk, weight)
-        share = (t * (magnitude - top)).exp() * -torch.expm1(-2 * t * magnitude)
-        term = g.unsqueeze(-1) * share * (chunk.unsqueeze(1) - weight).sign()
+        shape = (t * (magnitude - top)).exp() * -torch.expm1(-2 * t * magnitude)
+        term = g.unsqueeze(-1) * shape * (chunk.unsqueeze(1) - weight).sign()
         grad_x.append(term.sum(1))
         grad_weight -= term.sum(0)
     return torch.cat(grad_x), grad_weight

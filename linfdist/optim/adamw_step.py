@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from linfdist.ops import native
-from linfdist.ops.checks import FLOATS
+from linfdist.ops.checks import FLOATS, check_p
 
 TINY = 1e-37  # above float32's smallest normal number, so that no logarithm is infinite
+_ADVICE = (
+    "A state must be of this very parameter: where its data was exchanged, make a new optimizer "
+    "and run the backward pass again; a loaded state is of the same parameters in the same order."
+)
 SMALLEST = -60.0  # e^-60 of the largest entry's decay is nothing, and times lr is still normal
 
 
@@ -22,6 +26,7 @@ def lp_decay_(weight: Tensor, p: float, rate: float) -> None:
     is at p = 2. At p = ∞ the formula leaves the largest entry alone: w −= rate w there, the first
     one at a tie. A row of zeros stays as it is, and NaN stays NaN.
     """
+    p = check_p("lp_decay_", p)
     if weight.numel() == 0 or rate == 0:
         return
     if weight.ndim < 2 or p == 2:
@@ -66,7 +71,12 @@ def adamw_step_(
 
     Adam's arithmetic is torch's: eps is added to the root of the corrected second moment. The CPU
     kernel takes denormals as 0.
+
+    Raises:
+        TypeError: one of the four is no dense tensor of weight's dtype.
+        ValueError: one is not of weight's shape and on its device.
     """
+    check_like(weight, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     if weight.numel() == 0:
         return
     if not _uses_native(weight, exp_avg, exp_avg_sq):
@@ -81,6 +91,37 @@ def adamw_step_(
     ]
     native.call("adamw", *rows, p, rate, lr, *betas, eps, steps)
     torch.autograd.graph.increment_version((weight, exp_avg, exp_avg_sq))
+
+
+def check_like(weight: Tensor, **others: Tensor) -> None:
+    """Only metadata is read: a step never waits for a GPU."""
+    if not weight.is_floating_point():
+        raise TypeError(
+            f"LpAdamW: a parameter must be of real numbers; got {weight.dtype}. Convert it with "
+            "parameter.float() first."
+        )
+    for name, value in others.items():
+        if not isinstance(value, Tensor) or (value.dtype, value.layout) != (
+            weight.dtype,
+            weight.layout,
+        ):
+            found = type(value).__name__
+            if isinstance(value, Tensor):
+                found = f"{value.dtype}, {value.layout}"
+            raise TypeError(
+                f"LpAdamW: {name} must be a tensor like its parameter, {weight.dtype}, "
+                f"{weight.layout}; got {found}. {_ADVICE}"
+            )
+        if value.shape != weight.shape:
+            raise ValueError(
+                f"LpAdamW: {name} must have the shape of its parameter, {tuple(weight.shape)}; got "
+                f"{tuple(value.shape)}. {_ADVICE}"
+            )
+        if value.device != weight.device:
+            raise ValueError(
+                f"LpAdamW: {name} must be on the device of its parameter, {weight.device}; got "
+                f"{value.device}. {_ADVICE}"
+            )
 
 
 def _uses_native(*tensors: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """Adam with the paper's l_p weight decay."""
 
 import math
-from collections.abc import Callable, Iterable
+import numbers
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from linfdist.nn import LpDist, LpDistConv2d
-from linfdist.optim.adamw_step import adamw_step_
+from linfdist.optim.adamw_step import adamw_step_, check_like
+from linfdist.optim.states import ADAM, check_names, check_order, check_step
 
 DECAYS = ("lp", "l2", "none")
+SETTINGS = ("lr", "betas", "eps", "weight_decay", "decay", "p")  # of a group
 
 
 class LpAdamW(Optimizer):
@@ -42,17 +45,17 @@ class LpAdamW(Optimizer):
             "p": p,
         }
         super().__init__(params, defaults)
-        for group in self.param_groups:
-            if group["decay"] not in DECAYS:
-                raise ValueError(
-                    f"LpAdamW: decay must be one of {', '.join(DECAYS)}; got {group['decay']!r}."
-                )
-            for name in ("lr", "eps", "weight_decay"):
-                if not group[name] >= 0:
-                    raise ValueError(f"LpAdamW: {name} must be at least 0; got {group[name]}.")
-            if not all(0 <= beta < 1 for beta in group["betas"]):
-                raise ValueError(f"LpAdamW: betas must be in [0, 1); got {group['betas']}.")
-            _check_p(group["p"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as the constructor does for each of its own.
+
+        Raises:
+            TypeError: a setting is no number.
+            ValueError: a setting is out of range.
+        """
+        if isinstance(param_group, dict):  # torch names what is not
+            _check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -61,6 +64,7 @@ class LpAdamW(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            _check_group(group)  # a scheduler or a user may have set anything
             lp = group["decay"] == "lp"
             rate = 0.0 if group["decay"] == "none" else group["lr"] * group["weight_decay"]
             for param in group["params"]:
@@ -90,13 +94,26 @@ class LpAdamW(Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(param)
         return state
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` gave of an optimizer of the same parameters in order.
+
+        Raises, and changes nothing:
+            TypeError: a setting is no number.
+            ValueError: parameters, moments or settings are not those of such an optimizer.
+        """
+        check_order(state_dict)
+        super().load_state_dict(state_dict)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What ``load_state_dict`` ends with; a checkpoint may bring ``step`` on a GPU."""
-        super().__setstate__(state)
-        for of_param in self.state.values():
-            of_param["step"] = of_param["step"].cpu()
-        for group in self.param_groups:
+        for group in state["param_groups"]:
+            _check_group(group)
             group.pop("fused", None)  # of checkpoints from when Adam was torch's
+        for param, of_param in state["state"].items():
+            if of_param:
+                _check_moments(param, of_param)
+                of_param["step"] = of_param["step"].cpu()
+        super().__setstate__(state)
 
 
 def param_groups(net: nn.Module, decay: str = "lp") -> list[dict[str, Any]]:
@@ -104,19 +121,32 @@ def param_groups(net: nn.Module, decay: str = "lp") -> list[dict[str, Any]]:
 
     Biases are in their layer's group: the last dist layer's is a row of one entry, the head's decay
     plainly, both as in the authors' code. ``decay="none"`` turns decay off for the head too.
+
+    Raises:
+        ValueError: a dist layer's weight is made of other parameters, as ``weight_norm`` does: the
+            l_p decay is that of the weight itself.
     """
-    dist = [
-        param
-        for module in net.modules()
-        if isinstance(module, LpDist | LpDistConv2d)
-        for param in module.parameters(recurse=False)
-    ]
+    dist = []
+    for name, module in net.named_modules():
+        if isinstance(module, LpDist | LpDistConv2d):
+            _check_plain(name or "net", module)
+            dist += module.parameters(recurse=False)
     known = set(dist)
     head = [param for param in net.parameters() if param not in known]
     groups = [{"params": dist, "decay": decay}]
     if head:
         groups.append({"params": head, "decay": "none" if decay == "none" else "l2"})
     return groups
+
+
+def _check_plain(name: str, layer: LpDist | LpDistConv2d) -> None:
+    for part in ("weight", "bias"):
+        if getattr(layer, part, None) is not None and part not in layer._parameters:
+            raise ValueError(
+                f"param_groups: {part} of {name} must be a parameter of its own; it is made of "
+                "others, by a parametrization, weight_norm or pruning. Its l_p decay would be of "
+                "those: remove it first, or make groups by hand."
+            )
 
 
 def set_p(optimizer: LpAdamW, p: float) -> None:
@@ -126,6 +156,49 @@ def set_p(optimizer: LpAdamW, p: float) -> None:
         group["p"] = p
 
 
+def _check_group(group: dict[str, Any]) -> None:
+    """Settings of one group, wherever they come from."""
+    missing = [name for name in SETTINGS if name not in group]
+    if missing:
+        raise ValueError(
+            f"LpAdamW: a group must have {', '.join(SETTINGS)}; got one without "
+            f"{', '.join(missing)}. Load the state of an LpAdamW."
+        )
+    if group["decay"] not in DECAYS:
+        raise ValueError(
+            f"LpAdamW: decay must be one of {', '.join(DECAYS)}; got {group['decay']!r}."
+        )
+    for name in ("lr", "eps", "weight_decay"):
+        _check_number(name, group[name])
+        if not group[name] >= 0:
+            raise ValueError(f"LpAdamW: {name} must be at least 0; got {group[name]}.")
+        if math.isinf(group[name]):
+            raise ValueError(f"LpAdamW: {name} must be finite; got {group[name]}.")
+    betas = group["betas"]
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise TypeError(f"LpAdamW: betas must be two numbers; got {betas!r}.")
+    for beta in betas:
+        _check_number("each of betas", beta)
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"LpAdamW: betas must be in [0, 1); got {betas}.")
+    _check_p(group["p"])
+
+
+def _check_moments(param: Tensor, state: dict[str, Any]) -> None:
+    """The state of one parameter, as a step left it."""
+    check_names(state, ADAM)
+    check_step(state["step"])
+    check_like(param, exp_avg=state["exp_avg"], exp_avg_sq=state["exp_avg_sq"])
+
+
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"LpAdamW: {name} must be a number; got {type(value).__name__}. Pass a float."
+        )
+
+
 def _check_p(p: float) -> None:
+    _check_number("p", p)
     if not p >= 1:
         raise ValueError(f"LpAdamW: p must be in [1, inf]; got {p}.")

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from linfdist.nn import LinfDistNet, LpDist, MeanShift
 from linfdist.ops import linf_interval
+from linfdist.ops.float_mode import check_float_mode
 from linfdist.robust.certificates import interval_radius
 from linfdist.robust.checks import check_finite, check_images
 from linfdist.robust.sound import outward
@@ -170,6 +171,7 @@ class Search:
             )
         check_images(net, image[None], torch.tensor([label], device="cpu"), caller)
         check_finite(net, caller)
+        check_float_mode(caller, image.device)
         self.layers = _layers(net)
         self.image = image.detach().double().flatten()
         normalize = net.features.normalize

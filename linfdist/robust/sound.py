@@ -19,8 +19,9 @@ division of the normalisation and the mean shift, of the last bias and of the di
 
 **Head.** In float64, on the box of features, with slack for F and for float64 itself: ``_affine``.
 
-Rounding is IEEE 754's, to nearest with gradual underflow: flushing of denormals is refused. So are
-TF32 and bfloat16 products for a head, which (F) would not cover. [Higham2002, Sec. 3.1], [Jin2022].
+Rounding is IEEE 754's, to nearest with gradual underflow, on every thread (``check_float_mode``):
+flushing of denormals is refused. So are TF32 and bfloat16 products for a head, which (F) would not
+cover. [Higham2002, Sec. 3.1], [Jin2022].
 """
 
 import math
@@ -42,6 +43,7 @@ from linfdist.nn import (
     frozen,
 )
 from linfdist.ops import linf_interval
+from linfdist.ops.float_mode import check_float_mode
 from linfdist.robust.checks import check_eps, check_finite, check_images
 
 SOUND = (LinfDistNet, LinfDistNetMLP)  # the networks that have a sound certificate
@@ -154,11 +156,7 @@ def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> None:
     check_pixels(pixels, net.input_shape)
     check_images(net, pixels, labels, caller)
     check_finite(net, caller)
-    if torch.full((), 2.0**-149, device=images.device).add(0.0).item() == 0:
-        raise ValueError(
-            f"{caller}: denormals must be kept; they are flushed to 0, which no bound here covers. "
-            "Call torch.set_flush_denormal(False)."
-        )
+    check_float_mode(caller, images.device)
     precision = torch.get_float32_matmul_precision()
     if isinstance(net, LinfDistNetMLP) and precision != "highest":
         raise ValueError(

@@ -11,10 +11,12 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import nanobind
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +24,13 @@ from torch import Tensor
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "linfdist" / "csrc"
 OPTIONS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-D__CUDACC__")
+MODULE_UNITS = (
+    "binding.cpp",
+    "binding_cuda.cpp",
+    "cpu_dispatch.cpp",
+    "cpu_kernels.cpp",
+    "float_mode.cpp",
+)
 MARGIN = 256  # bytes of poison on both sides of every array
 
 
@@ -50,6 +59,41 @@ def build_program(folder: Path, sanitizer: str, *, planted: bool = False) -> Pat
     return _build(folder, checked, flags)
 
 
+def build_module(folder: Path, sanitizer: str | None = None) -> Path:
+    """linfdist.ops._native, under a sanitizer or without: its CPU kernels, and the emulated ones in
+    place of those of a GPU, behind the bindings as they stand.
+
+    A CUDA array is then memory of the CPU that says it lay on a GPU.
+    """
+    emulated, compiled = folder / "emulated_kernels", folder / "compiled"
+    emulated.mkdir()
+    compiled.mkdir()
+    flags = ["-g", f"-fsanitize={sanitizer}"] if sanitizer else []
+    own = [*flags, f"-DEMULATOR_{sanitizer[0].upper()}SAN"] if sanitizer else []
+    objects = _compile(emulated, _csrc(), own)
+    source = Path(nanobind.source_dir())
+    units = [CSRC / name for name in MODULE_UNITS] + [source / "nb_combined.cpp"]
+    includes = [
+        nanobind.include_dir(),
+        str(source.parent / "ext" / "robin_map" / "include"),
+        sysconfig.get_path("include"),
+        str(CSRC),
+    ]
+    options = ["-DLINFDIST_ISA=baseline", '-DLINFDIST_CUDA="emulated"', "-fno-strict-aliasing"]
+    options += ["-std=c++20", "-O1", "-fPIC", "-fopenmp", *(f"-I{path}" for path in includes)]
+
+    def compile_one(unit: Path) -> str:
+        out = str(compiled / unit.with_suffix(".o").name)
+        _run([compiler(), *options, *flags, "-c", str(unit), "-o", out])
+        return out
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects += pool.map(compile_one, units)
+    built = folder / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    _run([compiler(), "-shared", "-fopenmp", *flags, *objects, "-o", str(built), "-ldl"])
+    return built
+
+
 def _csrc() -> list[Path]:
     # A quoted include looks beside the including file first, so the substitute has to lie there.
     kernels = [path for path in CSRC.iterdir() if path.suffix in (".cu", ".cuh", ".h")]
@@ -57,6 +101,13 @@ def _csrc() -> list[Path]:
 
 
 def _build(folder: Path, sources: list[Path], flags: list[str]) -> Path:
+    objects = _compile(folder, sources, flags)
+    built = folder / "emulated"
+    _run([compiler(), *flags, *objects, "-o", str(built), "-ldl"])
+    return built
+
+
+def _compile(folder: Path, sources: list[Path], flags: list[str]) -> list[str]:
     for path in [*sources, HERE / "cuda_device.cuh", HERE / "block.cpp"]:
         (folder / path.name).symlink_to(path)
 
@@ -69,10 +120,7 @@ def _build(folder: Path, sources: list[Path], flags: list[str]) -> Path:
 
     units = sorted([*folder.glob("*.cu"), *folder.glob("*.cpp")])
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        objects = list(pool.map(compile_one, units))
-    built = folder / "emulated"
-    _run([compiler(), *flags, *objects, "-o", str(built), "-ldl"])
-    return built
+        return list(pool.map(compile_one, units))
 
 
 def _run(command: list[str]) -> None:

@@ -3,11 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from linfdist.nn import LpDist, LpDistConv2d
+from linfdist.nn import BoundedLinear, LpDist, LpDistConv2d, MeanShift
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 7.3, math.inf])
@@ -174,6 +175,61 @@ def test_errors_name_the_shape_and_the_fix():
         LpDistConv2d(3, 4, 3)(torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match=r"p must be in \[1"):
         LpDist(3, 4)(torch.zeros(2, 3), 0.5)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, torch.tensor, int])
+def test_sizes_may_be_integers_of_any_kind(kind):
+    settings = ("kernel_size", "stride", "padding", "dilation", "groups")
+    conv = LpDistConv2d(
+        kind(4), kind(6), **dict(zip(settings, map(kind, (3, 2, 1, 1, 2)), strict=True))
+    )
+    assert repr(conv) == repr(LpDistConv2d(4, 6, 3, 2, 1, 1, 2))
+    assert conv(torch.zeros(2, 4, 8, 8)).shape == (2, 6, 4, 4)
+    two = (kind(3), kind(1))
+    assert LpDistConv2d(1, 2, two).kernel_size == (3, 1)
+    assert {type(size) for size in LpDistConv2d(1, 2, two, two, two, two).padding} == {int}
+    assert repr(LpDist(kind(3), kind(4))) == repr(LpDist(3, 4))
+    assert repr(BoundedLinear(kind(3), kind(4))) == repr(BoundedLinear(3, 4))
+    assert MeanShift(kind(3)).num_features == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: LpDistConv2d(1, 2, 3, padding="same"),
+            TypeError,
+            "padding must be one integer or two",
+        ),
+        (lambda: LpDistConv2d(1, 2, 3, padding="valid"), TypeError, "got 'valid'"),
+        (
+            lambda: LpDistConv2d(1, 2, "3"),
+            TypeError,
+            "kernel_size must be one integer or two; got '3'",
+        ),
+        (lambda: LpDistConv2d(1, 2, 3.0), TypeError, "kernel_size must be an integer; got 3.0"),
+        (
+            lambda: LpDistConv2d(1, 2, (3, 2.5)),
+            TypeError,
+            "kernel_size must be an integer; got 2.5",
+        ),
+        (lambda: LpDistConv2d(1, 2, (3, 3, 3)), ValueError, r"one integer or two; got \(3, 3, 3\)"),
+        (lambda: LpDistConv2d(1, 2, 0), ValueError, "kernel_size must be at least 1; got 0"),
+        (lambda: LpDistConv2d(1, 2, 3, 0), ValueError, "stride must be at least 1; got 0"),
+        (lambda: LpDistConv2d(1, 2, 3, 1, -1), ValueError, "padding must be at least 0; got -1"),
+        (lambda: LpDistConv2d(1, 2, 3, 1, 0, 0), ValueError, "dilation must be at least 1; got 0"),
+        (lambda: LpDistConv2d(1, 2, 3, groups=0), ValueError, "groups must be at least 1; got 0"),
+        (lambda: LpDistConv2d(0, 2, 3), ValueError, "in_channels must be at least 1; got 0"),
+        (lambda: LpDistConv2d(1, None, 3), TypeError, "out_channels must be an integer; got None"),
+        (lambda: LpDist(3.0, 4), TypeError, "LpDist: in_features must be an integer; got 3.0"),
+        (lambda: LpDist(3, "4"), TypeError, "LpDist: out_features must be an integer; got '4'"),
+        (lambda: BoundedLinear(3.0, 4), TypeError, "BoundedLinear: in_features must be an integer"),
+        (lambda: MeanShift(2.5), TypeError, "MeanShift: num_features must be an integer; got 2.5"),
+    ],
+)
+def test_a_size_that_is_no_integer_is_refused_by_name(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
 
 
 def test_layers_describe_themselves():

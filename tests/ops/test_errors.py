@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 
-from linfdist.ops import linf_interval, lp_dist, native
+from linfdist.ops import linf_interval, lp_dist, lse_dist, native
 
 X, W = torch.zeros(3, 5), torch.zeros(4, 5)
 
@@ -84,3 +84,54 @@ def test_an_instruction_set_that_does_not_exist():
         text=True,
     )
     assert "LINFDIST_ISA=sse9 is not an instruction set of this build and machine" in done.stderr
+
+
+OPS = {
+    "lp_dist": lambda x, w: lp_dist(x, w, 8.0),
+    "linf_dist": lp_dist,
+    "lse_dist by products": lambda x, w: lse_dist(x, w, 1.0),
+    "lse_dist by the sum": lambda x, w: lse_dist(x, w, 1e4),
+    "linf_interval": lambda x, w: linf_interval(x, x, w)[1],
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", OPS)
+def test_in_autocast_every_op_computes_in_float32(name, half, compiled):
+    """As torch.cdist does: a linear layer before it gives half precision."""
+    op, layer, w = OPS[name], torch.nn.Linear(30, 20), torch.randn(7, 20, requires_grad=True)
+    if compiled and half == torch.float16:
+        pytest.skip("one half precision shows it")
+
+    def forward(images, w):
+        x = layer(images)
+        return x, op(x, w)
+
+    run = torch.compile(forward, fullgraph=True, backend="aot_eager") if compiled else forward
+    with torch.autocast("cpu", dtype=half):
+        x, distance = run(torch.randn(5, 30), w)
+        distance.square().sum().backward()  # inside: products of the gradient are float32 too
+    assert x.dtype == half and distance.dtype == torch.float32
+    alone = [value.detach().float().requires_grad_() for value in (x, w)]
+    expected = op(*alone)
+    expected.square().sum().backward()
+    assert torch.equal(distance, expected)
+    torch.testing.assert_close(w.grad, alone[1].grad)
+    assert layer.weight.grad.isfinite().all() and layer.weight.grad.any()
+
+
+def test_in_autocast_float64_stays_and_outside_half_precision_is_refused():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert lp_dist(X.double(), W.double()).dtype == torch.float64
+        with pytest.raises(TypeError, match="must share one dtype; got"):
+            lp_dist(X.bfloat16(), W.double())
+    with torch.autocast("cpu", enabled=False), pytest.raises(TypeError, match="float32 or float64"):
+        lp_dist(X.bfloat16(), W.bfloat16())
+
+
+def test_in_autocast_the_range_of_t_is_that_of_float32():
+    t = 50_000.0  # more than half of the largest float16
+    with torch.autocast("cpu", dtype=torch.float16):
+        found = lse_dist(X.half(), torch.ones_like(W).half(), t)
+    assert torch.equal(found, lse_dist(X, torch.ones_like(W), t)) and (found > 1).all()

@@ -1,12 +1,16 @@
 """The l_p decay by its formula, Adam by torch's, and the groups that decay differently."""
 
 import math
+import pickle
+import warnings
 from copy import deepcopy
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
-from linfdist.nn import LpDistConv2d, NetConfig, build_net
+from linfdist.nn import LpDist, LpDistConv2d, NetConfig, build_net
+from linfdist.ops import native
 from linfdist.optim import LpAdamW, lp_decay_, param_groups, set_p
 
 
@@ -218,6 +222,220 @@ def test_a_convolution_is_trained_with_lp_decay():
 def test_errors(settings, message):
     with pytest.raises(ValueError, match=message):
         LpAdamW(parameters(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"decay": "L2"}, ValueError, "decay must be one of lp, l2, none; got 'L2'"),
+        ({"lr": -1}, ValueError, "lr must be at least 0; got -1"),
+        ({"lr": math.inf}, ValueError, "lr must be finite; got inf"),
+        ({"lr": "0.1"}, TypeError, "lr must be a number; got str"),
+        ({"lr": torch.tensor(0.1)}, TypeError, "lr must be a number; got Tensor"),
+        ({"eps": -1e-9}, ValueError, "eps must be at least 0"),
+        ({"weight_decay": None}, TypeError, "weight_decay must be a number; got NoneType"),
+        ({"betas": (0.9, 1.0)}, ValueError, r"betas must be in \[0, 1\)"),
+        ({"betas": (0.9,)}, TypeError, r"betas must be two numbers; got \(0.9,\)"),
+        ({"betas": 0.9}, TypeError, "betas must be two numbers; got 0.9"),
+        ({"betas": ("a", 0.9)}, TypeError, "each of betas must be a number; got str"),
+        ({"p": 0.5}, ValueError, r"p must be in \[1, inf\]; got 0.5"),
+        ({"p": torch.tensor(8.0)}, TypeError, "p must be a number; got Tensor"),
+    ],
+)
+@pytest.mark.parametrize("how", ["constructor", "group", "added", "set", "loaded"])
+def test_a_setting_is_checked_however_it_comes(how, settings, error, message):
+    params = parameters()
+    with pytest.raises(error, match=message):
+        if how == "constructor":
+            LpAdamW(params, **settings)
+        elif how == "group":
+            LpAdamW([{"params": params, **settings}])
+        elif how == "added":
+            LpAdamW(params[:1]).add_param_group({"params": params[1:], **settings})
+        elif how == "set":
+            optimizer = LpAdamW(params)
+            optimizer.param_groups[0].update(settings)
+            steps(optimizer, params, n=1)
+        else:
+            optimizer = LpAdamW(params)
+            state = deepcopy(optimizer.state_dict())
+            state["param_groups"][0].update(settings)
+            optimizer.load_state_dict(state)
+
+
+def test_a_group_that_is_refused_is_not_added():
+    params = parameters()
+    optimizer = LpAdamW(params[:1])
+    with pytest.raises(ValueError, match="decay must be"):
+        optimizer.add_param_group({"params": params[1:], "decay": "l3"})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": params[1:], "decay": "l2"})
+    assert [group["decay"] for group in optimizer.param_groups] == ["lp", "l2"]
+
+
+def trained_state(shapes=((6, 5), (6,))):
+    """The state of an optimizer after two steps, and new parameters that it fits."""
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    optimizer = LpAdamW(params)
+    steps(optimizer, params, n=2)
+    return deepcopy(optimizer.state_dict()), [
+        torch.nn.Parameter(p.detach().clone()) for p in params
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["state"][0].update(exp_avg=torch.zeros(6, 4)), r"exp_avg must have the shape"),
+        (lambda s: s["state"][0].update(exp_avg_sq=torch.zeros(5, 6)), r"exp_avg_sq must have the"),
+        (lambda s: s["state"][0].update(exp_avg=torch.zeros(30)), r"\(6, 5\); got \(30,\)"),
+        (lambda s: s["state"].update({0: s["state"][1], 1: s["state"][0]}), "must have the shape"),
+        (
+            lambda s: s["param_groups"][0].update(params=[1, 0]),
+            r"in order, 0, 1, 2, …; got \[1, 0\]",
+        ),
+        (lambda s: s["param_groups"][0].update(params=[0, 0]), r"in order.*got \[0, 0\]"),
+        (lambda s: s["param_groups"][0].update(params=[0]), r"of its 1 parameters.*\[1\]"),
+        (lambda s: s["state"].update({7: s["state"][0]}), r"of its 2 parameters.*\[7\]"),
+        (lambda s: s["state"][0].pop("exp_avg"), "must have exp_avg, exp_avg_sq, step; got"),
+        (
+            lambda s: s["state"][0].update(max_exp_avg_sq=torch.zeros(6, 5)),
+            "must have exp_avg, exp",
+        ),
+        (lambda s: s["state"][0].update(step=torch.tensor(-1.0)), "step must be a tensor with"),
+        (lambda s: s["state"][0].update(step=torch.tensor(0.0)), "step must be a tensor with"),
+        (lambda s: s["state"][0].update(step=torch.tensor(2.5)), "step must be a tensor with"),
+        (lambda s: s["state"][0].update(step=torch.tensor(math.nan)), "step must be a tensor with"),
+        (lambda s: s["state"][0].update(step=torch.tensor(math.inf)), "step must be a tensor with"),
+        (lambda s: s["state"][0].update(step=torch.ones(2)), "step must be a tensor with"),
+        (lambda s: s["state"][0].update(step=None), "step must be a tensor with"),
+        (lambda s: s["param_groups"][0].pop("decay"), "got one without decay"),
+        (lambda s: s.pop("state"), "must have state and param_groups; got param_groups"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, message):
+    state, params = trained_state()
+    optimizer = LpAdamW(params, lr=0.5)
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    assert not optimizer.state and optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_moments_that_are_no_tensors_are_refused():
+    state, params = trained_state()
+    state["state"][0]["exp_avg"] = [0.0] * 30
+    with pytest.raises(TypeError, match=r"exp_avg must be a tensor like its parameter.*got list"):
+        LpAdamW(params).load_state_dict(state)
+
+
+@pytest.mark.parametrize("native_too", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "other"),
+    [((48, 2), (48, 4096)), ((48, 4096), (48, 2)), ((5,), (7,)), ((2, 6), (6, 2))],
+)
+def test_exchanged_data_is_refused(monkeypatch, shape, other, native_too):
+    if not native_too:
+        monkeypatch.setattr(native, "runs_on", lambda device: False)
+    param = torch.nn.Parameter(torch.zeros(shape))
+    optimizer = LpAdamW([param])
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    param.data = torch.zeros(other)
+    with pytest.raises(ValueError, match=r"grad must have the shape of its parameter.*optimizer"):
+        optimizer.step()
+    param.grad = torch.ones(other)
+    with pytest.raises(ValueError, match=r"exp_avg must have the shape.*make a new optimizer"):
+        optimizer.step()
+    assert not param.any()
+
+
+@pytest.mark.parametrize("native_too", [True, False])
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (
+            torch.zeros(6, 4),
+            ValueError,
+            r"must have the shape of its parameter, \(6, 5\); got \(6, 4",
+        ),
+        (torch.zeros(30), ValueError, r"must have the shape .* got \(30,\)"),
+        (torch.zeros(1, 1), ValueError, "must have the shape"),
+        (
+            torch.zeros(6, 5).double(),
+            TypeError,
+            "like its parameter, torch.float32.*got torch.float64",
+        ),
+        (torch.zeros(6, 5).to_sparse(), TypeError, "got torch.float32, torch.sparse_coo"),
+        (
+            torch.zeros(6, 5, device="meta"),
+            ValueError,
+            "on the device of its parameter, cpu; got me",
+        ),
+        (None, TypeError, "got NoneType"),
+    ],
+)
+def test_a_moment_that_was_replaced_is_refused(
+    monkeypatch, name, value, error, message, native_too
+):
+    if not native_too:
+        monkeypatch.setattr(native, "runs_on", lambda device: False)
+    params = parameters()
+    optimizer = LpAdamW(params)
+    steps(optimizer, params, n=1)
+    optimizer.state[params[0]][name] = value
+    with pytest.raises(error, match=f"{name} {message}" if "must" in message else message):
+        steps(optimizer, params, n=1)
+
+
+def test_a_parameter_that_is_not_real_is_refused():
+    param = torch.nn.Parameter(torch.zeros(3, 4, dtype=torch.complex64))
+    param.grad = torch.ones_like(param)
+    with pytest.raises(TypeError, match=r"of real numbers; got torch\.complex64"):
+        LpAdamW([param]).step()
+
+
+def test_a_copy_of_an_optimizer_goes_on_alike():
+    state, params = trained_state()
+    optimizer = LpAdamW(params)
+    optimizer.load_state_dict(state)
+    copy = pickle.loads(pickle.dumps(optimizer))
+    copied = copy.param_groups[0]["params"]
+    steps(optimizer, params, n=2)
+    steps(copy, copied, n=2)
+    assert all(map(torch.equal, params, copied))
+
+
+def weight_norm(layer):
+    return torch.nn.utils.parametrizations.weight_norm(layer)
+
+
+def old_weight_norm(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torch.nn.utils.weight_norm(layer)
+
+
+def pruned(layer):
+    return prune.l1_unstructured(layer, "weight", 0.5)
+
+
+def bias_parametrized(layer):
+    torch.nn.utils.parametrize.register_parametrization(layer, "bias", torch.nn.Identity())
+    return layer
+
+
+@pytest.mark.parametrize("made", [weight_norm, old_weight_norm, pruned, bias_parametrized])
+def test_a_dist_layer_whose_weight_is_made_of_others_is_refused(made):
+    net = torch.nn.Sequential(LpDist(5, 4), made(LpDist(4, 3, bias=True)))
+    part = "bias" if made is bias_parametrized else "weight"
+    with pytest.raises(ValueError, match=f"{part} of 1 must be a parameter of its own"):
+        param_groups(net)
+    if made is not bias_parametrized:
+        with pytest.raises(ValueError, match="weight of net must be a parameter of its own"):
+            param_groups(made(LpDistConv2d(1, 2, 3)))
 
 
 def test_set_p_refuses_what_is_no_norm():

@@ -1,0 +1,50 @@
+"""States of optimizers as files bring them: of the parameters that they are loaded for, or refused.
+
+torch asks how many parameters a group has, and nothing of their order or of the moments' shapes.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+ADAM = {"step", "exp_avg", "exp_avg_sq"}
+
+
+def check_order(state: dict[str, Any]) -> None:
+    """Parameters are numbered through all groups, and no others have moments."""
+    if not {"state", "param_groups"} <= state.keys():
+        raise ValueError(
+            "optimizer: a state must have state and param_groups; got "
+            f"{', '.join(map(str, state))}. Load what state_dict gave."
+        )
+    order = [index for group in state["param_groups"] for index in group["params"]]
+    if order != list(range(len(order))):
+        raise ValueError(
+            "optimizer: the parameters of a state must be numbered in order, 0, 1, 2, …; got "
+            f"{order}. Load what state_dict gave."
+        )
+    unknown = set(state["state"]) - set(order)
+    if unknown:
+        raise ValueError(
+            f"optimizer: a state must be of its {len(order)} parameters; it has moments for "
+            f"{sorted(unknown, key=str)} too. Load what state_dict gave."
+        )
+
+
+def check_names(moments: dict[str, Any], wanted: set[str]) -> None:
+    """What an optimizer keeps of one parameter, all of it and no more."""
+    if moments.keys() != wanted:
+        raise ValueError(
+            f"optimizer: the state of a parameter must have {', '.join(sorted(wanted))}; got "
+            f"{', '.join(sorted(map(str, moments)))}. Load the state of the same optimizer."
+        )
+
+
+def check_step(step: object) -> None:
+    """A count of steps in a tensor."""
+    whole = isinstance(step, Tensor) and step.numel() == 1 and float(step).is_integer()
+    if not whole or step < 1:
+        raise ValueError(
+            f"optimizer: step must be a tensor with a number of steps, 1 or more; got {step!r}. "
+            "Load what state_dict gave."
+        )
