@@ -42,6 +42,7 @@ class Run:
         train = train.take(config.train_images).to(device)
         self.batches = Batches(train, config.augmentation, config.batch_size, seed)
         self.test = None if test is None else test.to(device)
+        self.watched = "validation" if test is not None and test.validation else "test"
         self.device = torch.device(device)
         self.surroundings = list(surroundings)
         self.recipe = recipe_of(net, config)
@@ -68,6 +69,8 @@ class Run:
             "num_classes": net.num_classes,
             "data": {"name": train.info.name, "images": len(train)},
         }
+        if self.watched == "validation":
+            self.fingerprint["watched"] = self.watched
 
     def start_epoch(self, seconds: float) -> None:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -118,15 +121,21 @@ class Run:
             )
         self.unchecked.clear()
 
+    def _own_state(self) -> dict[str, Tensor]:
+        """The objective's state beside the network's."""
+        state = self.recipe.objective.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith("net.")}
+
     def _values(self) -> Iterator[tuple[str, Tensor]]:
         """What an update changes, by name."""
-        for name, value in self.net.state_dict().items():
+        objective = self.recipe.objective
+        for name, value in objective.state_dict().items():
             if value.is_floating_point():
-                yield name, value
-        for name, parameter in self.net.named_parameters():
+                yield name.removeprefix("net."), value
+        for name, parameter in objective.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.device == parameter.device:
-                    yield f"{key} of {name}", value
+                    yield f"{key} of {name.removeprefix('net.')}", value
 
     def end_epoch(self) -> None:
         self.check_finite()
@@ -148,8 +157,8 @@ class Run:
                 "eps_train": self.recipe.eps_train,
                 "train_loss": self.loss_sum.item() / self.images,
                 "train_accuracy": self.correct.item() / self.images,
-                "test_accuracy": clean,
-                "test_certified": certified,
+                f"{self.watched}_accuracy": clean,
+                f"{self.watched}_certified": certified,
                 "seconds": time.monotonic() - self.started,
             }
         )
@@ -177,6 +186,7 @@ class Run:
         state = {
             "step": self.step,
             "net": self.net.state_dict(),
+            "objective": self._own_state(),
             "mean_distances": mean_distances(self.net),
             "optimizer": self.optimizer.state_dict(),
             "rows": self.rows,
@@ -205,7 +215,9 @@ class Run:
     def load(self, path: Path) -> None:
         state = checkpoints.load(path, self.fingerprint, self.device)
         try:
-            self.net.load_state_dict(state["net"])
+            net = {f"net.{name}": value for name, value in state["net"].items()}
+            # Checkpoints of before have no objective with parameters of its own.
+            self.recipe.objective.load_state_dict(net | state.get("objective", {}))
             if "mean_distances" in state:  # older checkpoints are of l_p training, which has none
                 set_mean_distances(self.net, state["mean_distances"])
             self.optimizer.load_state_dict(state["optimizer"])
