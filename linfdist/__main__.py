@@ -38,9 +38,14 @@ stopped, by Ctrl-C, by a scheduler's SIGTERM or otherwise, goes on from its chec
 command is given again: at most a minute of it is lost.
 
   python -m linfdist run table1/cifar10_net_mlp --scale reduced --seed 1
+  python -m linfdist run validation/table1/cifar10_net_mlp             without the test set
   python -m linfdist run table1/cifar10_net_mlp --seconds 600          in parts of ten minutes
   torchrun --nproc-per-node 4 -m linfdist run table1/cifar10_net_mlp   on four GPUs
   snakemake -s runs/Snakefile --cores 2 table1 --config seeds=0-3      many rows and seeds
+
+With "validation/" before its name a row is trained without the last 5,000 of the training images (a
+tenth of them where that is fewer) and evaluated on these: it is how settings are chosen. The test
+set is not read, the record lies under validation/, and no table shows it.
 
 With --seconds, training stops after that time with a checkpoint and exit code 3 (of which torchrun
 makes 1). The call in which training ends evaluates and records as well, however long that takes.
@@ -148,7 +153,7 @@ def list_experiments(args: argparse.Namespace) -> int:
     if args.scale is not None:
         experiments.check_scale(args.scale)
     recorded: dict[tuple[str, str], list[int]] = {}
-    for run in records.find_runs():
+    for run in (run for name in names for run in records.find_runs(name)):
         recorded.setdefault((run.experiment, run.scale), []).append(run.seed)
     shown = [scale for scale in experiments.SCALES if args.scale in (None, scale)]
     for scale in shown:

@@ -123,6 +123,8 @@ class Batch:
 def select(targets: Iterable[str]) -> list[str]:
     """Names of experiments: all, those of a table or study, or one row; none stands for all.
 
+    One row may have "validation/" before it.
+
     Raises:
         UnknownName: a target is none of these.
     """
@@ -130,6 +132,9 @@ def select(targets: Iterable[str]) -> list[str]:
     groups |= {name: [name] for name in experiments.EXPERIMENTS}
     wanted = list(targets) or ["all"]
     for target in wanted:
+        row = target.removeprefix(experiments.VALIDATION)
+        if row in experiments.EXPERIMENTS:
+            groups[target] = [target]
         if target not in groups:
             raise experiments.UnknownName(unknown("table or row", target, groups))
     return list(dict.fromkeys(name for target in wanted for name in groups[target]))

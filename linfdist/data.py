@@ -7,7 +7,7 @@ either, ``~`` is the home folder. The digits are part of scikit-learn and need n
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -22,8 +22,9 @@ from linfdist._readers import DataError as DataError
 from linfdist._suggest import unknown
 from linfdist._tinyimagenet import read_tinyimagenet
 from linfdist._values import file, whole
-from linfdist.config import check_fields
+from linfdist.config import OMITTED_AT_DEFAULT, check_fields
 
+VALIDATION_IMAGES = 5_000  # of the training images; a tenth where that is fewer
 READERS: Mapping[str, Callable[[Path, str, bool], _readers.Arrays]] = MappingProxyType(
     {
         "mnist": _readers.idx("MNIST", "MNIST"),
@@ -117,11 +118,13 @@ class ImageSet:
 
     ``info.num_classes`` is the number of classes that were found, and ``info.input_shape`` the
     shape that a network is given: TinyImageNet's training images are larger, for the random crop.
+    ``validation``: these are training images that ``split_validation`` has kept from training.
     """
 
     images: Tensor
     labels: Tensor
     info: DatasetInfo
+    validation: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("images", Tensor), ("labels", Tensor), ("info", DatasetInfo)):
@@ -234,6 +237,26 @@ def _first_outside(labels: Tensor, num_classes: int) -> int | None:
     return int(outside.nonzero()[0]) if outside.any() else None
 
 
+def split_validation(train: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """The training images that remain, and those that are kept to choose settings by.
+
+    Kept are the last 5,000, or the last tenth where that is fewer, cut to the centre as test images
+    are. Every class is in both sets, as the order mixes the classes.
+
+    Raises:
+        ValueError: fewer than ten images, or these are validation images already.
+    """
+    if train.validation or len(train) < 10:
+        raise ValueError(
+            "split_validation: train must be at least ten training images, not split before; got "
+            f"{len(train)} {'validation' if train.validation else 'training'} images."
+        )
+    rest = len(train) - min(VALIDATION_IMAGES, len(train) // 10)
+    kept = center_crop(train.images[rest:], train.info.input_shape[-1])
+    validation = replace(train, images=kept, labels=train.labels[rest:], validation=True)
+    return train.take(rest), validation
+
+
 def center_crop(images: Tensor, size: int) -> Tensor:
     """The central ``size`` x ``size`` pixels of images [..., H, W]."""
     height, width = images.shape[-2:]
@@ -247,15 +270,16 @@ def center_crop(images: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Pad with zeros, cut out a random ``crop`` x ``crop`` window, flip every second image.
+    """Pad, cut out a random ``crop`` x ``crop`` window, flip every second image.
 
-    ``crop=None`` keeps the images' size. Zero is a black pixel: the padding comes before the
-    network normalises.
+    ``crop=None`` keeps the images' size. ``pad_with``: "zeros" are black pixels, as the padding
+    comes before the network normalises; "edge" repeats the image's border.
     """
 
     padding: int = 0
     flip: bool = False
     crop: int | None = None
+    pad_with: Literal["zeros", "edge"] = field(default="zeros", metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -295,14 +319,19 @@ def cut_windows(images: Tensor, windows: Tensor, augmentation: Augmentation) -> 
 
     ``windows`` are those of ``draw_windows``, on the images' device. Nothing waits for the device.
     """
-    (_, width), (crop_height, crop_width) = _sides(images.shape[1:], augmentation)
+    _, (crop_height, crop_width) = _sides(images.shape[1:], augmentation)
     top, left, flipped = windows.unsqueeze(2).unbind(1)
     rows = torch.arange(crop_height, device=images.device) + top
     columns = torch.arange(crop_width, device=images.device) + left
     columns = torch.where(flipped == 1, columns.flip(1), columns)
-    window = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-    padded = F.pad(images, (augmentation.padding,) * 4).flatten(2)
-    chosen = padded.gather(2, window[:, None].expand(-1, images.shape[1], -1))
+    padding = augmentation.padding
+    if augmentation.pad_with == "edge":  # the nearest pixel; nothing is padded
+        rows = (rows - padding).clamp(0, images.shape[2] - 1)
+        columns = (columns - padding).clamp(0, images.shape[3] - 1)
+    else:
+        images = F.pad(images, (padding,) * 4)
+    window = (rows[:, :, None] * images.shape[3] + columns[:, None, :]).flatten(1)
+    chosen = images.flatten(2).gather(2, window[:, None].expand(-1, images.shape[1], -1))
     return chosen.unflatten(2, (crop_height, crop_width))
 
 

@@ -378,6 +378,35 @@ FAULTS = (
         tests=("ops/test_errors.py::test_in_autocast_every_op_computes_in_float32",),
     ),
     Fault(
+    ),
+    Fault(
+        name="a checkpoint without the loss's own parameters",
+        stage="checkpoint",
+        outcome="named error",
+        error="CheckpointError",
+        times=2,
+        tests=("test_resume.py::test_a_checkpoint_that_lacks_the_scale_is_refused",),
+    ),
+    Fault(
+        name="infinity in the loss's own parameters",
+        stage="training",
+        outcome="named error",
+        error="FloatingPointError",
+        tests=("test_resume.py::test_a_scale_that_is_not_finite_is_named_and_not_saved",),
+    ),
+    Fault(
+        name="a search that would read the test set",
+        stage="data",
+        outcome="named error",
+        error="ValueError or CheckpointError",
+        times=2,
+        tests=(
+            "test_search.py::test_a_trial_does_not_read_the_test_set_nor_write_elsewhere",
+            "test_resume.py::"
+            "test_a_run_that_watched_the_test_set_does_not_go_on_watching_validation_images",
+        ),
+    ),
+    Fault(
         name="NaN in weights that are evaluated",
         stage="weights",
         outcome="named error",

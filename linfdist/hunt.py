@@ -17,6 +17,8 @@ from linfdist import _values, attacked, batch, data, environment, experiments, r
 from linfdist._arguments import count, positive, seed
 from linfdist.attacked import Attacked
 from linfdist.baselines import BaselineNet
+from linfdist.config import from_dict
+from linfdist.experiments.base import Scale
 from linfdist.experiments.runner import load_trained
 from linfdist.nn import LogSumExp
 from linfdist.records import RecordError, Run, RunExists
@@ -148,11 +150,11 @@ def hunt(
     seed = _values.seed(seed, "hunt")
     each = _values.flag(each, "hunt: each")
     net = load_trained(run).to(device)
-    setting = run.config["setting"]
-    eps = Fraction(setting["eps"])
+    setting = from_dict(Scale, run.config["setting"])
+    eps = setting.eps
     first = run.certificates[:images]
     targets = pick(first, certified)
-    test = data.load(setting["dataset"], "test")
+    test = setting.test_set()
     indices = torch.tensor(targets["index"].tolist(), device="cpu")
     pixels = data.to_pixels(test.images[indices]).to(device)
     labels = test.labels[indices].to(device)

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from linfdist import data, environment, records
+from linfdist import environment, records
 from linfdist._values import whole
 from linfdist.config import from_dict
 from linfdist.evaluation import sound_columns
@@ -40,11 +40,12 @@ def recertify(
     net = load_trained(run).to(device)
     started = time.perf_counter()
     setting = from_dict(Scale, run.config["setting"])
-    test = data.load(setting.dataset, "test").take(setting.test_images).to(device)
+    test = setting.test_set().to(device)
     before = run.certificates
     if test.labels.tolist() != before["label"].tolist():
         raise records.RecordError(
-            f"{run.path}: the labels must be those of the test set of {setting.dataset}; they "
+            f"{run.path}: the labels must be those of the "
+            f"{'validation' if setting.validation else 'test'} set of {setting.dataset}; they "
             "differ. The record or the data set is damaged: restore it."
         )
     radii = torch.tensor(before["interval_radius"].tolist(), dtype=torch.float64, device=device)

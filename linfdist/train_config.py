@@ -14,7 +14,8 @@ from linfdist.data import Augmentation, ImageSet, check_image_set
 from linfdist.layerwise_config import LayerwiseTrainConfig
 from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp
 from linfdist.optim.lp_adamw import DECAYS
-from linfdist.robust import HingeLoss, IBPLoss, Lipschitz
+from linfdist.optim.schedules import LrSchedule
+from linfdist.robust import HingeLoss, Lipschitz, Loss, MixtureLoss
 from linfdist.robust.checks import check_labels
 
 DistNet = LinfDistNet | LinfDistNetMLP
@@ -43,10 +44,13 @@ class TrainConfig:
     ``matmul_precision``: of a step's matrix products, as torch.set_float32_matmul_precision takes
     it: "highest" is float32, "high" TF32 and "medium" bfloat16 where the processor has units for
     them. Accuracies are always taken in float32.
+
+    ``lr_schedule``: "paper" holds lr for e1 epochs before its half cosine; the half cosine of
+    "cosine" starts at once.
     """
 
     epochs: tuple[int, int, int]
-    loss: HingeLoss | IBPLoss
+    loss: Loss
     batch_size: int = 512
     lr: float = 0.02
     betas: tuple[float, float] = (0.9, 0.99)
@@ -61,6 +65,7 @@ class TrainConfig:
     p_rise: float | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
     relaxation: float = field(default=1.0, metadata=OMITTED_AT_DEFAULT)
     matmul_precision: Precision = field(default="highest", metadata=OMITTED_AT_DEFAULT)
+    lr_schedule: LrSchedule = field(default="paper", metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         check_fields(self, infinite=("p_start", "p_end", "relaxation"))
@@ -148,11 +153,13 @@ def _check_kind(net: Net, config: AnyTrainConfig) -> None:
                 'BaselineConfig(kind="colt").'
             )
         return
-    kind = LinfDistNet if isinstance(config.loss, HingeLoss) else LinfDistNetMLP
+    of_margins = isinstance(config.loss, HingeLoss | MixtureLoss)
+    kind = LinfDistNet if of_margins else LinfDistNetMLP
     if not isinstance(net, kind):
         raise TypeError(
             f"fit: {type(config.loss).__name__} must train a {kind.__name__}; got "
-            f"{type(net).__name__}. HingeLoss is for LinfDistNet, IBPLoss for LinfDistNetMLP."
+            f"{type(net).__name__}. HingeLoss and MixtureLoss are for LinfDistNet, IBPLoss and "
+            "GatedLoss for LinfDistNetMLP."
         )
 
 

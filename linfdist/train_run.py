@@ -22,7 +22,7 @@ from linfdist.nn import Normalize, by_running_means, mean_distances, set_mean_di
 from linfdist.ops.precision import matmul_precision
 from linfdist.recipe import recipe_of
 from linfdist.train_config import AnyTrainConfig, Net, check_fit, check_share
-from linfdist.train_state import check_state
+from linfdist.train_state import check_state, objective_state
 
 
 class Run:
@@ -58,6 +58,7 @@ class Run:
         self.batches = Batches(train, config.augmentation, config.batch_size, seed)
         self.test = None if test is None else test.to(device)
         self.device = device
+        self.watched = "validation" if test is not None and test.validation else "test"
         self.recipe = recipe_of(net, config)
         self.objective = self.recipe.objective
         if distributed.size() > 1:
@@ -82,6 +83,8 @@ class Run:
             "num_classes": net.num_classes,
             "data": {"name": train.info.name, "images": len(train)},
         }
+        if self.watched == "validation":
+            fingerprint["watched"] = self.watched
         self.fingerprint = _values.plain(fingerprint, "fit: the configuration")
 
     def start_epoch(self, seconds: float) -> None:
@@ -135,15 +138,21 @@ class Run:
             )
         self.unchecked.clear()
 
+    def _own_state(self) -> dict[str, Tensor]:
+        """The objective's state beside the network's."""
+        state = self.recipe.objective.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith("net.")}
+
     def _values(self) -> Iterator[tuple[str, Tensor]]:
         """What an update changes, by name."""
-        for name, value in self.net.state_dict().items():
+        objective = self.recipe.objective
+        for name, value in objective.state_dict().items():
             if value.is_floating_point():
-                yield name, value
-        for name, parameter in self.net.named_parameters():
+                yield name.removeprefix("net."), value
+        for name, parameter in objective.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.device == parameter.device:
-                    yield f"{key} of {name}", value
+                    yield f"{key} of {name.removeprefix('net.')}", value
 
     def end_epoch(self) -> None:
         self.check_finite()
@@ -165,8 +174,8 @@ class Run:
                 "eps_train": self.recipe.eps_train,
                 "train_loss": self.loss_sum.item() / self.images,
                 "train_accuracy": self.correct.item() / self.images,
-                "test_accuracy": clean,
-                "test_certified": certified,
+                f"{self.watched}_accuracy": clean,
+                f"{self.watched}_certified": certified,
                 "seconds": time.monotonic() - self.started,
             }
         )
@@ -194,6 +203,7 @@ class Run:
         state = {
             "step": self.step,
             "net": self.net.state_dict(),
+            "objective": self._own_state(),
             "mean_distances": mean_distances(self.net),
             "optimizer": self.optimizer.state_dict(),
             "rows": self.rows,
@@ -232,7 +242,7 @@ class Run:
             check_state(state, self)
         except (TypeError, ValueError) as error:
             raise checkpoints.damaged(path, error) from error
-        self.net.load_state_dict(state["net"])
+        self.recipe.objective.load_state_dict(objective_state(state))
         set_mean_distances(self.net, state["mean_distances"])
         # The settings of the groups are the configuration's, whatever the file says.
         groups = self.optimizer.state_dict()["param_groups"]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from linfdist.train_run import Run
 
 KEYS = (
-    *("step", "net", "mean_distances", "optimizer", "rows", "loss_sum", "correct", "seconds"),
-    "surroundings",
+    *("step", "net", "objective", "mean_distances", "optimizer", "rows", "loss_sum", "correct"),
+    *("seconds", "surroundings"),
 )
 ROW = (
     *("epoch", "p", "lr", "eps_train", "train_loss", "train_accuracy", "test_accuracy"),
@@ -33,10 +33,18 @@ def check_state(state: Mapping[str, Any], run: "Run") -> None:
     _check_step(state["step"], run)
     _check_rows(state, run)
     check_state_dict(run.net, state["net"], "its network")
+    if not isinstance(state["objective"], dict):
+        raise ValueError(f"its objective must be a state dict; it is {state['objective']!r}")
+    check_state_dict(run.recipe.objective, objective_state(state), "its objective")
     _check_mean_distances(state["mean_distances"], run)
     _check_optimizer(state, run)
     _check_sums(state, run)
     _check_number(state["seconds"], "its seconds", least=0.0)
+
+
+def objective_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict of the objective: the network's entries, and the loss's own parameters."""
+    return {f"net.{name}": value for name, value in state["net"].items()} | state["objective"]
 
 
 def _check_keys(value: Any, keys: tuple[str, ...], what: str) -> None:

@@ -14,16 +14,19 @@ from linfdist.bound_config import BoundTrainConfig
 from linfdist.data import ImageSet
 from linfdist.layerwise_config import LayerwiseTrainConfig
 from linfdist.nn import synchronized
-from linfdist.robust import HingeLoss, IBPLoss
+from linfdist.robust import GatedLoss, HingeLoss, IBPLoss, Loss, MixtureLoss
 from linfdist.train_config import AnyTrainConfig, Net, TrainConfig, check_seconds
 from linfdist.train_run import Run
 
 __all__ = [
     "AnyTrainConfig",
     "BoundTrainConfig",
+    "GatedLoss",
     "HingeLoss",
     "IBPLoss",
     "LayerwiseTrainConfig",
+    "Loss",
+    "MixtureLoss",
     "OutOfTime",
     "TrainConfig",
     "fit",
@@ -59,9 +62,11 @@ def fit(
     With ``progress`` a terminal shows a bar, and a log gets a line an epoch, on standard error.
 
     A row holds epoch, p, lr, eps_train, train_loss, train_accuracy, test_accuracy, test_certified
-    and seconds: p, lr and eps_train (None for the hinge loss) are those of the epoch's last step,
-    and ``test_accuracy`` and ``test_certified`` (None without ``test``) are those of
-    ``evaluation.clean_and_certified`` at that p and the data set's eps.
+    and seconds: p, lr and eps_train (None for the losses on margins of Lipschitz logits) are those
+    of the epoch's last step, and ``test_accuracy`` and ``test_certified`` (None without ``test``)
+    are those of ``evaluation.clean_and_certified`` at that p and the data set's eps. The two are
+    called ``validation_accuracy`` and ``validation_certified`` where ``test`` is the second set of
+    ``data.split_validation``, and ``train`` should then be the first.
     ``train_accuracy`` and ``train_loss`` are means over the epoch, of augmented images.
 
     The whole data set lies on ``device`` as uint8. The order of the images and their augmentation

@@ -9,7 +9,7 @@ import torch
 from linfdist.baselines import BaselineConfig, build_baseline
 from linfdist.data import Augmentation, DatasetInfo, ImageSet
 from linfdist.nn import NetConfig, build_net
-from linfdist.training import HingeLoss, IBPLoss, TrainConfig
+from linfdist.training import GatedLoss, HingeLoss, IBPLoss, MixtureLoss, TrainConfig
 
 INFO = DatasetInfo(
     name="dots",
@@ -22,6 +22,10 @@ INFO = DatasetInfo(
 )
 HINGE = HingeLoss(threshold=Fraction(3, 10), mix=0.75)
 IBP = IBPLoss(eps_train=Fraction(1, 10), kappa=0.5)
+MIXTURE = MixtureLoss(
+    threshold=Fraction(3, 10), weights=(1.0, 0.5, 0.01), scale=2.0, scale_rate=0.5
+)
+GATED = GatedLoss(eps_train=Fraction(1, 10), weights=(1.0, 0.5, 0.02))
 CONFIG = TrainConfig(
     epochs=(2, 2, 1), batch_size=16, loss=HINGE, augmentation=Augmentation(padding=1, flip=True)
 )
@@ -29,6 +33,16 @@ NET = NetConfig(kind="net", hidden=(12, 12))
 MLP = NetConfig(kind="net_mlp", hidden=(12, 12), mlp_hidden=6)
 KINDS = pytest.mark.parametrize(
     ("net_config", "config"), [(NET, CONFIG), (MLP, replace(CONFIG, loss=IBP))], ids=["net", "mlp"]
+)
+LOSSES = pytest.mark.parametrize(
+    ("net_config", "config"),
+    [
+        (NET, CONFIG),
+        (MLP, replace(CONFIG, loss=IBP)),
+        (NET, replace(CONFIG, loss=MIXTURE)),
+        (MLP, replace(CONFIG, loss=GATED)),
+    ],
+    ids=["net", "mlp", "net, mixture", "mlp, gated"],
 )
 SMOOTHINGS = pytest.mark.parametrize("smoothing", ["lse", "matched_lse"])
 

@@ -51,8 +51,8 @@ def test_center_crop():
 def windows(image: torch.Tensor, augmentation: Augmentation) -> set[bytes]:
     """Every result that the augmentation may give for one image, by a loop."""
     padding, (height, width) = augmentation.padding, image.shape[-2:]
-    padded = np.zeros((len(image), height + 2 * padding, width + 2 * padding), np.uint8)
-    padded[:, padding : padding + height, padding : padding + width] = image
+    mode = {"zeros": "constant", "edge": "edge"}[augmentation.pad_with]
+    padded = np.pad(image.numpy(), ((0, 0), (padding, padding), (padding, padding)), mode=mode)
     out_height = augmentation.crop or height
     out_width = augmentation.crop or width
     results = set()
@@ -70,11 +70,12 @@ def windows(image: torch.Tensor, augmentation: Augmentation) -> set[bytes]:
     padding=st.integers(0, 2),
     flip=st.booleans(),
     crop=st.one_of(st.none(), st.integers(1, 3)),
+    pad_with=st.sampled_from(["zeros", "edge"]),
     channels=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
-def test_augment_gives_every_window_and_no_other(padding, flip, crop, channels, seed):
-    augmentation = Augmentation(padding, flip, crop)
+def test_augment_gives_every_window_and_no_other(padding, flip, crop, pad_with, channels, seed):
+    augmentation = Augmentation(padding, flip, crop, pad_with)
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(1, 256, (channels, 3, 4), generator=generator, dtype=torch.uint8)
     batch = augment(image.expand(2000, -1, -1, -1), augmentation, generator)
@@ -152,3 +153,44 @@ def test_training_flips_half_of_its_images():
     images[..., :2] = 255
     found = augment(images, Augmentation(flip=True), torch.Generator().manual_seed(1))
     assert abs(found[:, 0, 0, 3].double().mean() / 255 - 1 / 2) < 5 * (1 / 4 / 10_000) ** 0.5
+    with pytest.raises(ValueError, match="pad_with must be 'zeros' or 'edge'; got 'reflect'"):
+        Augmentation(padding=1, pad_with="reflect")
+
+
+def test_padding_by_the_edge_may_be_wider_than_the_image():
+    image = torch.arange(6, dtype=torch.uint8).reshape(1, 1, 2, 3)
+    augmentation = Augmentation(padding=7, pad_with="edge")
+    found = augment(image.expand(4000, -1, -1, -1), augmentation, torch.Generator().manual_seed(0))
+    expected = windows(image[0], augmentation)
+    assert {result.numpy().tobytes() for result in found} == expected
+
+
+def dataset(n, size=8):
+    """Images that are all different, of classes that come one after the other."""
+    images = torch.arange(n)[:, None, None, None].expand(n, 1, size, size) % 251
+    info = data.DATASETS["digits"]
+    return ImageSet(images.to(torch.uint8), torch.arange(n) % 10, info)
+
+
+@pytest.mark.parametrize(("n", "kept"), [(10, 1), (99, 9), (49_999, 4_999), (60_000, 5_000)])
+def test_the_last_images_are_kept_to_choose_settings_by(n, kept):
+    train = dataset(n)
+    rest, validation = data.split_validation(train)
+    assert (len(rest), len(validation)) == (n - kept, kept)
+    assert torch.equal(torch.cat([rest.images, validation.images]), train.images)
+    assert torch.equal(torch.cat([rest.labels, validation.labels]), train.labels)
+    assert (train.validation, rest.validation, validation.validation) == (False, False, True)
+    assert validation.take(1).validation and validation.to("cpu").validation
+
+
+def test_images_to_choose_by_are_cut_as_test_images_are():
+    rest, validation = data.split_validation(dataset(40, size=12))
+    assert rest.images.shape == (36, 1, 12, 12) and validation.images.shape == (4, 1, 8, 8)
+
+
+def test_images_are_split_once():
+    _, validation = data.split_validation(dataset(200))
+    with pytest.raises(ValueError, match="not split before; got 20 validation images"):
+        data.split_validation(validation)
+    with pytest.raises(ValueError, match=r"at least ten training images.*got 9 training images"):
+        data.split_validation(dataset(9))

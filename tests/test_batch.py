@@ -270,4 +270,5 @@ def test_unknown_names_are_refused_with_suggestions():
     with pytest.raises(UnknownName, match=r"Unknown table or row 'tabel1'\. Did you mean 'table1'"):
         batch.select(["tabel1"])
     assert batch.select(["table1", NET]) == batch.tables()["table1"]
+    assert batch.select([f"validation/{NET}", NET]) == [f"validation/{NET}", NET]
     assert batch.select([]) == batch.select(["all"]) == [*experiments.EXPERIMENTS]

@@ -16,9 +16,11 @@ from linfdist.data import Augmentation, DatasetInfo
 from linfdist.nn import NetConfig
 from linfdist.training import (
     BoundTrainConfig,
+    GatedLoss,
     HingeLoss,
     IBPLoss,
     LayerwiseTrainConfig,
+    MixtureLoss,
     TrainConfig,
 )
 
@@ -29,11 +31,18 @@ HINGE = TrainConfig(
     train_images=100,
 )
 IBP = replace(HINGE, loss=IBPLoss(eps_train=Fraction("8.8") / 255, kappa=0.0), p_start=math.inf)
+MIXTURE = replace(
+    HINGE,
+    loss=MixtureLoss(threshold=Fraction(48, 255), weights=(1.0, 0.1, 0.0005), scale=4.0),
+    augmentation=Augmentation(padding=3, flip=True, pad_with="edge"),
+    lr_schedule="cosine",
+)
+GATED = replace(HINGE, loss=GatedLoss(eps_train=Fraction("8.8") / 255, weights=(1.0, 0.5, 0.02)))
 CONV = NetConfig(kind="conv_net_mlp", hidden=(8,), mlp_hidden=4, channels=((3, 1), (5, 2)))
 GAUSSIAN = NetConfig(kind="net", hidden=(8, 9), identity_value=None)
 
 
-@pytest.mark.parametrize("config", [HINGE, IBP, CONV, GAUSSIAN])
+@pytest.mark.parametrize("config", [HINGE, IBP, MIXTURE, GATED, CONV, GAUSSIAN])
 def test_there_and_back_through_text(config):
     text = json.dumps(to_dict(config), allow_nan=False)
     assert from_dict(type(config), json.loads(text)) == config
@@ -48,7 +57,8 @@ def test_fractions_stay_exact_and_dataclasses_are_named():
 
 
 def test_a_field_that_came_later_is_left_out_at_its_default():
-    assert "smoothing" not in to_dict(HINGE)
+    assert not {"smoothing", "lr_schedule"} & {*to_dict(HINGE)}
+    assert "pad_with" not in to_dict(HINGE)["augmentation"]
     smoothed = replace(HINGE, smoothing="matched_lse")
     assert to_dict(smoothed) == {**to_dict(HINGE), "smoothing": "matched_lse"}
     assert from_dict(TrainConfig, to_dict(smoothed)) == smoothed
@@ -57,7 +67,10 @@ def test_a_field_that_came_later_is_left_out_at_its_default():
 def test_what_is_no_configuration_is_refused():
     with pytest.raises(TypeError, match=r"got set \{1\}"):
         to_dict({1})
-    with pytest.raises(ValueError, match=r"HingeLoss, IBPLoss; got \{'type': 'CrossEntropy'\}"):
+    with pytest.raises(
+        ValueError,
+        match=r"HingeLoss, IBPLoss, MixtureLoss, GatedLoss; got \{'type': 'CrossEntropy'\}",
+    ):
         from_dict(TrainConfig, {**to_dict(HINGE), "loss": {"type": "CrossEntropy"}})
     with pytest.raises(ValueError, match=r"unknown fields \['momentum'\]"):
         from_dict(TrainConfig, {**to_dict(HINGE), "momentum": 1})

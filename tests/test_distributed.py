@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dots import CONFIG, IBP, MLP, NET, TEST, dots, fresh, timeless
+from dots import CONFIG, GATED, IBP, MIXTURE, MLP, NET, TEST, dots, fresh, timeless
 
 from linfdist import distributed, records, train_run, training
 from linfdist.baselines import BaselineConfig, build_baseline
@@ -34,6 +34,8 @@ CASES = {
     for p in (8.0, float("inf"))
     for name, net, loss in (
         ("net", NET, CONFIG.loss),
+        ("net with the mixture", NET, MIXTURE),
+        ("mlp, gated", MLP, GATED),
         ("mlp", MLP, IBP),
         ("mlp without clean loss", MLP, replace(IBP, kappa=0.0)),
         ("mlp without worst case", MLP, replace(IBP, kappa=1.0)),
@@ -106,6 +108,9 @@ def work(folder):
     rank = distributed.rank()
     results = {case: train(case) for case in CASES}
     results["killed"] = train("net from p=8.0", checkpoint=folder / "killed")
+    mixed = "net with the mixture from p=8.0"
+    train(mixed, checkpoint=folder / "mixed", stop_after_steps=5)
+    results["mixture resumed"] = train(mixed, checkpoint=folder / "mixed")
     results["not synchronized"] = train("net from p=8.0", sync_mean_shift=False)
     results["out of time"] = out_of_time(folder / "in parts")
 
@@ -153,14 +158,20 @@ def torchrun(*arguments, processes=2):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What each of the two processes ended with."""
+def folder(tmp_path_factory):
+    """Where two processes have left what they ended with."""
     folder = tmp_path_factory.mktemp("distributed")
     killed = torchrun(__file__, folder, "be_killed")
     assert killed.returncode != 0 and "Signal 9 (SIGKILL)" in killed.stderr, killed.stderr
     assert torch.load(folder / "killed", weights_only=True)["state"]["step"] == 4
     worked = torchrun(__file__, folder, "work")
     assert worked.returncode == 0, worked.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """What each of the two processes ended with."""
     return [torch.load(folder / f"results{rank}", weights_only=True) for rank in range(2)]
 
 
@@ -192,6 +203,23 @@ def test_two_processes_resumed_are_bit_equal(results, name):
     for state, rows in (result[name] for result in results):
         assert rows == whole[1]
         assert all(torch.equal(value, whole[0][key]) for key, value in state.items())
+
+
+def test_the_scale_of_two_processes_is_saved_and_is_that_of_one(results, folder, tmp_path):
+    whole = results[0]["net with the mixture from p=8.0"]
+    state, rows = results[1]["mixture resumed"]
+    assert rows == whole[1]
+    assert all(torch.equal(value, whole[0][key]) for key, value in state.items())
+    train("net with the mixture from p=8.0", checkpoint=tmp_path / "one")
+    (expected,) = own_state(tmp_path / "one")
+    (found,) = own_state(folder / "mixed")
+    assert found == pytest.approx(expected, rel=1e-6) and found != MIXTURE.scale
+
+
+def own_state(path):
+    """The parameters of the objective itself, at the end of a run."""
+    content = torch.load(path, weights_only=True)["state"]["objective"]
+    return [value.item() for value in content.values()]
 
 
 def test_without_synchronization_weights_are_equal_and_others(results):

@@ -31,11 +31,12 @@ ROWS = (
     "cifar10_net_mlp",
 )
 LSE_ROWS = tuple(f"{row}_lse" for row in ROWS)
+MIXTURE_ROWS = ("cifar10_net_mixture",)
 NET = "table1/mnist_net"
 
 
 def test_every_row_of_our_own_is_there():
-    names = {f"table1/{row}" for row in LSE_ROWS} | set(PAPER)
+    names = {f"table1/{row}" for row in (*LSE_ROWS, *MIXTURE_ROWS)} | set(PAPER)
     for module in (compared, differences, smoothing, table2, table3, table7, table9):
         names |= {experiment.name for experiment in module.EXPERIMENTS}
     assert set(experiments.EXPERIMENTS) == names
@@ -141,6 +142,26 @@ def test_rows_with_logsumexp_differ_from_the_papers_in_smoothing(row):
     assert sum(reduced.train.epochs) > sum(of_paper.train.epochs)
 
 
+@pytest.mark.parametrize("name", MIXTURE_ROWS)
+def test_rows_with_the_mixture_differ_in_the_loss_decay_and_padding(name):
+    ours = experiments.get(f"table1/{name}")
+    lse = experiments.get(f"table1/{name.replace('_mixture', '_lse')}")
+    assert ours.title == f"{lse.title}, mixture loss"
+    assert (ours.paper, ours.dataset, ours.eps) == (lse.paper, lse.dataset, lse.eps)
+    for scale, setting in ours.scales.items():
+        of_lse, train = lse.scales[scale], setting.train
+        assert train.loss.weights == (1.0, 0.1, 0.0005) and train.decay == "none"
+        eps, times = setting.eps, 3 if scale == "smoke" else 6
+        assert train.loss.threshold == times * eps
+        edge = Augmentation(padding=3, flip=True, pad_with="edge")
+        assert train.augmentation == (Augmentation() if scale == "smoke" else edge)
+        same = {key: getattr(of_lse.train, key) for key in ("loss", "decay", "augmentation")}
+        if scale == "reduced":
+            same |= {key: getattr(of_lse.train, key) for key in ("epochs", "batch_size")}
+            setting = replace(setting, net=of_lse.net)
+        assert replace(setting, train=replace(train, **same)) == of_lse
+
+
 @pytest.mark.parametrize("row", smoothing.ROWS)
 def test_the_study_changes_what_its_titles_say(row):
     named = {
@@ -216,7 +237,7 @@ def test_parse_rows():
     assert experiments.parse_rows("mnist_net, table1/cifar10_net,") == [NET, "table1/cifar10_net"]
     assert experiments.parse_rows(["cifar10_net"]) == ["table1/cifar10_net"]
     others = [row.name for row in compared.EXPERIMENTS]
-    every = [*others, *(f"table1/{row}" for row in (*ROWS, *LSE_ROWS))]
+    every = [*others, *(f"table1/{row}" for row in (*ROWS, *LSE_ROWS, *MIXTURE_ROWS))]
     assert experiments.parse_rows("all") == every == experiments.parse_rows("")
     names = [f"table2/tinyimagenet_{row}" for row in ("cnn7_bn", "net_mlp")]
     assert experiments.parse_rows("all", table=2) == names

@@ -42,7 +42,7 @@ RANKS = (
         "sparsity",
     ),
     ("report", "bench", "notebook", "faults", "inject"),
-    ("session", "processes", "batch", "recertify", "hunt"),
+    ("session", "processes", "batch", "recertify", "hunt", "search"),
     ("__main__", "__init__"),
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -9,6 +9,7 @@ import pytest
 from linfdist import experiments, records, report
 from linfdist.experiments import UnknownName, printed
 from linfdist.nn import NetConfig
+from linfdist.training import GatedLoss
 
 NET = "table1/mnist_net"
 ACCURACIES = ("test", "robust", "certified")
@@ -51,8 +52,8 @@ def row(table, method="ℓ∞-dist Net", dataset="MNIST"):
 
 def test_table1_has_the_papers_rows_in_its_order():
     table = report.table(1)
-    assert table["data set"].tolist() == ["MNIST"] * 8 + ["Fashion-MNIST"] * 7 + ["CIFAR-10"] * 10
-    assert table["source"].value_counts().to_dict() == {"this code": 25}
+    assert table["data set"].tolist() == ["MNIST"] * 8 + ["Fashion-MNIST"] * 7 + ["CIFAR-10"] * 11
+    assert table["source"].value_counts().to_dict() == {"this code": 26}
     assert table["eps"].unique().tolist() == ["0.3", "0.1", "8/255"]
     assert (table["paper test"] >= table["paper certified"]).all()
     paper = [row(table)[f"paper {name}"] for name in ACCURACIES]
@@ -196,6 +197,21 @@ def test_a_study_has_a_row_for_each_experiment(folders):
     assert table["command"][1].endswith("run table1/mnist_net_lse --scale reduced --seed 0")
     shown = report.show_study(rows).to_html()
     assert "97.00 ± 1.41" in shown and "LogSumExp" not in shown
+
+
+def test_settings_of_other_losses_have_their_own_numbers():
+    train = experiments.get_scale("table1/cifar10_net_mixture", "reduced").train
+    said = report.hyper_parameters(train)
+    assert (said["t"], said["ε_train"], said["κ"]) == ("48/255", "", "")
+    assert (said["λ"], said["s"]) == (
+        "1, then 0.1 → 0.0005",
+        "from 4, at 0.5 of the learning rate",
+    )
+    assert said["Weight decay"] == "none"
+    gated = GatedLoss(eps_train=Fraction(1, 10), weights=(1.0, 0.5, 0.02))
+    said = report.hyper_parameters(replace(train, loss=gated, lr_schedule="cosine"))
+    assert (said["ε_train"], said["t"], said["λ"]) == ("0.1", "", "1, then 0.5 → 0.02")
+    assert said["Learning rate"] == "0.02, a half cosine from the start" and "s" not in said
 
 
 def test_settings_follow_the_code_and_not_the_print():

@@ -1,5 +1,6 @@
 """A run can be killed anywhere and ends as if it never had been, bit for bit."""
 
+import json
 import math
 import re
 import signal
@@ -12,22 +13,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from dots import CONFIG, KINDS, NET, TEST, TRAIN, fresh, same, timeless
+from dots import CONFIG, LOSSES, MIXTURE, NET, TEST, TRAIN, dots, fresh, same, timeless
 
 from linfdist import checkpoint as checkpoints
 from linfdist import recipe, train_run, training
 from linfdist.baselines import BaselineConfig
 from linfdist.checkpoint import CheckpointError
+from linfdist.data import split_validation
 from linfdist.nn import NetConfig, mean_distances
 from linfdist.train_run import Run
 from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig, OutOfTime, fit
+
+
+def own_state(path):
+    """Of the objective, beside the network's."""
+    return torch.load(path, weights_only=True)["state"]["objective"]
 
 
 def optimizer_state(path):
     return torch.load(path, weights_only=True)["state"]["optimizer"]["state"]
 
 
-@KINDS
+@LOSSES
 @pytest.mark.parametrize("after", [1, 4, 7, 19])
 def test_stopped_anywhere_and_resumed_is_bit_equal(tmp_path, net_config, config, after):
     whole, parts = fresh(net_config), fresh(net_config)
@@ -44,6 +51,58 @@ def test_stopped_anywhere_and_resumed_is_bit_equal(tmp_path, net_config, config,
     for key in states[0]:
         for name in ("step", "exp_avg", "exp_avg_sq"):
             assert torch.equal(states[0][key][name], states[1][key][name])
+    assert own_state(tmp_path / "whole") == own_state(path)
+
+
+MIXED = replace(CONFIG, loss=MIXTURE)
+
+
+def test_the_scale_and_its_moments_are_in_the_checkpoint(tmp_path):
+    path = tmp_path / "c"
+    run = train_run.Run(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
+    for _ in range(7):
+        run.train_step()
+    run.save(path)
+    again = train_run.Run(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
+    again.load(path)
+    scale, loaded = run.recipe.objective.scale, again.recipe.objective.scale
+    assert scale.item() == loaded.item() != MIXTURE.scale
+    moments, theirs = run.optimizer.state[scale], again.optimizer.state[loaded]
+    assert all(torch.equal(moments[name], theirs[name]) for name in moments)
+    assert moments["step"] == 7 and moments["exp_avg_sq"] > 0
+    for one in (run, again):
+        one.train_step()
+    assert scale.item() == loaded.item() and same(run.net, again.net)
+    assert "scale" not in torch.load(path, weights_only=True)["state"]["net"]
+
+
+def test_a_checkpoint_that_lacks_the_scale_is_refused(tmp_path):
+    path = tmp_path / "c"
+    fit(fresh(), TRAIN, MIXED, seed=0, checkpoint=path, stop_after_steps=7)
+    content = torch.load(path, weights_only=True)
+    for objective in ({}, {"scale": torch.tensor(2.0), "other": torch.tensor(1.0)}):
+        state = content["state"] | {"objective": objective}
+        checkpoints.save(path, json.loads(content["fingerprint"]), state)
+        with pytest.raises(CheckpointError, match=r"(?s)a whole checkpoint.*(scale|other)"):
+            fit(fresh(), TRAIN, MIXED, seed=0, checkpoint=path)
+
+
+def test_a_scale_that_is_not_finite_is_named_and_not_saved(tmp_path, monkeypatch):
+    run = train_run.Run(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
+    run.train_step()
+    with torch.no_grad():
+        run.recipe.objective.scale.fill_(math.inf)
+    with pytest.raises(FloatingPointError, match="scale is not after step 0"):
+        run.save(tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_run_that_watched_the_test_set_does_not_go_on_watching_validation_images(tmp_path):
+    rest, validation = split_validation(dots(80))
+    path = tmp_path / "c"
+    fit(fresh(), rest, CONFIG, seed=0, test=TEST, checkpoint=path, stop_after_steps=6)
+    with pytest.raises(CheckpointError, match="watched: None there, 'validation' here"):
+        fit(fresh(), rest, CONFIG, seed=0, test=validation, checkpoint=path)
 
 
 @pytest.mark.parametrize("smoothing", ["lse", "matched_lse", "lp_then_lse"])
@@ -151,7 +210,7 @@ class Clock:
         return self.now
 
 
-@KINDS
+@LOSSES
 def test_a_run_in_parts_of_so_many_seconds_is_bit_equal(tmp_path, monkeypatch, net_config, config):
     whole, parts = fresh(net_config), fresh(net_config)
     expected = fit(whole, TRAIN, config, seed=0, test=TEST)

@@ -8,18 +8,35 @@ from fractions import Fraction
 
 import pytest
 import torch
-from dots import CONFIG, IBP, INFO, KINDS, MLP, NET, SMOOTHINGS, TEST, TRAIN, fresh, same, timeless
+from dots import (
+    CONFIG,
+    GATED,
+    IBP,
+    INFO,
+    KINDS,
+    LOSSES,
+    MIXTURE,
+    MLP,
+    NET,
+    SMOOTHINGS,
+    TEST,
+    TRAIN,
+    dots,
+    fresh,
+    same,
+    timeless,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from linfdist import recipe, train_config, training
-from linfdist.data import Augmentation, ImageSet
+from linfdist.data import Augmentation, ImageSet, split_validation
 from linfdist.evaluation import clean_and_certified
 from linfdist.nn import LpDist, MeanShift
 from linfdist.train_run import Run
 from linfdist.training import HingeLoss, TrainConfig, fit
 
 
-@KINDS
+@LOSSES
 def test_a_run_learns_and_reports_every_epoch(net_config, config):
     net = fresh(net_config)
     config = replace(config, epochs=(10, 10, 2), augmentation=Augmentation())
@@ -75,7 +92,7 @@ def test_the_head_s_radius_is_eps_train_in_the_unit_of_features(monkeypatch):
     assert seen == pytest.approx([value / 0.4 for value in eps])
 
 
-@KINDS
+@LOSSES
 def test_relaxation_divides_the_radius_of_the_loss(net_config, config, monkeypatch):
     """By 16, then by 16 and by 4 in the epoch of two steps in which p rises, then by 1."""
     config = replace(
@@ -97,6 +114,67 @@ def test_relaxation_divides_the_radius_of_the_loss(net_config, config, monkeypat
     whole, factors = radii(1.0), [1 / 16, 1 / 16, 1 / 16, 1 / 4, 1, 1]
     assert radii(16.0) == pytest.approx([r * f for r, f in zip(whole, factors, strict=True)])
     assert whole[-1] > 0
+
+
+def scale_of(run):
+    return run.recipe.objective.scale
+
+
+def test_the_scale_is_learnt_at_its_own_rate_without_decay_and_is_no_part_of_the_network():
+    config = replace(CONFIG, loss=replace(MIXTURE, scale_rate=0.25), weight_decay=0.5)
+    run = Run(fresh(), TRAIN, config, 0, None, "cpu", "")
+    assert scale_of(run).item() == MIXTURE.scale
+    assert "scale" not in run.net.state_dict()
+    run.train_step()
+    group = run.optimizer.param_groups[-1]
+    assert group["params"] == [scale_of(run)] and group["decay"] == "none"
+    assert [group["lr"] for group in run.optimizer.param_groups] == [0.02, 0.005]
+    # Adam's first step is one of the rate, whatever the gradient.
+    assert abs(scale_of(run).item() - MIXTURE.scale) == pytest.approx(0.005, rel=1e-4)
+
+
+def test_a_scale_of_rate_0_or_without_cross_entropy_stays():
+    for change in ({"scale_rate": 0.0}, {"weights": (0.0, 0.0, 0.0)}):
+        run = Run(
+            fresh(), TRAIN, replace(CONFIG, loss=replace(MIXTURE, **change)), 0, None, "cpu", ""
+        )
+        for _ in range(6):
+            run.train_step()
+        assert scale_of(run).item() == MIXTURE.scale
+
+
+@pytest.mark.parametrize(("net_config", "loss"), [(NET, MIXTURE), (MLP, GATED)])
+def test_lambda_follows_progress(net_config, loss, monkeypatch):
+    config = replace(CONFIG, loss=loss, batch_size=28)  # two steps an epoch
+    run = Run(fresh(net_config), TRAIN, config, 0, None, "cpu", "")
+    seen, forward = [], run.objective.forward
+    monkeypatch.setattr(
+        run.objective, "forward", lambda *args: (seen.append(args[4]), forward(*args))[1]
+    )
+    for _ in range(10):
+        run.train_step()
+    first, start, end = loss.weights
+    fall = [start * (end / start) ** (step / 4) for step in range(4)]
+    assert seen == pytest.approx([first] * 4 + fall + [end] * 2)
+
+
+def test_a_cosine_from_the_start_is_what_the_rows_say():
+    rows = fit(fresh(), TRAIN, replace(CONFIG, lr_schedule="cosine"), seed=0)
+    progress = [0.75, 1.75, 2.75, 3.75, 4.75]
+    assert [row["lr"] for row in rows] == pytest.approx(
+        [0.01 * (1 + math.cos(math.pi * t / 5)) for t in progress]
+    )
+
+
+def test_rows_say_that_the_images_watched_are_of_validation():
+    rest, validation = split_validation(dots(80))
+    rows = fit(fresh(), rest, CONFIG, seed=0, test=validation)
+    names = "train_accuracy validation_accuracy validation_certified seconds"
+    assert [list(row)[5:] for row in rows] == [names.split()] * 5
+    watched, unwatched = fresh(), fresh()
+    fit(watched, rest, CONFIG, seed=0, test=validation)
+    fit(unwatched, rest, CONFIG, seed=0)
+    assert same(watched, unwatched)
 
 
 def test_lp_then_lse_is_one_and_then_the_other(monkeypatch):
@@ -185,7 +263,7 @@ class NothingIsAsked(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@KINDS
+@LOSSES
 @pytest.mark.parametrize("p_start", [8.0, math.inf])
 def test_no_step_asks_for_a_value(net_config, config, p_start):
     run = Run(fresh(net_config), TRAIN, replace(config, p_start=p_start), 0, None, "cpu", "")
@@ -273,6 +351,10 @@ def test_errors_name_the_value_and_the_fix():
         fit(fresh(MLP), TRAIN, CONFIG, seed=0)
     with pytest.raises(TypeError, match="IBPLoss must train a LinfDistNetMLP; got LinfDistNet"):
         fit(fresh(), TRAIN, replace(CONFIG, loss=IBP), seed=0)
+    with pytest.raises(TypeError, match="MixtureLoss must train a LinfDistNet; got LinfDistNetML"):
+        fit(fresh(MLP), TRAIN, replace(CONFIG, loss=MIXTURE), seed=0)
+    with pytest.raises(TypeError, match="GatedLoss must train a LinfDistNetMLP; got LinfDistNet"):
+        fit(fresh(), TRAIN, replace(CONFIG, loss=GATED), seed=0)
     with pytest.raises(ValueError, match=r"train_images must be at most 56.*got 57"):
         fit(fresh(), TRAIN, replace(CONFIG, train_images=57), seed=0)
     with pytest.raises(ValueError, match="train must hold at least one image"):
@@ -301,6 +383,7 @@ def test_errors_name_the_value_and_the_fix():
             {"smoothing": "max"},
             "smoothing must be one of lp, lse, matched_lse, lp_then_lse; got 'max'",
         ),
+        ({"lr_schedule": "step"}, "lr_schedule must be one of paper, cosine; got 'step'"),
         ({"matmul_precision": "bf16"}, "must be one of highest, high, medium; got 'bf16'"),
         ({"smoothing": "lp_then_lse"}, "p_rise must be given for .*and p_rise=None"),
         ({"p_rise": 20.0}, "and for no other; got smoothing='lp' and p_rise=20.0"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dots import KINDS, TRAIN, fresh
+from dots import KINDS, LOSSES, TRAIN, fresh
 
 from linfdist.train_run import Run
 
@@ -18,7 +18,7 @@ def waiting_is_an_error():
     torch.cuda.set_sync_debug_mode("default")
 
 
-@KINDS
+@LOSSES
 @pytest.mark.parametrize("p_start", [8.0, math.inf])
 def test_no_step_waits_for_the_gpu(net_config, config, p_start, waiting_is_an_error):
     """Over the end of an epoch too, where the next one is drawn and copied."""

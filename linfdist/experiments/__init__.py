@@ -1,6 +1,7 @@
 """The experiments: the paper's, one module a table, and our own studies; found by name."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
@@ -13,6 +14,8 @@ from linfdist.experiments.base import Experiment as Experiment
 from linfdist.experiments.base import PaperNumbers as PaperNumbers
 from linfdist.experiments.base import QuotedRow as QuotedRow
 from linfdist.experiments.base import Scale as Scale
+
+VALIDATION = "validation/"  # before the name of an experiment
 
 
 class UnknownName(ValueError):
@@ -37,10 +40,18 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
 
 
 def get(name: str) -> Experiment:
-    """The experiment called ``name``; UnknownName with suggestions if there is none."""
-    if name not in EXPERIMENTS:
-        raise UnknownName(unknown("experiment", name, EXPERIMENTS))
-    return EXPERIMENTS[name]
+    """The experiment called ``name``; UnknownName with suggestions if there is none.
+
+    "validation/<name>" is the experiment without the test set: ``Scale.validation`` of each scale.
+    """
+    row = name.removeprefix(VALIDATION)
+    if row not in EXPERIMENTS:
+        raise UnknownName(unknown("experiment", row, EXPERIMENTS))
+    experiment = EXPERIMENTS[row]
+    if row == name:
+        return experiment
+    scales = {scale: replace(one, validation=True) for scale, one in experiment.scales.items()}
+    return replace(experiment, name=name, scales=scales)
 
 
 def get_scale(name: str, scale: str) -> Scale:

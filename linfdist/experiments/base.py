@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
+from linfdist import data
 from linfdist.baselines import BaselineConfig
-from linfdist.data import DATASETS
+from linfdist.config import OMITTED_AT_DEFAULT
 from linfdist.nn import NetConfig
 from linfdist.training import AnyTrainConfig
 
@@ -49,13 +50,31 @@ class PaperNumbers:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """One setting that can be run. ``eps`` is in pixels; ``test_images=None`` tests on all."""
+    """One setting that can be run. ``eps`` is in pixels; ``test_images=None`` tests on all.
+
+    ``validation``: trained on the first and tested on the second set of ``data.split_validation``,
+    without the test set.
+    """
 
     dataset: str
     eps: Fraction
     net: NetConfig | BaselineConfig
     train: AnyTrainConfig
     test_images: int | None = None
+    validation: bool = field(default=False, metadata=OMITTED_AT_DEFAULT)
+
+    def train_set(self) -> data.ImageSet:
+        """The images to train on; ``DataError`` where they are missing."""
+        train = data.load(self.dataset, "train")
+        return data.split_validation(train)[0] if self.validation else train
+
+    def test_set(self) -> data.ImageSet:
+        """The images to test on; ``DataError`` where they are missing."""
+        if self.validation:
+            test = data.split_validation(data.load(self.dataset, "train"))[1]
+        else:
+            test = data.load(self.dataset, "test")
+        return test.take(self.test_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +119,7 @@ class QuotedRow:
 
     @property
     def eps(self) -> Fraction:
-        return DATASETS[self.dataset].eps
+        return data.DATASETS[self.dataset].eps
 
 
 @dataclass(frozen=True, kw_only=True)

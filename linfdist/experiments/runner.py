@@ -38,6 +38,10 @@ def run(
 ) -> records.Run | None:
     """Train the experiment's network from ``seed``, evaluate it on the test set, write the record.
 
+    The name "validation/table1/mnist_net" stands for "table1/mnist_net" without the test set: the
+    network trains on the first and is evaluated on the second set of ``data.split_validation``. Its
+    record lies under validation/ beside the tables' folders, and no table shows it.
+
     Interrupted at any moment, the same call goes on from the checkpoint in the work folder, which
     is deleted once the run is recorded; ``restart`` drops the checkpoint. ``device`` is the GPU if
     there is one, else the CPU. The trained weights are left in the work folder as weights.pt.
@@ -69,12 +73,12 @@ def run(
             surroundings = environment.describe(device) | {"processes": distributed.size()}
             earlier = _earlier_surroundings(checkpoint, surroundings, restart) if first else []
             with distributed.first_process_first():
-                train = data.load(setting.dataset, "train").to(device)
-                test = data.load(setting.dataset, "test").take(setting.test_images).to(device)
+                train, test = setting.train_set().to(device), setting.test_set().to(device)
             net = build(setting, train.info, seed)
             config = {
                 "setting": to_dict(setting),
                 "num_classes": train.info.num_classes,
+                **_split(train, test),
                 **counts(net),
             }
             json_text(config | surroundings)  # what cannot be recorded is refused before training
@@ -124,6 +128,11 @@ def run(
         )
         checkpoint.unlink()  # so that a record that is deleted is trained again
         return run
+
+
+def _split(train: data.ImageSet, test: data.ImageSet) -> dict[str, dict[str, int]]:
+    """How many images were trained on and kept; nothing where the test set was used."""
+    return {"split": {"train": len(train), "validation": len(test)}} if test.validation else {}
 
 
 def _earlier_surroundings(

@@ -1,4 +1,4 @@
-"""p, the learning rate and eps_train as pure functions of progress, in epochs.
+"""p, the learning rate, eps_train and λ as pure functions of progress, in epochs.
 
 ``epochs`` is the paper's (e1, e2, e3)  [Zhang2021, Sec. 7.1 and App. D]: e1 epochs at p_start, e2
 in which p rises, e3 at p = ∞. ``progress`` counts finished mini-batches too: 2.5 is half-way
@@ -6,8 +6,10 @@ through the third epoch.
 """
 
 import math
+from typing import Literal
 
 Epochs = tuple[int, int, int]
+LrSchedule = Literal["paper", "cosine"]
 
 
 def p_at(
@@ -31,12 +33,17 @@ def p_at(
     return first * (p_end / first) ** ((progress - e1) / e2)
 
 
-def lr_at(progress: float, epochs: Epochs, lr: float = 0.02) -> float:
-    """lr for e1 epochs, then a half cosine to 0 over e2 + e3."""
-    e1, e2, e3 = epochs
-    if progress <= e1:
+def lr_at(
+    progress: float, epochs: Epochs, lr: float = 0.02, schedule: LrSchedule = "paper"
+) -> float:
+    """lr for e1 epochs, then a half cosine to 0 over e2 + e3.
+
+    With ``schedule="cosine"`` the half cosine starts at once, and goes over e1 + e2 + e3.
+    """
+    start = epochs[0] if schedule == "paper" else 0
+    if progress <= start:
         return lr
-    return lr / 2 * (1 + math.cos(math.pi * min(1.0, (progress - e1) / (e2 + e3))))
+    return lr / 2 * (1 + math.cos(math.pi * min(1.0, (progress - start) / (sum(epochs) - start))))
 
 
 def relaxation_at(progress: float, epochs: Epochs, relaxation: float = 1.0) -> float:
@@ -53,3 +60,17 @@ def eps_at(progress: float, epochs: Epochs, eps: float) -> float:
     """eps times progress / e1 over the first e1 epochs, then eps; eps at once where e1 = 0."""
     e1 = epochs[0]
     return eps if progress >= e1 else eps * progress / e1
+
+
+def weight_at(progress: float, epochs: Epochs, weights: tuple[float, float, float]) -> float:
+    """λ: weights[0] for e1 epochs, then exponentially from weights[1] to weights[2] over e2.
+
+    λ stays at weights[2] from there on.
+    """
+    e1, e2, _ = epochs
+    first, start, end = weights
+    if progress < e1:
+        return first
+    if progress >= e1 + e2:
+        return end
+    return start if start == 0 else start * (end / start) ** ((progress - e1) / e2)

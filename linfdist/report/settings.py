@@ -9,8 +9,10 @@ from linfdist import data, experiments
 from linfdist.experiments import printed
 from linfdist.nn import NetConfig, build_net, flop_count
 from linfdist.report.formats import format_flops, format_pixels
-from linfdist.training import HingeLoss, TrainConfig
+from linfdist.robust import Loss
+from linfdist.training import GatedLoss, HingeLoss, IBPLoss, MixtureLoss, TrainConfig
 
+COSINE = ", a half cosine from the start"
 SMOOTHINGS = {
     "lse": "LogSumExp, t = p",
     "matched_lse": "LogSumExp, matched to p",
@@ -75,24 +77,38 @@ def _numbered(layers: list[str] | tuple[str, ...]) -> dict[str, str]:
 def hyper_parameters(train: TrainConfig) -> dict[str, str]:
     """A training configuration in Table 6's words."""
     beta1, beta2 = train.betas
-    hinge = isinstance(train.loss, HingeLoss)
     e1, e2, e3 = train.epochs
     return {
         "Optimizer": f"Adam(β1 = {beta1:g}, β2 = {beta2:g}, ε = {train.adam_eps:g})",
         "Batch size": f"{train.batch_size}",
-        "Learning rate": f"{train.lr:g}",
-        "Weight decay": f"{train.weight_decay:g}",
+        "Learning rate": f"{train.lr:g}{COSINE if train.lr_schedule == 'cosine' else ''}",
+        "Weight decay": "none" if train.decay == "none" else f"{train.weight_decay:g}",
         **_smoothing(train),
         "p_start": f"{train.p_start:g}",
         "p_end": f"{train.p_end:g}",
-        "ε_train": "" if hinge else format_pixels(train.loss.eps_train),
-        "κ": "" if hinge else f"{train.loss.kappa:g}",
-        "t": format_pixels(train.loss.threshold) if hinge else "",
+        **_loss(train.loss),
         "e1": f"{e1}",
         "e2": f"{e2}",
         "e3": f"{e3}",
         "Total epochs": f"{e1 + e2 + e3}",
     }
+
+
+def _loss(loss: Loss) -> dict[str, str]:
+    """The paper's rows, empty where the loss has no such number, and those of other losses."""
+    said = dict.fromkeys(("ε_train", "κ", "t"), "")
+    if isinstance(loss, HingeLoss | MixtureLoss):
+        said["t"] = format_pixels(loss.threshold)
+    else:
+        said["ε_train"] = format_pixels(loss.eps_train)
+    if isinstance(loss, IBPLoss):
+        said["κ"] = f"{loss.kappa:g}"
+    if isinstance(loss, MixtureLoss | GatedLoss):
+        first, start, end = loss.weights
+        said["λ"] = f"{first:g}, then {start:g} → {end:g}"
+    if isinstance(loss, MixtureLoss):
+        said["s"] = f"from {loss.scale:g}, at {loss.scale_rate:g} of the learning rate"
+    return said
 
 
 def _smoothing(train: TrainConfig) -> dict[str, str]:

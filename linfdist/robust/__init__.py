@@ -5,7 +5,18 @@ from linfdist.robust.certificates import interval_certified, interval_radius, ma
 from linfdist.robust.ensemble import Strongest, strongest
 from linfdist.robust.exact import ExactRadius, exact_radius
 from linfdist.robust.guided import guided_pgd
-from linfdist.robust.losses import HingeLoss, IBPLoss, hinge_loss, ibp_loss
+from linfdist.robust.losses import (
+    GatedLoss,
+    HingeLoss,
+    IBPLoss,
+    Loss,
+    MixtureLoss,
+    clipped_hinge_loss,
+    gated_loss,
+    hinge_loss,
+    ibp_loss,
+    mixture_loss,
+)
 from linfdist.robust.minimal import attacked_radius
 from linfdist.robust.protocols import Classifier, Lipschitz
 from linfdist.robust.sound import SOUND, sound_certificates, sound_certified, sound_radius
@@ -16,18 +27,24 @@ __all__ = [
     "Attack",
     "Classifier",
     "ExactRadius",
+    "GatedLoss",
     "HingeLoss",
     "IBPLoss",
     "Lipschitz",
+    "Loss",
+    "MixtureLoss",
     "Strongest",
     "attacked_radius",
+    "clipped_hinge_loss",
     "exact_radius",
+    "gated_loss",
     "guided_pgd",
     "hinge_loss",
     "ibp_loss",
     "interval_certified",
     "interval_radius",
     "margin_radius",
+    "mixture_loss",
     "pgd",
     "sound_certificates",
     "sound_certified",

@@ -1,8 +1,10 @@
-"""The paper's two losses."""
+"""The paper's two losses, and the two that weigh a clean loss less and less."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -54,6 +56,81 @@ class IBPLoss:
             )
 
 
+Weights = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureLoss:
+    """``mixture_loss`` with ``threshold`` in pixels, for l_inf-dist Net  [Zhang2022].
+
+    The clipped hinge is 0 on an image that is certified by its margin at threshold / 2, and 1 on
+    an image that is classified wrong. ``weights``, λ of the cross entropy: for e1 epochs, then at
+    the start and at the end of an exponential fall over e2 (``weight_at``). ``scale`` is where the
+    learnable s starts, ``scale_rate`` its learning rate as a multiple of the weights'. s has no
+    decay, and is part of neither the network nor its certificates.
+    """
+
+    threshold: Fraction
+    weights: Weights
+    scale: float = 1.0
+    scale_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.threshold > 0:
+            raise ValueError(
+                f"MixtureLoss: threshold must be above 0; got {self.threshold}. It is in pixels of "
+                "[0, 1]; the authors' is six times eps on CIFAR-10."
+            )
+        _check_weights("MixtureLoss", self.weights)
+        if not 0 < self.scale < math.inf:
+            raise ValueError(
+                f"MixtureLoss: scale must be above 0 and finite; got {self.scale}. It multiplies "
+                "the logits of the cross entropy."
+            )
+        if not 0 <= self.scale_rate < math.inf:
+            raise ValueError(
+                f"MixtureLoss: scale_rate must be at least 0 and finite; got {self.scale_rate}. It "
+                "is a multiple of lr; 0 keeps the scale where it starts."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedLoss:
+    """``gated_loss`` at ``eps_train`` in pixels, for l_inf-dist Net+MLP.
+
+    ``weights``: λ of the clean cross entropy, as those of ``MixtureLoss``. Net+MLP needs no scale
+    of its logits: the weights of its head are one.
+    """
+
+    eps_train: Fraction
+    weights: Weights
+
+    def __post_init__(self) -> None:
+        if not self.eps_train >= 0:
+            raise ValueError(
+                f"GatedLoss: eps_train must be at least 0; got {self.eps_train}. It is a radius in "
+                "pixels of [0, 1], such as Fraction(8, 255)."
+            )
+        _check_weights("GatedLoss", self.weights)
+
+
+Loss = HingeLoss | IBPLoss | MixtureLoss | GatedLoss
+
+
+def _check_weights(owner: str, weights: Weights) -> None:
+    """Refuse weights of the cross entropy that no schedule runs through."""
+    if len(weights) != 3 or not all(0 <= weight < math.inf for weight in weights):
+        raise ValueError(
+            f"{owner}: weights must be three finite numbers of at least 0, for e1 and from the "
+            f"start to the end of e2; got {weights}."
+        )
+    if (weights[1] == 0) != (weights[2] == 0):
+        raise ValueError(
+            f"{owner}: weights must end above 0 if e2 starts above 0, and at 0 if it starts there: "
+            f"the fall is exponential; got {weights}."
+        )
+
+
 def hinge_loss(logits: Tensor, labels: Tensor, threshold: float, mix: float = 1.0) -> Tensor:
     """mix · mean_b max_k [m_k]_+ + (1 − mix) · mean_{b,k} [m_k]_+.
 
@@ -82,3 +159,39 @@ def ibp_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, kappa: float
         return F.cross_entropy(logits, labels)
     clean, worst = F.cross_entropy(logits, labels), F.cross_entropy(worst_margins, labels)
     return kappa * clean + (1 - kappa) * worst
+
+
+def clipped_hinge_loss(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """mean_b min(1, [max_{k≠y} (logit_k − logit_y) / threshold + 1]_+).
+
+    ``logits`` has shape (batch, K); the threshold is in the unit of the logits. An image that is
+    classified wrong, or on the border of its class, adds 1 and has no gradient.
+    """
+    column = labels.unsqueeze(1)
+    margins = (logits - logits.gather(1, column)).scatter(1, column, -math.inf)
+    violation = (margins.amax(1) / threshold + 1).clamp_min(0)
+    # Not clamp_max, whose gradient at 1 itself is 1.
+    return torch.where(violation >= 1, torch.ones_like(violation), violation).mean()
+
+
+def mixture_loss(
+    logits: Tensor, labels: Tensor, threshold: float, weight: float, scale: Tensor | float
+) -> Tensor:
+    """``clipped_hinge_loss(logits, y, threshold)`` + λ CE(s · logits, y)  [Zhang2022].
+
+    λ is ``weight`` and s is ``scale``, which only the cross entropy sees. Images that are
+    classified wrong are left to the cross entropy.
+    """
+    clean = F.cross_entropy(scale * logits, labels)
+    return clipped_hinge_loss(logits, labels, threshold) + weight * clean
+
+
+def gated_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """mean_b [argmax logits = y] CE(worst margins, y) + λ CE(logits, y), λ = ``weight``.
+
+    Both have shape (batch, K); ``worst_margins`` bounds logit_k − logit_y from above, 0 at k = y.
+    An image that is classified wrong has no robust loss: it is left to the clean cross entropy.
+    """
+    worst = F.cross_entropy(worst_margins, labels, reduction="none")
+    worst = torch.where(logits.argmax(1) == labels, worst, torch.zeros_like(worst))
+    return worst.mean() + weight * F.cross_entropy(logits, labels)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from linfdist.optim import eps_at, lr_at, p_at, relaxation_at
+from linfdist.optim import eps_at, lr_at, p_at, relaxation_at, weight_at
 
 PAPER = (50, 300, 50)
 
@@ -55,3 +55,28 @@ def test_relaxation_falls_to_one_as_p_rises():
 def test_eps_warms_up_linearly_over_the_first_phase():
     assert [eps_at(t, PAPER, 0.4) for t in (0, 25, 50, 400)] == [0, 0.2, 0.4, 0.4]
     assert eps_at(0, (0, 5, 5), 0.4) == 0.4
+
+
+def test_the_cosine_may_start_at_once():
+    assert lr_at(0, PAPER, 0.02, "cosine") == 0.02
+    assert lr_at(200, PAPER, 0.02, "cosine") == pytest.approx(0.01)
+    assert lr_at(100, PAPER, 0.02, "cosine") == pytest.approx(0.01 * (1 + math.sqrt(0.5)))
+    assert lr_at(400, PAPER, 0.02, "cosine") == pytest.approx(0, abs=1e-12)
+    assert lr_at(2.5, (5, 0, 0), 0.02, "cosine") == pytest.approx(0.01)
+    values = [lr_at(step / 10, (2, 5, 1), 0.02, "cosine") for step in range(81)]
+    assert values == sorted(values, reverse=True) and len(set(values)) == 81
+    assert lr_at(75, PAPER) == lr_at(75, PAPER, 0.02, "paper") < 0.02
+
+
+def test_the_weight_of_the_cross_entropy_falls_as_p_rises():
+    weights = (1.0, 0.1, 0.001)
+    assert [weight_at(t, PAPER, weights) for t in (0, 49.999)] == [1.0, 1.0]
+    assert weight_at(50, PAPER, weights) == 0.1
+    assert weight_at(200, PAPER, weights) == pytest.approx(0.01)
+    assert weight_at(349.999, PAPER, weights) == pytest.approx(0.001, rel=1e-4)
+    assert {weight_at(t, PAPER, weights) for t in (350, 375, 400)} == {0.001}
+    assert weight_at(0, (0, 4, 1), weights) == 0.1
+    assert weight_at(2, (2, 0, 3), weights) == 0.001
+    assert {weight_at(t, PAPER, (0.0, 0.0, 0.0)) for t in (0, 50, 200, 400)} == {0.0}
+    rising = [weight_at(t, PAPER, (0.0, 0.1, 0.4)) for t in (0, 50, 200, 350)]
+    assert rising == pytest.approx([0, 0.1, 0.2, 0.4])
