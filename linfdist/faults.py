@@ -378,8 +378,6 @@ FAULTS = (
         tests=("ops/test_errors.py::test_in_autocast_every_op_computes_in_float32",),
     ),
     Fault(
-    ),
-    Fault(
         name="a checkpoint without the loss's own parameters",
         stage="checkpoint",
         outcome="named error",
