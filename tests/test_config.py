@@ -172,7 +172,12 @@ def plain(data):
         (HINGE, {"batch_size": 2.0}, TypeError, r"batch_size must be a whole number; got 2\.0"),
         (HINGE, {"epochs": 3}, TypeError, "epochs must be a tuple of three values; got 3"),
         (HINGE, {"epochs": (1, 2)}, ValueError, r"epochs must be three numbers; got \(1, 2\)"),
-        (HINGE, {"loss": None}, TypeError, "loss must be HingeLoss or IBPLoss; got None"),
+        (
+            HINGE,
+            {"loss": None},
+            TypeError,
+            "loss must be HingeLoss or IBPLoss or MixtureLoss or GatedLoss; got None",
+        ),
         (IBP.loss, {"eps_train": "0.1"}, TypeError, r"IBPLoss: eps_train .*Write Fraction\(8, 255"),
         (IBP.loss, {"eps_train": Decimal("0.1")}, TypeError, "IBPLoss: eps_train must be a number"),
         (IBP.loss, {"eps_train": math.inf}, ValueError, "eps_train must be a finite number"),
