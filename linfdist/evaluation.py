@@ -1,7 +1,6 @@
 """Clean, attacked and certified accuracy of a trained network, image by image."""
 
 import math
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from linfdist import distributed, records
+from linfdist import distributed, environment, records
 from linfdist.data import ImageSet, to_pixels
 from linfdist.nn import LinfDistNetMLP, LogSumExp, frozen
 from linfdist.ops.precision import matmul_precision
@@ -26,6 +25,7 @@ from linfdist.robust import (
     sound_certificates,
 )
 from linfdist.robust.checks import check_finite, check_labels
+from linfdist.terminal import shows_bar
 
 COLUMNS = (
     "index",
@@ -138,10 +138,11 @@ def evaluate(
         raise ValueError("evaluate: test must hold at least one image; got none.")
     check_labels(test.labels, net.num_classes, "evaluate")
     check_finite(net, "evaluate")
+    device = environment.usable_device(device)
     net.to(device)
     test = test.to(device)
     generator = torch.Generator().manual_seed(seed)
-    quiet = not progress or not sys.stderr.isatty()
+    quiet = not shows_bar(progress)
     parts = []
     bar = tqdm(total=len(test), disable=quiet, unit="image")
     with bar, matmul_precision("highest"):

@@ -141,12 +141,12 @@ FAULTS = (
         tests=("test_fuzz.py::test_a_damaged_record_is_never_read",),
     ),
     Fault(
-        name="a damaged record of before checksums",
+        name="a damaged record with checksums of the damaged files",
         stage="record",
         outcome="named error",
         error="RecordError, where it shows: it may not",
         times=300,
-        tests=("test_fuzz.py::test_a_damaged_record_of_before_raises_nothing_else",),
+        tests=("test_fuzz.py::test_a_damaged_record_with_new_checksums_raises_nothing_else",),
     ),
     Fault(
         name="a bench or a hunt cut short, or with a bit flipped",

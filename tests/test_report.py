@@ -3,10 +3,11 @@
 from dataclasses import replace
 from fractions import Fraction
 
+import made_records
 import pandas as pd
 import pytest
 
-from linfdist import experiments, records, report
+from linfdist import experiments, report
 from linfdist.experiments import UnknownName, printed
 from linfdist.nn import NetConfig
 
@@ -21,24 +22,17 @@ def folders(tmp_path, monkeypatch):
 
 
 def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10, test_images=None):
-    weights = folder / "weights.pt"
-    weights.write_bytes(b"weights")
-    table = pd.DataFrame({"index": [0]})
-    records.write_run(
+    made_records.record(
+        folder,
         name,
         scale,
         seed,
-        config={
-            "setting": {"test_images": test_images},
-            "flops": 930816,
-            "num_classes": num_classes,
-        },
-        metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": 0.7},
-        environment={"device": "a test", "training_seconds": 60.0},
+        clean=clean,
+        num_classes=num_classes,
+        test_images=test_images,
+        flops=930816,
         epochs=[{"epoch": epoch, "train_accuracy": 0.5} for epoch in (1, 2)],
-        certificates=table,
         seconds=90.0 + 60 * seed,
-        weights=weights,
     )
 
 

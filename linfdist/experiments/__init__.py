@@ -14,6 +14,9 @@ from linfdist.experiments.base import PaperNumbers as PaperNumbers
 from linfdist.experiments.base import QuotedRow as QuotedRow
 from linfdist.experiments.base import Scale as Scale
 
+LIST = "python -m linfdist list"
+LISTED = f"`{LIST}`"  # what shows every name
+
 
 class UnknownName(ValueError):
     """No experiment, scale or table has this name."""
@@ -39,7 +42,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
 def get(name: str) -> Experiment:
     """The experiment called ``name``; UnknownName with suggestions if there is none."""
     if name not in EXPERIMENTS:
-        raise UnknownName(unknown("experiment", name, EXPERIMENTS))
+        raise UnknownName(unknown("experiment", name, EXPERIMENTS, LISTED))
     return EXPERIMENTS[name]
 
 
@@ -69,5 +72,6 @@ def parse_rows(rows: str | Iterable[str], table: int = 1) -> list[str]:
     wanted = [row.strip().removeprefix(f"table{table}/") for row in rows if row.strip()]
     for row in wanted:
         if row not in known:
-            raise UnknownName(unknown(f"row of Table {table}", row, known))
+            listed = f"`{LIST} table{table}`"
+            raise UnknownName(unknown(f"row of Table {table}", row, known, listed))
     return [known[row] for row in wanted or known]
