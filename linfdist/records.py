@@ -21,6 +21,7 @@ from linfdist.certified import accuracies as accuracies
 from linfdist.certified import certified as certified
 from linfdist.certified import certified_radii as certified_radii
 from linfdist.certified import eps_of as eps_of
+from linfdist.certified import is_sound
 from linfdist.record_files import CHECKSUMS as CHECKSUMS
 from linfdist.record_files import RecordError as RecordError
 from linfdist.record_files import (
@@ -31,6 +32,7 @@ from linfdist.record_files import (
     named,
     sha256,
     sync_folder,
+    write_file,
     write_files,
 )
 from linfdist.recorded_run import FILES as FILES
@@ -216,10 +218,9 @@ def low_radii(run: Run) -> pd.Series:
     Decimals are compared: a radius of eps is stored rounded down.
     """
     table = run.certificates
-    if "sound_radius" not in table:
+    if not is_sound(table):
         return pd.Series(False, index=table.index)
-    at_eps = _millionths(eps_of(run))
-    low = table["sound_radius"].map(lambda radius: round(radius * 10**6) < at_eps)
+    low = (table["sound_radius"] * 1e6).round() < _millionths(eps_of(run))
     return low & (table["certified_sound"] == 1)
 
 
@@ -250,7 +251,10 @@ def _cells(text: str) -> pd.DataFrame:
 
 
 def _amend(run: Run, cells: pd.DataFrame, noted: dict[str, Any]) -> Run:
-    """Exchange a record for one with these certificates, and the metrics that they give."""
+    """Exchange a record for one with these certificates, and the metrics that they give.
+
+    What else is in the folder goes with it.
+    """
     texts = {name: run.text(name) for name in FILES}
     table = cells.to_csv(index=False)
     summary = json.loads(texts["metrics.json"])
@@ -262,6 +266,9 @@ def _amend(run: Run, cells: pd.DataFrame, noted: dict[str, Any]) -> Run:
         "certificates.csv": table,
     }
     with _exchanging(run.path), _folder_for(run.path) as unfinished:
+        for path in run.path.iterdir():  # the record of a hunt, too
+            if path.name not in (*FILES, CHECKSUMS) and path.is_file():
+                write_file(unfinished / path.name, path.read_bytes())
         write_files(unfinished, texts | changed)
         read_anywhere(unfinished)
         exchange(unfinished, run.path)
