@@ -118,7 +118,8 @@ def _contradiction(found: Attacked, table: pd.DataFrame) -> str:
         if not (flags[met].isin([0, 1]).all() and flags[~met].isna().all()):
             return f"{name} must be 0 or 1 where it was tried, and empty elsewhere"
         beaten[beaten.isna() & (flags == 0)] = name
-    if not beaten.fillna("").equals(table["beaten_by"].fillna("").astype(object)):
+    said = table["beaten_by"].astype(object)
+    if beaten.where(beaten.notna(), "").tolist() != said.where(said.notna(), "").tolist():
         return "beaten_by is not the first attack that beat the image"
     return ""
 

@@ -85,13 +85,13 @@ def main(args: argparse.Namespace) -> int:
     device = environment.usable_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if not args.resume:
+        refuse_existing(args.json)
+    try_writing(args.json)
     distances.small_check(device)
     results = Results(args.json, environment.describe(device), roofline.hardware(device))
     if args.resume:
         results.resume()
-    else:
-        refuse_existing(args.json)
-    try_writing(args.json)
     extra = peers.load(args.peer)
     left = [
         (case, run)

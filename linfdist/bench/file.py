@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from typing import Any
 
 from linfdist.bench.roofline import Hardware
 from linfdist.environment import code_sha256
-from linfdist.record_files import replace_file, sealed_text, try_file
+from linfdist.record_files import named, replace_file, sealed_text, try_file
 from linfdist.recorded_run import read_sealed
 from linfdist.records import RecordError, RunExists
 
@@ -96,8 +97,10 @@ def refuse_existing(path: Path | None) -> None:
 
 def json_files(folder: Path, prefix: str = "") -> list[Path]:
     """The benches in a folder, by name; an editor's hidden files are none."""
-    found = folder.glob(f"{prefix}*.json")
-    return sorted(path for path in found if not path.name.startswith("."))
+    with named(folder, "be a folder that can be read; it cannot be", ", by LINFDIST_RUNS."):
+        names = os.listdir(folder) if folder.exists() else []
+    found = [name for name in names if name.endswith(".json") and name.startswith(prefix)]
+    return [folder / name for name in sorted(found) if not name.startswith(".")]
 
 
 def try_writing(path: Path | None) -> None:
