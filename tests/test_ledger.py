@@ -117,6 +117,13 @@ def test_a_row_says_what_it_came_from(folder):
     assert "92.65 ± 0.07" in html and "82.7M" in html and "nan" not in html
 
 
+def test_a_row_without_a_commit_is_in_the_ledger(folder, monkeypatch):
+    """Of code that ran as a copy, outside a checkout."""
+    monkeypatch.setitem(made_records.ENVIRONMENT, "commit", None)
+    record(folder, NET, 0.9260)
+    assert row(CERTIFIED)["commit"] == "unknown"
+
+
 @pytest.mark.parametrize(
     ("after", "verdict"),
     [

@@ -134,6 +134,18 @@ def test_table1_as_text_and_as_a_notebook_shows_it(folders):
     assert html.count("font-weight: bold") > 0
 
 
+def test_what_is_said_of_several_rows_is_said_once(folders):
+    """Below the table, on one line with their names; of all rows without them."""
+    record(folders, 0, 0.97)
+    record(folders, 0, 0.97, name="table1/fashion_mnist_net")
+    text = report.text(1)
+    assert text.count(": run on a test") == 1
+    assert "\nℓ∞-dist Net, MNIST; ℓ∞-dist Net, Fashion-MNIST: run on a test\n" in text
+    for name in (name for name in experiments.EXPERIMENTS if name.startswith("table3/")):
+        record(folders, 0, 0.5, name=name)
+    assert report.text(3).endswith("\n\nAll rows: run on a test")
+
+
 def test_table2_is_reported_too():
     table = report.table(2, "paper")
     models = ["CNN7+BN", "ResNeXt", "DenseNet", "WideResNet", "ℓ∞-dist Net+MLP"]

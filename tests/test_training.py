@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from linfdist import recipe, training
 from linfdist.data import Augmentation, ImageSet
+from linfdist.environment import DeviceError
+from linfdist.evaluation import evaluate
 from linfdist.nn import LpDist, MeanShift
 from linfdist.train_run import Run
 from linfdist.training import HingeLoss, TrainConfig, fit
@@ -315,3 +317,13 @@ def test_a_log_gets_a_line_an_epoch(capsys):
     assert re.fullmatch(r"epoch 1/\d+, loss [\d.]+, p [\d.]+, accuracy [\d.]+", lines[0])
     fit(fresh(), TRAIN, CONFIG, seed=0, progress=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "mps"])
+def test_a_device_that_cannot_be_used_is_named_before_training(name, monkeypatch):
+    monkeypatch.setattr(Run, "train_step", lambda run: pytest.fail("a step"))
+    message = f"device '{name}' cannot be used: .{{5,160}} Use cpu, or cuda"
+    with pytest.raises(DeviceError, match=message):
+        fit(fresh(), TRAIN, CONFIG, seed=0, device=name)
+    with pytest.raises(DeviceError, match=message):
+        evaluate(fresh(), TEST, TEST.info.eps, device=name)
