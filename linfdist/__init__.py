@@ -7,6 +7,8 @@ Networks of neurons ‖x − w‖_∞ + b are 1-Lipschitz in l_inf, so one forwa
 ``report``, ``bench``.
 """
 
+import os
+
 from linfdist.nn import (
     LinfDistNet,
     LinfDistNetMLP,
@@ -20,6 +22,12 @@ from linfdist.nn import (
 from linfdist.ops import backend, linf_interval, lp_dist, lse_dist
 from linfdist.optim import LpAdamW
 from linfdist.robust import interval_certified, interval_radius, margin_radius, pgd
+
+if os.name != "posix":
+    raise ImportError(
+        f"linfdist: the system must be POSIX, as Linux and macOS are; got {os.name!r}. On Windows "
+        "use its Subsystem for Linux."
+    )
 
 __all__ = [
     "LinfDistNet",

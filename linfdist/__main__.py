@@ -1,7 +1,6 @@
 """The command line: python -m linfdist list | run | table | recertify | attack | bench | …"""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +21,8 @@ EPILOG = """\
 LINFDIST_DATA   folder of the data sets (default: ~/.cache/linfdist, downloaded when missing)
 LINFDIST_RUNS   folder of the records (default: runs/ in the checkout)
 LINFDIST_WORK   folder of checkpoints and weights (default: work/ in the checkout)
+                An installed copy of the package has no checkout: both are then in the working
+                directory.
 OMP_NUM_THREADS threads of a run on a CPU (default: all cores; set it for runs side by side)
 """
 LIST_DESCRIPTION = """\
@@ -61,6 +62,9 @@ and certified_sound of certificates.csv, from the weights that the run left in t
 whose SHA-256 is checked. certified_accuracy counts them from then on, environment.json says what
 computed them, and nothing else changes. A run without its weights is named, and the others go on;
 the exit code is then 1.
+
+Where a run has the columns, but a sound_radius below eps for an image that is certified at eps,
+that radius becomes eps: the record itself says so, and no weights are needed.
 
   python -m linfdist recertify table1                     all rows, scales and seeds of a table
   python -m linfdist recertify table1/mnist_net --seed 1  one run
@@ -170,6 +174,7 @@ def list_experiments(args: argparse.Namespace) -> int:
 
 def run_experiment(args: argparse.Namespace) -> int:
     """Run one experiment and print its metrics; 3 when its seconds are over."""
+    from linfdist import records
     from linfdist.experiments.runner import run
     from linfdist.training import OutOfTime
 
@@ -187,7 +192,10 @@ def run_experiment(args: argparse.Namespace) -> int:
         print(f"{error}\nTo go on: {_command(args)}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
-        print(f"\nStopped. To go on from the last checkpoint: {_command(args)}", file=sys.stderr)
+        checkpoint = records.work_dir(args.name, args.scale, args.seed) / "checkpoint.pt"
+        what = "go on from the last checkpoint" if checkpoint.exists() else "start again"
+        kept = "" if checkpoint.exists() else " before a checkpoint was written"
+        print(f"\nStopped{kept}. To {what}: {_command(args)}", file=sys.stderr)
         return 130
     if done is not None:
         for name, value in done.metrics.items():
@@ -235,9 +243,13 @@ def recertify_runs(args: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 2 for bad input, 3 out of time, 130 by Ctrl-C or SIGTERM.
 
-    1 also where nobody reads the output any more.
+    2 also where a file cannot be read or written, 1 also where the output's reader has gone.
     """
+    from linfdist.terminal import drop_unread, prepare_streams
+
+    prepare_streams()
     args = parser().parse_args(arguments)
+    from linfdist import disk
     from linfdist.bench.peers import PeerError
     from linfdist.checkpoint import CheckpointError
     from linfdist.data import DataError
@@ -260,8 +272,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nStopped; what was finished is kept.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of the output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_unread()
         return 1
+    except OSError as error:
+        drop_unread()  # it may be the output's own
+        print(f"python -m linfdist: {error}. {disk.advice(error)}.", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

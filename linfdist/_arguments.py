@@ -2,8 +2,10 @@
 
 import argparse
 import math
+from pathlib import Path
 
 from linfdist._values import SEEDS
+from linfdist.record_files import RecordError, expanded
 
 
 def count(text: str) -> int:
@@ -38,6 +40,14 @@ def seconds(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of seconds above 0; got {text!r}")
     return number
+
+
+def file(text: str) -> Path:
+    """A path, in which ~ stands for the home folder."""
+    try:
+        return expanded(text)
+    except RecordError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _whole(text: str, least: int) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from linfdist.record_files import replace_file, sealed_text
-from linfdist.recorded_run import read_sealed
-from linfdist.records import RecordError, Run, RunExists, find_runs
+from linfdist.record_files import replace_file, sealed_text, try_file
+from linfdist.recorded_run import read_sealed, read_text
+from linfdist.records import RecordError, Run, RunExists, certified, eps_of, find_runs
 
 TABLE, SUMMARY = "attacks.csv", "attacks.json"
 COLUMNS = ("index", "label", "certified_interval")
@@ -41,31 +41,43 @@ class Attacked:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row an attacked image: index, label, certified_interval, a flag an attack, beaten_by.
+        """A row an attacked image: ``COLUMNS``, a flag an attack, beaten_by and "certified".
 
         The flags say whether the image survived, missing where it was beaten before; ``beaten_by``
-        is the first attack that beat it, missing where none did. ``certified_interval`` is that of
-        the run.
+        is the first attack that beat it, missing where none did. "certified", which the file has
+        not, is ``records.certified`` of the run, as it is now.
+
+        Raises:
+            RecordError: the file has changed, or contradicts attacks.json or the run.
         """
-        text = (self.run.path / TABLE).read_text(encoding="utf-8")
+        path = self.run.path / TABLE
+        text = read_text(path)
         if hashlib.sha256(text.encode()).hexdigest() != self.table_sha256:
             raise RecordError(
-                f"{self.run.path / TABLE} must have the SHA-256 that {SUMMARY} says, "
-                f"{self.table_sha256}; it has another. Restore both from version control."
+                f"{path} must have the SHA-256 that {SUMMARY} says, {self.table_sha256}; it has "
+                "another. Restore both from version control."
             )
-        table = pd.read_csv(io.StringIO(text))
-        known = self.run.certificates["certified_interval"]
-        return table.assign(certified_interval=known[table["index"]].to_numpy())
+        try:
+            table = pd.read_csv(io.StringIO(text))
+            wrong = _contradiction(self, table)
+        except (ValueError, LookupError, TypeError) as error:
+            wrong = str(error)
+        if wrong:
+            raise RecordError(
+                f"{path} must agree with {SUMMARY} and the run; it does not: {wrong}. Restore all "
+                "from version control, or delete both files and attack the run again."
+            )
+        return table.assign(certified=certified(self.run)[table["index"]].to_numpy())
 
     @property
     def missed(self) -> pd.DataFrame:
         """The images that PGD-20 missed and no certificate covers: which way they fall is open."""
-        return self.table[self.table["certified_interval"] == 0]
+        return self.table[~self.table["certified"]]
 
     @property
     def unsound(self) -> pd.DataFrame:
         """Certified images that an attack beat: none, or a certificate is wrong."""
-        return unsound(self.table)
+        return self.table[self.table["certified"] & self.table["beaten_by"].notna()]
 
     def accuracies(self) -> dict[str, float]:
         """ "clean", "pgd" (the run's), each attack's name, "strongest" and "certified".
@@ -80,14 +92,42 @@ class Attacked:
             "pgd": pgd,
             **{name: pgd - int((self.table[name] == 0).sum()) for name in each},
             "strongest": pgd - int(self.table["beaten_by"].notna().sum()),
-            "certified": int(first["certified_interval"].sum()),
+            "certified": int(certified(self.run)[: self.images].sum()),
         }
         return {name: count / self.images for name, count in counts.items()}
 
 
-def unsound(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of certified images that an attack beat."""
-    return table[(table["certified_interval"] == 1) & table["beaten_by"].notna()]
+def _contradiction(found: Attacked, table: pd.DataFrame) -> str:
+    """Where attacks.csv contradicts its summary, itself or the run: what is wrong, or ""."""
+    first, names = found.run.certificates[: found.images], [*found.attacks]
+    if [*table] != [*COLUMNS, *names, "beaten_by"]:
+        return f"its columns are {', '.join(table)}"
+    if not (table["index"].isin(first["index"]) & (table["index"].diff().fillna(1) > 0)).all():
+        return "an index is twice there, or of no image that was looked at"
+    for name in ("label", "certified_interval"):
+        if table[name].tolist() != first.loc[table["index"], name].tolist():
+            return f"{name} is not that of the run"
+    open_ = first[(first["survived_pgd"] == 1) & (first["certified_interval"] == 0)]
+    if not open_["index"].isin(table["index"]).all():
+        return "an image that PGD-20 missed and that is not certified has no row"
+    if found.certified != int(table["certified_interval"].sum()):
+        return f"it has not the {found.certified} certified images"
+    beaten = pd.Series(None, index=table.index, dtype=object)
+    for name in names:
+        flags, met = table[name], beaten.isna() | found.each
+        if not (flags[met].isin([0, 1]).all() and flags[~met].isna().all()):
+            return f"{name} must be 0 or 1 where it was tried, and empty elsewhere"
+        beaten[beaten.isna() & (flags == 0)] = name
+    said = table["beaten_by"].astype(object)
+    if beaten.where(beaten.notna(), "").tolist() != said.where(said.notna(), "").tolist():
+        return "beaten_by is not the first attack that beat the image"
+    return ""
+
+
+def try_attacked(run: Run) -> None:
+    """RecordError unless a hunt on the run can be recorded: called before the attacks."""
+    for name in (TABLE, SUMMARY):
+        try_file(run.path / name)
 
 
 def refuse_attacked(run: Run) -> None:
@@ -134,7 +174,8 @@ def read_attacked(run: Run) -> Attacked:
     try:
         summary = read_sealed(path)
         found = Attacked(run=run, **summary | {"eps": Fraction(summary["eps"])})
-    except (TypeError, KeyError, ValueError) as error:
+        _check(found)
+    except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError) as error:
         raise RecordError(f"{path} is not the summary of a hunt: {error}. Restore it.") from error
     if found.weights_sha256 != run.weights_sha256:
         raise RecordError(
@@ -142,6 +183,20 @@ def read_attacked(run: Run) -> Attacked:
             f"{found.weights_sha256}. Delete it and {TABLE}, and attack the run again."
         )
     return found
+
+
+def _check(found: Attacked) -> None:
+    """ValueError where a summary contradicts itself or the run."""
+    if found.eps != eps_of(found.run):
+        raise ValueError(f"its eps is {found.eps}, not that of the run")
+    if not 1 <= found.images <= len(found.run.certificates):
+        raise ValueError(f"it says {found.images!r} images")
+    if not (found.attacks and found.seconds.keys() == found.attacks.keys()):
+        raise ValueError("seconds must have a number for each of attacks")
+    if not all(isinstance(one, int | float) for one in found.seconds.values()):
+        raise ValueError("seconds must be numbers")
+    if not isinstance(found.each, bool):
+        raise ValueError(f"each is {found.each!r}")
 
 
 def find_attacked(names: Iterable[str] | None = None, scale: str | None = None) -> list[Attacked]:

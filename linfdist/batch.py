@@ -7,8 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from linfdist import experiments, records
+from linfdist import disk, experiments, records
 from linfdist._suggest import unknown
+from linfdist.record_files import named
 
 # The keys of --config.
 KEYS: Mapping[str, str] = MappingProxyType(
@@ -20,6 +21,9 @@ KEYS: Mapping[str, str] = MappingProxyType(
         "device": "cpu, cuda, cuda:1",
     }
 )
+
+
+_WORK = ", by LINFDIST_WORK. Nothing was done yet."
 
 
 class BatchError(ValueError):
@@ -110,7 +114,9 @@ class Batch:
         ]
         missing = [run for run in wanted if self.train and not run.record.exists()]
         for run in missing:
-            run.flag.unlink(missing_ok=True)  # of a record that was deleted
+            # Of a record that was deleted.
+            with named(run.flag, "be a file that can be deleted; it cannot be", _WORK):
+                disk.remove(run.flag)
         return missing
 
     @property
@@ -136,8 +142,20 @@ def select(targets: Iterable[str]) -> list[str]:
         if row in experiments.EXPERIMENTS:
             groups[target] = [target]
         if target not in groups:
-            raise experiments.UnknownName(unknown("table or row", target, groups))
+            raise experiments.UnknownName(
+                unknown("table or row", target, groups, experiments.LISTED)
+            )
     return list(dict.fromkeys(name for target in wanted for name in groups[target]))
+
+
+def without_braces(folder: Path) -> Path:
+    """The folder itself; BatchError if its path has a brace, which no Snakefile can escape."""
+    if {"{", "}"} & {*str(folder)}:
+        raise BatchError(
+            f"Snakemake takes braces in a path for its wildcards; got {folder}. Name a folder "
+            "without braces by LINFDIST_WORK and LINFDIST_RUNS."
+        )
+    return folder
 
 
 def tables() -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from linfdist import disk
 from linfdist.record_files import sync_folder
 
 FORMAT = 2  # ends in the SHA-256 of what is before it; format 1 had none, and is not read
@@ -30,10 +31,11 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
     strings, lists and dictionaries.
 
     Raises:
-        CheckpointError: the disk is full, or another process is writing; the old file stays.
+        CheckpointError: the file cannot be written, or another process is writing; the old file
+            stays.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     text = json.dumps(fingerprint, sort_keys=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +54,29 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
             raise
         raise CheckpointError(
             f"checkpoint: {path} must be written whole; it cannot be ({cause}). The last "
-            "one that was whole is kept. Free some space: the same call goes on."
+            f"one that was whole is kept. {disk.advice(cause)}: the same call goes on."
         ) from error
+
+
+def try_saving(path: Path) -> None:
+    """CheckpointError unless ``save`` can write there: called before the training that it keeps."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.refuse_folder(path)
+        temporary = _temporary(path)
+        with _alone(temporary) as file:
+            file.write(b"\n")
+            file.flush()
+            disk.remove(temporary)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint: {path} must be a file that can be written; it cannot be ({error}). "
+            f"{disk.advice(error)}. Nothing was trained yet."
+        ) from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
 
 
 class _Hashed:
@@ -74,7 +97,7 @@ class _Hashed:
 @contextlib.contextmanager
 def _alone(temporary: Path) -> Iterator[BinaryIO]:
     """An empty file that no other process writes to; deleted if what is done with it fails."""
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = disk.open_own(temporary)
     with os.fdopen(descriptor, "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

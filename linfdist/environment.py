@@ -3,9 +3,11 @@
 import hashlib
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,10 @@ class DeviceError(RuntimeError):
     """A device that torch does not know or cannot use here."""
 
 
+class CommitWarning(UserWarning):
+    """The commit of the code's own checkout cannot be told, and is recorded as null."""
+
+
 def usable_device(name: str | torch.device | None = None) -> torch.device:
     """The named device; None is the GPU if there is one, else the CPU.
 
@@ -32,12 +38,12 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).tolist()  # the meta device has no numbers to give back
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = str(error).partition("\n")[0]
+        reason = re.split(r"\n|\.\s|[.!]$", str(error))[0]  # torch goes on for pages
         raise DeviceError(
-            f"device {str(name)!r} cannot be used: {reason.rstrip('.')}. Use cpu, or cuda on a "
-            "machine with a GPU and a CUDA build of torch."
+            f"device {str(name)!r} cannot be used: {reason[:150]}. Use cpu, or cuda on a machine "
+            "with a GPU and a CUDA build of torch."
         ) from error
     return device
 
@@ -46,11 +52,11 @@ def describe(device: torch.device | str) -> dict[str, Any]:
     """Commit, versions, device and the backend of the operations, ready for JSON.
 
     ``dirty`` says whether a file of the code differs from the commit; recorded runs do not count.
-    Both are None where the package is not imported from a git checkout of its own.
+    Both are None where the package is not imported from a git checkout of its own; where it is,
+    but git does not answer, a CommitWarning says why.
     """
     device = torch.device(device)
-    commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--", "linfdist", "pyproject.toml", "CMakeLists.txt")
+    commit, changed = _commit_and_changes()
     return {
         "commit": commit,
         "dirty": None if changed is None else changed != "",
@@ -111,13 +117,37 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git(*arguments: str) -> str | None:
+def _commit_and_changes() -> tuple[str | None, str | None]:
+    """HEAD of the package's own checkout, and what of the code differs from it."""
     checkout = records.checkout()
     if checkout is None:  # whatever lies in the working directory is not this code
-        return None
-    command = ["git", "-C", str(checkout), *arguments]
+        return None, None
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        top = _git(checkout, "rev-parse", "--show-toplevel")
+        if not Path(top).samefile(checkout):  # sources that were unpacked in another's checkout
+            return None, None
+        code = ("linfdist", "pyproject.toml", "CMakeLists.txt")
+        commit = _git(checkout, "rev-parse", "HEAD")
+        return commit, _git(checkout, "status", "--porcelain", "--", *code)
+    except (OSError, subprocess.CalledProcessError) as error:
+        if (checkout / ".git").exists():
+            said = (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0]
+            warnings.warn(
+                f"{checkout}: its commit cannot be told, and is recorded as null ({said}). Install "
+                "git, or mend the checkout.",
+                CommitWarning,
+                stacklevel=3,
+            )
+        return None, None
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    """What git says of the checkout itself, whatever a hook's GIT_DIR or the owner is.
+
+    git refuses a checkout of another owner because its settings can run programs; the code that
+    runs here is that checkout's already.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(checkout), "-c", f"safe.directory={checkout}", *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=own)
     return answer.stdout.strip()

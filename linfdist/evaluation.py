@@ -1,7 +1,6 @@
 """Clean, attacked and certified accuracy of a trained network, image by image."""
 
 import math
-import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from linfdist import distributed, records
+from linfdist import distributed, environment, records
 from linfdist._values import seed as check_seed
 from linfdist._values import whole
 from linfdist.data import ImageSet, check_image_set, to_pixels
@@ -28,6 +27,7 @@ from linfdist.robust import (
     sound_certificates,
 )
 from linfdist.robust.checks import check_finite, check_labels
+from linfdist.terminal import shows_bar
 
 COLUMNS = (
     "index",
@@ -145,10 +145,11 @@ def evaluate(
         raise ValueError("evaluate: test must hold at least one image; got none.")
     check_labels(test.labels, net.num_classes, "evaluate")
     check_finite(net, "evaluate")
+    device = environment.usable_device(device)
     net.to(device)
     test = test.to(device)
     generator = torch.Generator().manual_seed(seed)
-    quiet = not progress or not sys.stderr.isatty()
+    quiet = not shows_bar(progress)
     parts = []
     bar = tqdm(total=len(test), disable=quiet, unit="image")
     with bar, matmul_precision("highest"):

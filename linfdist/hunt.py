@@ -17,12 +17,11 @@ from linfdist import _values, attacked, batch, data, environment, experiments, r
 from linfdist._arguments import count, positive, seed
 from linfdist.attacked import Attacked
 from linfdist.baselines import BaselineNet
-from linfdist.config import from_dict
-from linfdist.experiments.base import Scale
-from linfdist.experiments.runner import load_trained
+from linfdist.experiments.runner import load_trained, setting_of
 from linfdist.nn import LogSumExp
 from linfdist.records import RecordError, Run, RunExists
 from linfdist.robust.ensemble import CONVENTIONAL, GUIDED, AttackSetting
+from linfdist.terminal import shows_bar
 
 CERTIFIED = 10  # how many certified images are attacked, those of the smallest radius first
 BATCH = 256
@@ -133,7 +132,8 @@ def hunt(
     """Attack the first ``images`` test images of a run with its own weights, and record it.
 
     Attacked are the images that the run's PGD-20 missed and that are not certified, and
-    ``certified`` of the certified ones: those of the smallest interval radius. The ``attacks`` are
+    ``certified`` of the certified ones: those of the smallest radius. Both are as
+    ``records.certified`` and ``records.certified_radii`` say. The ``attacks`` are
     ``GUIDED``, or ``CONVENTIONAL`` for a net without a p; each meets the images that are left, or
     with ``each`` all, so that they can be compared.
 
@@ -149,11 +149,13 @@ def hunt(
     certified = _values.whole(certified, "hunt: certified")
     seed = _values.seed(seed, "hunt")
     each = _values.flag(each, "hunt: each")
+    attacked.try_attacked(run)
+    device = environment.usable_device(device)
     net = load_trained(run).to(device)
-    setting = from_dict(Scale, run.config["setting"])
+    setting = setting_of(run)
     eps = setting.eps
     first = run.certificates[:images]
-    targets = pick(first, certified)
+    targets = pick(run, len(first), certified)
     test = setting.test_set()
     indices = torch.tensor(targets["index"].tolist(), device="cpu")
     pixels = data.to_pixels(test.images[indices]).to(device)
@@ -171,7 +173,7 @@ def hunt(
     table = targets[list(attacked.COLUMNS)].reset_index(drop=True)
     table["beaten_by"] = None
     seconds = {}
-    quiet = not progress or not sys.stderr.isatty()
+    quiet = not shows_bar(progress)
     with tqdm(total=len(attacks), disable=quiet, desc=run.experiment, unit="attack") as bar:
         for name, attack in attacks.items():
             started = time.perf_counter()
@@ -194,12 +196,13 @@ def attacks_on(net: nn.Module) -> Mapping[str, AttackSetting]:
     return CONVENTIONAL if isinstance(net, BaselineNet) else GUIDED
 
 
-def pick(certificates: pd.DataFrame, certified: int) -> pd.DataFrame:
+def pick(run: Run, images: int, certified: int) -> pd.DataFrame:
     """The rows to attack: missed by PGD-20 and not certified; and the thinnest certificates."""
-    sure = certificates["certified_interval"] == 1
-    open_ = certificates[(certificates["survived_pgd"] == 1) & ~sure]
-    thinnest = certificates[sure].sort_values("interval_radius", kind="stable")[:certified]
-    return pd.concat([open_, thinnest]).sort_values("index")
+    first = run.certificates[:images]
+    sure = records.certified(run)[:images]
+    thinnest = records.certified_radii(run)[:images][sure].sort_values(kind="stable")
+    open_ = first[(first["survived_pgd"] == 1) & ~sure]
+    return pd.concat([open_, first.loc[thinnest.index[:certified]]]).sort_values("index")
 
 
 def survivors(

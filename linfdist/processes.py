@@ -7,7 +7,8 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from linfdist import records
+from linfdist import disk, records
+from linfdist.record_files import named
 
 
 def run_within(seconds: float, command: Sequence[str], log: Path, *, grace: float) -> int | None:
@@ -15,7 +16,9 @@ def run_within(seconds: float, command: Sequence[str], log: Path, *, grace: floa
 
     Its output goes to ``log``. A stopped process has ``grace`` seconds to save what it has.
     """
-    with log.open("wb") as output:
+    with named(log, "be a file that can be written; it cannot be", ", by LINFDIST_WORK."):
+        output = disk.create(log)
+    with output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

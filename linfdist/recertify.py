@@ -10,11 +10,10 @@ from tqdm import tqdm
 
 from linfdist import environment, records
 from linfdist._values import whole
-from linfdist.config import from_dict
 from linfdist.evaluation import sound_columns
-from linfdist.experiments.base import Scale
-from linfdist.experiments.runner import load_trained, untrained
+from linfdist.experiments.runner import load_trained, setting_of, untrained
 from linfdist.robust import SOUND
+from linfdist.terminal import shows_bar, write_above
 
 
 def recertify(
@@ -28,18 +27,27 @@ def recertify(
 
     The weights are those of the work folder, checked by their SHA-256. environment.json says under
     ``recertified`` what computed the columns. ``advance`` is told of the images that are done.
-    None where the run has the columns, or its network no sound certificate: nothing is changed.
+    In a run that has the columns, a radius below eps of an image that is certified at eps is raised
+    to eps, without weights; environment.json says so under ``radii_raised``.
+    None where neither is to be done, or the network has no sound certificate: nothing is changed.
 
     Raises:
-        RecordError: the weights are missing or others, or the data set is not that of the record.
+        RecordError: the weights are missing or others, the data set is not that of the record, or
+            the record cannot be written.
         ContradictionError: a sound verdict contradicts the recorded one.
     """
     batch_size = whole(batch_size, "recertify: batch_size", least=1)
+    low = records.low_radii(run)
+    if low.any():
+        note = environment.describe(device) | {"images": int(low.sum())}
+        return records.raise_low_radii(run, radii_raised=note)
     if "certified_sound" in run.certificates or not isinstance(untrained(run), SOUND):
         return None
+    records.try_amending(run.path)
+    device = environment.usable_device(device)
     net = load_trained(run).to(device)
     started = time.perf_counter()
-    setting = from_dict(Scale, run.config["setting"])
+    setting = setting_of(run)
     test = setting.test_set().to(device)
     before = run.certificates
     if test.labels.tolist() != before["label"].tolist():
@@ -69,7 +77,7 @@ def recertify_all(
 ) -> list[str]:
     """Recertify every run, say what became of each, and return the names of those that failed."""
     runs, failed = list(runs), []
-    quiet = not progress or not sys.stderr.isatty()
+    quiet = not shows_bar(progress)
     total = sum(len(run.certificates) for run in runs)
     with tqdm(total=total, disable=quiet, unit="image") as bar:
         for run in runs:
@@ -79,15 +87,17 @@ def recertify_all(
                 done = recertify(run, device=device, advance=bar.update)
             except records.RecordError as error:
                 failed.append(name)
-                bar.write(f"{name}: {error}", file=sys.stderr)
+                write_above(bar, f"{name}: {error}", sys.stderr)
             else:
-                bar.write(f"{name}: {_said(run, done)}", file=sys.stdout)
+                write_above(bar, f"{name}: {_said(run, done)}", sys.stdout)
             bar.update(end - bar.n)
     return failed
 
 
 def _said(run: records.Run, done: records.Run | None) -> str:
     table = (done or run).certificates
+    if done is not None and "certified_sound" in run.certificates:
+        return f"{done.environment['radii_raised']['images']} radii raised to eps"
     if done is None and "certified_sound" in table and table["certified_sound"].notna().all():
         return "has sound certificates"
     if done is None:

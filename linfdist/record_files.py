@@ -1,11 +1,12 @@
 """How a record's files are written: JSON and CSV texts, checksums, whole files and folders."""
 
+import contextlib
 import ctypes
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,42 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from linfdist import disk
+from linfdist.disk import write_file as write_file
+
 CHECKSUMS = "SHA256SUMS"  # as `sha256sum -c SHA256SUMS` reads it
 SEAL = "sha256"  # of a JSON file that stands alone
 
 
 class RecordError(RuntimeError):
     """A recorded run cannot be read or written, or is not what its path says."""
+
+
+def expanded(path: Path | str) -> Path:
+    """The path with a leading ``~`` or ``~user`` replaced by that home folder.
+
+    Raises:
+        RecordError: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise RecordError(
+            f"{path}: ~ must stand for a home folder; there is none. Set HOME, or write the whole "
+            "path."
+        ) from error
+
+
+@contextlib.contextmanager
+def named(path: Path, must: str, do: str) -> Iterator[None]:
+    """Raise an error of the disk as a RecordError that says which, and what to do.
+
+    ``must`` is what ``path`` must be or become, and ``do`` what follows the advice.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"{path} must {must} ({error}). {disk.advice(error)}{do}") from error
 
 
 def json_text(value: dict[str, Any]) -> str:
@@ -58,23 +89,16 @@ def _decimals(millionths: pd.Series) -> pd.Series:
     return (millionths / 1e6).map("{:.12g}".format, na_action="ignore")
 
 
-def write_file(path: Path, text: str | bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
-        file.write(text.encode() if isinstance(text, str) else text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all: what was there stays until all of it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        write_file(unfinished, text)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write a file whole or not at all; RecordError if it cannot be: what was there is kept."""
+    with named(path, "be written whole; it cannot be", ". What was there before is kept."):
+        disk.replace_file(path, text)
+
+
+def try_file(path: Path) -> None:
+    """RecordError unless ``replace_file`` can write there: called before the work that it keeps."""
+    with named(path, "be a file that can be written; it cannot be", ". Nothing was done yet."):
+        disk.try_file(path)
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> None:

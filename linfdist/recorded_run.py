@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from linfdist.record_files import CHECKSUMS, SEAL, RecordError, json_text
+from linfdist import record_checks
+from linfdist.record_files import CHECKSUMS, SEAL, RecordError, json_text, named
 
+# Contents, by their SHA-256, whose tables were found in order: a page reads a run many times.
+_CHECKED: set[tuple[str, ...]] = set()
 FILES = ("config.json", "metrics.json", "environment.json", "epochs.csv", "certificates.csv")
 
 
@@ -21,8 +25,7 @@ FILES = ("config.json", "metrics.json", "environment.json", "epochs.csv", "certi
 class Run:
     """One recorded run; accuracies are fractions, ``seconds`` covers training and evaluation.
 
-    ``checksums``, the SHA-256 of each file, is None for a run of before there were any; what they
-    are of is checked whenever a file is read.
+    ``checksums`` is the SHA-256 of each file, which is checked whenever the file is read.
     """
 
     path: Path
@@ -34,79 +37,80 @@ class Run:
     metrics: dict[str, float]
     config: dict[str, Any]
     environment: dict[str, Any]
-    checksums: dict[str, str] | None
+    checksums: dict[str, str]
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """One row an epoch, as ``training.fit`` returned them."""
-        return read_table(self.path / "epochs.csv", self._digest("epochs.csv"))
+        return read_table(self.path / "epochs.csv", self.checksums["epochs.csv"])
 
     @cached_property
     def certificates(self) -> pd.DataFrame:
         """One row a test image, as ``evaluation.evaluate`` returned them."""
-        return read_table(self.path / "certificates.csv", self._digest("certificates.csv"))
+        return read_table(self.path / "certificates.csv", self.checksums["certificates.csv"])
+
+    @property
+    def place(self) -> Path:
+        """Where the run belongs in runs/: "table1/mnist_net/reduced/seed0"."""
+        return Path(self.experiment, self.scale, f"seed{self.seed}")
 
     def text(self, name: str) -> str:
         """What is in one of ``FILES``; RecordError if it is damaged."""
-        return read_text(self.path / name, self._digest(name))
-
-    def _digest(self, name: str) -> str | None:
-        return None if self.checksums is None else self.checksums[name]
+        return read_text(self.path / name, self.checksums[name])
 
 
 def read_run(path: Path | str) -> Run:
     """Read the record in a folder.
 
     Raises:
-        RecordError: a file is missing, damaged or not as its checksum says, or metrics.json is of
-            another run.
+        RecordError: a file is missing, damaged or not as its checksum says; the files contradict
+            one another (``record_checks``); or metrics.json is of another run.
     """
     path = Path(path)
-    lacking = [name for name in FILES if not (path / name).is_file()]
+    run = read_anywhere(path)
+    if path.resolve().parts[-len(run.place.parts) :] != run.place.parts:
+        raise RecordError(f"{path / 'metrics.json'} says that it is {run.place}. Move it there.")
+    return run
+
+
+def read_anywhere(path: Path) -> Run:
+    """The same of a folder that may be another's place, as that of a copy is."""
+    with named(path, "be a folder that can be read; it cannot be", "."):
+        lacking = [name for name in FILES if not (path / name).is_file()]
     if lacking:
         raise RecordError(
             f"{path} is not a whole run: it lacks {', '.join(lacking)}. Restore it from version "
             "control, or delete the folder and run it again."
         )
-    checksums = read_checksums(path, FILES)
-    digests = checksums or dict.fromkeys(FILES)
+    digests = read_checksums(path, FILES)
     config, summary, environment = (
         read_json(path / name, digests[name]) for name in FILES if name.endswith(".json")
     )
+    record_checks.check_summary(path / "metrics.json", summary)
+    record_checks.check_config(path / "config.json", config)
+    record_checks.check_environment(path / "environment.json", environment)
+    run = Run(**summary, path=path, config=config, environment=environment, checksums=digests)
     for name in ("epochs.csv", "certificates.csv"):
         read_text(path / name, digests[name])
-    known = {"path": path, "config": config, "environment": environment, "checksums": checksums}
-    run = Run(**_checked(path / "metrics.json", summary), **known)
-    said = Path(run.experiment, run.scale, f"seed{run.seed}")
-    if path.resolve().parts[-len(said.parts) :] != said.parts:
-        raise RecordError(f"{path / 'metrics.json'} says that it is {said}. Move it there.")
+    contents = tuple(digests[name] for name in FILES)
+    if contents not in _CHECKED:
+        record_checks.check_tables(run)
+        _CHECKED.add(contents)
     return run
 
 
-def _checked(path: Path, summary: dict[str, Any]) -> dict[str, Any]:
-    """The content of metrics.json, once every key of a run is there with a value of its type."""
-    number = (int, float)
-    types = {"experiment": str, "scale": str, "seed": int, "seconds": number}
-    types |= {"weights_sha256": str, "metrics": dict}
-    if summary.keys() != types.keys():
-        raise RecordError(f"{path} has other keys than a run's: {', '.join(summary)}. Restore it.")
-    wrong = [name for name, kind in types.items() if not isinstance(summary[name], kind)]
-    metrics = {} if wrong else summary["metrics"]
-    wrong += [name for name, value in metrics.items() if not isinstance(value, number)]
-    if wrong:
-        raise RecordError(f"{path} has a value of another type in {', '.join(wrong)}. Restore it.")
-    return summary
-
-
-def read_checksums(folder: Path, names: Sequence[str]) -> dict[str, str] | None:
-    """The SHA-256 of each file of a record; None for a record of before there were any.
+def read_checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of each file of a record.
 
     Raises:
-        RecordError: SHA256SUMS is damaged, or not of these files.
+        RecordError: SHA256SUMS is missing, damaged, or not of these files.
     """
     path = folder / CHECKSUMS
     if not path.is_file():
-        return None
+        raise RecordError(
+            f"{folder} must have {CHECKSUMS}, a file with the SHA-256 of each file; it has none. "
+            "Restore it from version control, or delete the folder and run it again."
+        )
     lines = re.findall(r"([0-9a-f]{64})  (\S+)\n|(.+\n?)", read_text(path))
     found = {name: digest for digest, name, other in lines if not other}
     if sorted(found) != sorted(names) or len(lines) != len(names):
@@ -119,7 +123,8 @@ def read_checksums(folder: Path, names: Sequence[str]) -> dict[str, str] | None:
 
 def read_text(path: Path, digest: str | None = None) -> str:
     """A file's text; RecordError if it is no text, or has another SHA-256 than ``digest``."""
-    content = path.read_bytes()
+    with named(path, "be a file that can be read; it cannot be", "."):
+        content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if digest not in (None, found):
         raise RecordError(
@@ -133,13 +138,19 @@ def read_text(path: Path, digest: str | None = None) -> str:
 
 
 def read_json(path: Path, digest: str | None = None) -> dict[str, Any]:
-    """A JSON object; RecordError for anything else, as for NaN, which JSON has not."""
+    """A JSON object; RecordError for anything else, as for NaN, which JSON has not, or 1e999."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"it has {constant}")
 
+    def finite(text: str) -> float:
+        if math.isinf(number := float(text)):
+            raise ValueError(f"it has {text}, which no float holds")
+        return number
+
+    text = read_text(path, digest)
     try:
-        value = json.loads(read_text(path, digest), parse_constant=refuse)
+        value = json.loads(text, parse_constant=refuse, parse_float=finite)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not JSON: {error}. Restore it.") from error
     if not isinstance(value, dict):

@@ -5,20 +5,38 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
-import tempfile
 import tomllib
+import warnings
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from linfdist import disk
+from linfdist.certified import accuracies as accuracies
+from linfdist.certified import certified as certified
+from linfdist.certified import certified_radii as certified_radii
+from linfdist.certified import eps_of as eps_of
+from linfdist.certified import is_sound
 from linfdist.record_files import CHECKSUMS as CHECKSUMS
 from linfdist.record_files import RecordError as RecordError
-from linfdist.record_files import csv_text, exchange, json_text, sha256, sync_folder, write_files
+from linfdist.record_files import (
+    csv_text,
+    exchange,
+    expanded,
+    json_text,
+    named,
+    sha256,
+    sync_folder,
+    write_file,
+    write_files,
+)
 from linfdist.recorded_run import FILES as FILES
-from linfdist.recorded_run import Run, read_run
+from linfdist.recorded_run import Run, read_anywhere, read_run
 
 
 class RunExists(RuntimeError):
@@ -27,6 +45,10 @@ class RunExists(RuntimeError):
 
 class RunInProgress(RecordError):
     """Another process is at the same run."""
+
+
+class NotARunWarning(UserWarning):
+    """A folder among the records is left out: it is not called as a run is, or is a copy of one."""
 
 
 def checkout() -> Path | None:
@@ -46,7 +68,11 @@ def repository() -> Path:
 
 def runs_dir() -> Path:
     """Where records are kept: ``LINFDIST_RUNS``, else runs/ in the repository."""
-    return Path(os.environ.get("LINFDIST_RUNS") or repository() / "runs")
+    return expanded(os.environ.get("LINFDIST_RUNS") or repository() / "runs")
+
+
+_OTHER_RUNS = ", by LINFDIST_RUNS. Nothing was done yet."
+_OTHER_WORK = ", by LINFDIST_WORK. Nothing was done yet."
 
 
 def run_dir(experiment: str, scale: str, seed: int) -> Path:
@@ -61,7 +87,7 @@ def work_dir(experiment: str, scale: str, seed: int) -> Path:
 
 def work_root() -> Path:
     """Where what is not recorded is kept: ``LINFDIST_WORK``, else work/ in the repository."""
-    root = Path(os.environ.get("LINFDIST_WORK") or repository() / "work")
+    root = expanded(os.environ.get("LINFDIST_WORK") or repository() / "work")
     if root.resolve() == runs_dir().resolve():
         raise RecordError(
             f"LINFDIST_WORK and LINFDIST_RUNS must be two folders; both are {root}. Change one."
@@ -80,21 +106,33 @@ def refuse_recorded(experiment: str, scale: str, seed: int) -> Path:
     return path
 
 
+def try_recording(path: Path) -> None:
+    """RecordError unless a run can be recorded at ``path``: called before the work for it."""
+    with named(path, "be a folder that can be made; it cannot be", _OTHER_RUNS):
+        disk.try_folder(path)
+
+
 @contextlib.contextmanager
 def lock(work: Path) -> Iterator[None]:
     """Keep every other process out of a run's work folder; RunInProgress if one is there.
 
     The system frees the lock when its process ends, however it ends.
+
+    Raises:
+        RecordError: the folder or the file ``lock`` in it cannot be made.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunInProgress(
-                f"{work}: this run is already in progress in another process. Wait for it, or "
-                "choose another seed."
-            ) from error
+    with named(work, "be a folder that can be written to; it cannot be", _OTHER_WORK):
+        work.mkdir(parents=True, exist_ok=True)
+        descriptor = disk.open_own(work / "lock")
+    with os.fdopen(descriptor, "wb") as file:
+        with named(work, "be a folder whose files can be locked; they cannot be", _OTHER_WORK):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunInProgress(
+                    f"{work}: this run is already in progress in another process. Wait for it, or "
+                    "choose another seed."
+                ) from error
         yield
 
 
@@ -117,7 +155,8 @@ def write_run(
 
     Raises:
         RunExists: the run is recorded already.
-        RecordError: the disk is full; nothing is recorded.
+        RecordError: it cannot be written, or the files contradict one another: the metrics are not
+            those of the certificates, or an image has no row. Nothing is recorded.
     """
     path = refuse_recorded(experiment, scale, seed)
     summary = {
@@ -135,22 +174,20 @@ def write_run(
         "epochs.csv": csv_text(pd.DataFrame(epochs)),
         "certificates.csv": csv_text(certificates),
     }
-    try:
-        with _folder_for(path) as unfinished:
-            write_files(unfinished, texts)
-            refuse_recorded(experiment, scale, seed)
-            try:
-                unfinished.rename(path)
-            except OSError:
-                refuse_recorded(experiment, scale, seed)  # another process was first
-                raise
-            for folder in path.parents[:5]:  # up to what runs/ lies in, which may be new
-                sync_folder(folder)
-    except OSError as error:
-        raise RecordError(
-            f"{path} must be written whole; the disk failed ({error}). Free some space: the same "
-            "call goes on, or says that the run is recorded."
-        ) from error
+    again = (
+        ": the same call goes on, or says that the run is recorded. Training and weights are kept."
+    )
+    with named(path, "be written whole; it cannot be", again), _folder_for(path) as unfinished:
+        write_files(unfinished, texts)
+        read_anywhere(unfinished)  # what could not be read is not recorded
+        refuse_recorded(experiment, scale, seed)
+        try:
+            unfinished.rename(path)
+        except OSError:
+            refuse_recorded(experiment, scale, seed)  # another process was first
+            raise
+        for folder in path.parents[:5]:  # up to what runs/ lies in, which may be new
+            sync_folder(folder)
     return read_run(path)
 
 
@@ -165,57 +202,107 @@ def amend_run(run: Run, columns: pd.DataFrame, **noted: Any) -> Run:
         RecordError: the run has a column of that name, a file of it is damaged, or the folder
             cannot be exchanged.
     """
-    as_text = {"dtype": str, "keep_default_na": False}
-    texts = {name: run.text(name) for name in FILES}
-    before = pd.read_csv(io.StringIO(texts["certificates.csv"]), **as_text)
+    before = _cells(run.text("certificates.csv"))
     taken = [name for name in columns if name in before]
     if taken or len(columns) != len(before):
         raise RecordError(
             f"{run.path}: new columns must have new names and one value for each of the "
             f"{len(before)} images; got {', '.join(taken) or f'{len(columns)} values'}."
         )
-    added = pd.read_csv(io.StringIO(csv_text(columns)), **as_text)
-    table = pd.concat([before, added], axis=1).to_csv(index=False)
+    return _amend(run, pd.concat([before, _cells(csv_text(columns))], axis=1), noted)
+
+
+def low_radii(run: Run) -> pd.Series:
+    """Of each image: whether its sound radius lies below eps, although it is certified at eps.
+
+    Decimals are compared: a radius of eps is stored rounded down.
+    """
+    table = run.certificates
+    if not is_sound(table):
+        return pd.Series(False, index=table.index)
+    low = (table["sound_radius"] * 1e6).round() < _millionths(eps_of(run))
+    return low & (table["certified_sound"] == 1)
+
+
+def raise_low_radii(run: Run, **noted: Any) -> Run:
+    """Write eps as the sound radius of the images of ``low_radii``; no other cell is changed.
+
+    They are certified at eps by the record itself: no weights are needed. ``noted`` goes into
+    environment.json. The folder is exchanged as by ``amend_run``.
+
+    Raises:
+        RecordError: no radius is low, a file is damaged, or the folder cannot be exchanged.
+    """
+    low = low_radii(run)
+    if not low.any():
+        raise RecordError(f"{run.path}: no sound radius lies below eps at a certified image.")
+    table = _cells(run.text("certificates.csv"))
+    table.loc[low, "sound_radius"] = f"{_millionths(eps_of(run)) / 1e6:.12g}"
+    return _amend(run, table, noted)
+
+
+def _millionths(eps: Fraction) -> int:
+    return eps * 10**6 // 1
+
+
+def _cells(text: str) -> pd.DataFrame:
+    """A table as it is written, every cell as text."""
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+
+
+def _amend(run: Run, cells: pd.DataFrame, noted: dict[str, Any]) -> Run:
+    """Exchange a record for one with these certificates, and the metrics that they give.
+
+    What else is in the folder goes with it.
+    """
+    texts = {name: run.text(name) for name in FILES}
+    table = cells.to_csv(index=False)
     summary = json.loads(texts["metrics.json"])
-    certified = accuracies(pd.read_csv(io.StringIO(table)))["certified_accuracy"]
-    summary["metrics"]["certified_accuracy"] = certified
+    found = accuracies(pd.read_csv(io.StringIO(table)))
+    summary["metrics"]["certified_accuracy"] = found["certified_accuracy"]
     changed = {
         "metrics.json": json_text(summary),
         "environment.json": json_text(run.environment | noted),
         "certificates.csv": table,
     }
-    return _rewrite(run, texts | changed)
+    with _exchanging(run.path), _folder_for(run.path) as unfinished:
+        for path in run.path.iterdir():  # the record of a hunt, too
+            if path.name not in (*FILES, CHECKSUMS) and path.is_file():
+                write_file(unfinished / path.name, path.read_bytes())
+        write_files(unfinished, texts | changed)
+        read_anywhere(unfinished)
+        exchange(unfinished, run.path)
+        sync_folder(run.path.parent)  # before the old folder goes
+    return read_run(run.path)
 
 
-def add_checksums(run: Run) -> Run:
-    """Give a run of before there were any the checksums of its files as they are."""
-    if run.checksums is not None:
-        return run
-    return _rewrite(run, {name: run.text(name) for name in FILES})
+def try_amending(path: Path) -> None:
+    """RecordError unless a record's folder can be exchanged: called before the work for it."""
+    with _exchanging(path), contextlib.ExitStack() as until_tried:
+        both = []
+        for _ in range(2):
+            both.append(disk.hidden_folder(path))
+            until_tried.callback(both[-1].rmdir)
+        exchange(*both)
 
 
-def _rewrite(run: Run, texts: dict[str, str]) -> Run:
-    """Exchange a record's folder for one with these texts."""
+@contextlib.contextmanager
+def _exchanging(path: Path) -> Iterator[None]:
     try:
-        with _folder_for(run.path) as unfinished:
-            write_files(unfinished, texts)
-            exchange(unfinished, run.path)
-            sync_folder(run.path.parent)  # before the old folder goes
+        yield
     except OSError as error:
         raise RecordError(
-            f"{run.path} cannot be exchanged for another folder: {error}. Free some space, or copy "
-            "the records to a file system that can exchange folders, and set LINFDIST_RUNS."
+            f"{path} cannot be exchanged for another folder: {error}. {disk.advice(error)}, or "
+            "copy the records to a file system that can exchange folders, and set LINFDIST_RUNS. "
+            "The record is as it was."
         ) from error
-    return read_run(run.path)
 
 
 @contextlib.contextmanager
 def _folder_for(path: Path) -> Iterator[Path]:
     """A hidden folder beside ``path``; what it is called in the end is deleted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    unfinished = disk.hidden_folder(path)
     try:
-        unfinished.chmod(0o755)
         yield unfinished
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -224,27 +311,56 @@ def _folder_for(path: Path) -> Iterator[Path]:
 def find_runs(
     experiment: str | None = None, scale: str | None = None, seed: int | None = None
 ) -> list[Run]:
-    """Every recorded run that matches, sorted by experiment, scale and seed."""
-    pattern = f"{experiment or '*/*'}/{scale or '*'}/seed{'[0-9]*' if seed is None else seed}"
-    runs = [read_run(path) for path in runs_dir().glob(pattern)]
-    return sorted(runs, key=lambda run: (run.experiment, run.scale, run.seed))
+    """Every recorded run that matches, sorted by experiment, scale and seed.
 
+    Beside the runs may lie what is none: a folder that is not called seed<k>, as seed0.bak, and a
+    whole run that lies elsewhere than its metrics.json says, as a copy does. Both are left out with
+    a NotARunWarning.
 
-def accuracies(certificates: pd.DataFrame) -> dict[str, float]:
-    """The metrics of a run, means over its table of test images; none of an empty column.
-
-    Certified are the images of ``certified_sound``; of ``certified_interval`` where a run has no
-    sound certificates.
+    Raises:
+        RecordError: a run is damaged, or a folder cannot be read.
     """
-    sound = certificates.get("certified_sound")
-    counts = sound is not None and sound.notna().all()
-    columns = {
-        "clean_accuracy": certificates["predicted"] == certificates["label"],
-        "pgd_accuracy": certificates["survived_pgd"],
-        "certified_accuracy": sound if counts else certificates["certified_interval"],
-        "certified_accuracy_margin": certificates["certified_margin"],
-    }
-    return {name: float(flags.mean()) for name, flags in columns.items() if flags.notna().all()}
+    tables = [runs_dir()] if experiment is None else [runs_dir() / experiment]
+    rows = [row for table in tables for row in _inside(table, 2 if experiment is None else 0)]
+    scales = [folder for row in rows for folder in _inside(row, 1) if scale in (None, folder.name)]
+    found = []
+    for path in (path for folder in scales for path in _inside(folder, 1)):
+        if not re.fullmatch("seed(0|[1-9][0-9]*)", path.name):
+            _leave_out(path, "is not called seed<k>")
+        elif seed is None or path.name == f"seed{seed}":
+            run = read_anywhere(path)
+            if path.relative_to(runs_dir()) == run.place:
+                found.append(run)
+            else:
+                _leave_out(path, f"says that it is {run.place}")
+    return sorted(found, key=lambda run: (run.experiment, run.scale, run.seed))
+
+
+def _inside(folder: Path, levels: int) -> list[Path]:
+    """The folders so many levels below, without hidden ones; none where the folder is not there."""
+    if levels == 0:
+        return [folder]
+    try:
+        with os.scandir(folder) as entries:
+            names = [
+                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+            ]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(
+            f"{folder} must be a folder that can be read; it cannot be ({error}). "
+            f"{disk.advice(error)}, by LINFDIST_RUNS."
+        ) from error
+    return [path for name in sorted(names) for path in _inside(folder / name, levels - 1)]
+
+
+def _leave_out(path: Path, why: str) -> None:
+    warnings.warn(
+        f"{path} is left out: it {why}. Move it out of the records, or delete it.",
+        NotARunWarning,
+        stacklevel=3,
+    )
 
 
 def check_weights(run: Run, path: Path) -> None:

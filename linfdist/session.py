@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
@@ -16,14 +17,15 @@ from pathlib import Path
 
 import torch
 
-from linfdist import environment, experiments, records
+from linfdist import disk, environment, experiments, records
 from linfdist._arguments import seed
 from linfdist.bench import epochs_file
 from linfdist.bench.file import file_name
 from linfdist.processes import run_within
-from linfdist.record_files import replace_file, sealed_text
+from linfdist.record_files import named, replace_file, sealed_text, try_file
 from linfdist.recorded_run import read_sealed
 
+_UNDONE = ", by LINFDIST_WORK. What the steps before have done is kept."
 OUT_OF_TIME = 3  # also what `run` and `bench` return
 DESCRIPTION = """\
 Build the package, run the tests that need a GPU, record the bench and train rows of the paper's
@@ -110,6 +112,7 @@ def main(args: argparse.Namespace) -> int:
         for step in steps:
             print(f"{step.name}: {session.why_not(step) or shlex.join(step.command)}")
         return 0
+    session.try_writing(steps)
     outcomes: list[Outcome] = []
     try:
         for step in steps:
@@ -204,6 +207,19 @@ class Session:
         done = step.name in self._done() and not gone
         return step.skip or ("done already for this code on this device" if done else "")
 
+    def try_writing(self, steps: Iterable[Step]) -> None:
+        """RecordError unless the logs, the memory and what the steps leave can be written."""
+        to_run = [step for step in steps if not self.why_not(step)]
+        if to_run:
+            with named(self.folder, "be a folder that can be made; it cannot be", _UNDONE):
+                disk.try_folder(self.folder)
+            try_file(self.memory)
+        for left in (step.leaves for step in to_run if step.leaves is not None):
+            if left.suffix:
+                try_file(left)
+            else:
+                records.try_recording(left)
+
     def run(self, step: Step) -> Outcome:
         """One step within what is left of the time."""
         started = time.monotonic()
@@ -217,7 +233,8 @@ class Session:
             return Outcome(
                 name=step.name, seconds=0, code=code, result=why_not or "not started: out of time"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with named(self.folder, "be a folder that can be made; it cannot be", _UNDONE):
+            self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{step.name.replace('/', '-')}.log"
         print(f"[{left:4.0f} s left] {step.name}: {shlex.join(command)}", flush=True)
         status = run_within(left, command, log, grace=self.reserve)

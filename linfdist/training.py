@@ -1,7 +1,6 @@
 """Training, resumable to the bit."""
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +9,13 @@ import torch
 from tqdm import tqdm
 
 from linfdist import _values, distributed
+from linfdist import checkpoint as checkpoints
 from linfdist.bound_config import BoundTrainConfig
 from linfdist.data import ImageSet
 from linfdist.layerwise_config import LayerwiseTrainConfig
 from linfdist.nn import synchronized
 from linfdist.robust import GatedLoss, HingeLoss, IBPLoss, Loss, MixtureLoss
+from linfdist.terminal import say, shows_bar
 from linfdist.train_config import AnyTrainConfig, Net, TrainConfig, check_seconds
 from linfdist.train_run import Run
 
@@ -116,10 +117,12 @@ def fit(
         net, train, config, seed, test, device, experiment, surroundings, sync=sync_mean_shift
     )
     if checkpoint is not None:
+        if distributed.rank() == 0:
+            checkpoints.try_saving(checkpoint)
         run.resume(checkpoint, restart)
     last_saved = time.monotonic()
     progress = progress and distributed.rank() == 0
-    with_bar = progress and sys.stderr.isatty()
+    with_bar = shows_bar(progress)
     out_of_time = False
     with (
         synchronized(net, sync_mean_shift),
@@ -134,7 +137,7 @@ def fit(
             if epoch_ended or run.step % REPORT_STEPS == 0:
                 bar.set_postfix_str(run.report(), refresh=False)
             if epoch_ended and progress and not with_bar:
-                print(run.report(), file=sys.stderr, flush=True)
+                say(run.report())
             ended = run.step == run.num_steps
             if seconds is not None and not ended:
                 # All processes stop at the same step.

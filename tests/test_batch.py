@@ -241,6 +241,23 @@ def test_the_state_of_a_run_is_the_last_thing_that_it_said(empty):
     assert wanted.state() == f"{NET}, smoke, seed 0: fit: out of time\n  {wanted.log}"
 
 
+@pytest.mark.parametrize("name", ["w{o}rk", "w}"])
+def test_braces_in_a_path_are_refused_by_name(name, tmp_path):
+    """Snakemake takes them for wildcards, and has nothing to escape them with."""
+    assert batch.without_braces(tmp_path) == tmp_path
+    with pytest.raises(BatchError, match="Name a folder without braces by LINFDIST_WORK and"):
+        batch.without_braces(tmp_path / name)
+
+
+@snakemake
+@pytest.mark.parametrize("variable", ["LINFDIST_WORK", "LINFDIST_RUNS"])
+def test_the_snakefile_names_braces(empty, tmp_path, monkeypatch, variable):
+    monkeypatch.setenv(variable, str(tmp_path / "w{o}rk"))
+    ended = called(tmp_path, "-n", NET, "--config", "scale=smoke")
+    assert ended.returncode == 1
+    assert "Snakemake takes braces in a path for its wildcards; got" in ended.stdout
+
+
 def test_seconds_and_device_go_to_every_run():
     assert Batch().options == ""
     given = Batch.from_config({"seconds": 600, "device": "cuda:1"})

@@ -1,5 +1,6 @@
 """The command line and the notebooks' parameters: what is accepted, what is refused, and how."""
 
+import importlib
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import nbformat
 import papermill
 import pytest
 
+import linfdist
 from linfdist import records
 from linfdist.__main__ import main
 from linfdist.notebook import UnknownParameter, WrongParameter, check_parameters
@@ -67,6 +69,10 @@ def test_a_list_of_some_rows_at_one_scale(capsys):
         (["run", NET, "--device", "gpu"], "device 'gpu' cannot be used"),
         (["run", NET, "--device", "cuda:99"], "device 'cuda:99' cannot be used"),
         (["table", "70"], "Unknown table '70'. Did you mean '7'? Known: 1, 2, 3,"),
+        (["run", "x"], "Unknown experiment 'x'. `python -m linfdist list` shows all "),
+        (["attack", "x"], "Unknown table or row 'x'. `python -m linfdist list` shows all "),
+        (["run", NET, "--scale", "smoke", "--device", "meta"], "device 'meta' cannot be used"),
+        (["run", NET, "--scale", "smoke", "--device", "mps"], "device 'mps' cannot be used"),
         (["table", "1", "--scale", "small"], "Unknown scale 'small'"),
     ],
 )
@@ -76,6 +82,17 @@ def test_bad_input_is_one_line_on_stderr(arguments, message, capsys):
     assert captured.out == ""
     assert message in captured.err
     assert captured.err.count("\n") == 1
+    assert len(captured.err) < 350  # not every name, and not pages of torch's
+
+
+def test_an_unknown_row_of_a_table_says_what_lists_the_rows():
+    from linfdist.experiments import UnknownName, parse_rows
+
+    message = "Did you mean 'mnist_net'.*`python -m linfdist list table1` shows all"
+    with pytest.raises(UnknownName, match=message):
+        parse_rows("mnist_nte")
+    with pytest.raises(UnknownName, match=r"row of Table 2 'x'\. Known: tinyimagenet"):
+        parse_rows("x", table=2)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +151,12 @@ def test_a_stopped_run_says_how_to_go_on(capsys, monkeypatch, stopped):
     error = capsys.readouterr().err
     # Everything but --restart, which would drop the checkpoint.
     assert error.endswith(f"run {NET} --scale reduced --seed 3 --device cpu\n")
+    assert "Stopped before a checkpoint was written. To start again: " in error
+    checkpoint = records.work_dir(NET, "reduced", 3) / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert main(["run", NET, "--seed", "3", "--device", "cpu"]) == 130
+    assert "Stopped. To go on from the last checkpoint: " in capsys.readouterr().err
 
 
 def test_any_stopped_command_ends_without_a_traceback(capsys, monkeypatch, stopped):
@@ -174,6 +197,17 @@ def test_help_teaches(arguments, capsys):
         main(arguments)
     assert stopped.value.code == 0
     assert "python -m linfdist" in capsys.readouterr().out
+
+
+def test_another_system_is_named(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        caught = None
+        try:
+            importlib.reload(linfdist)
+        except ImportError as error:
+            caught = str(error)
+    assert caught is not None and "must be POSIX, as Linux and macOS are; got 'nt'" in caught
 
 
 PARAMETERS = 'scale = "smoke"\nrerun: bool = False\n'

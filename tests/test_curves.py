@@ -4,13 +4,15 @@ import json
 import math
 import shutil
 
+import made_records
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from linfdist import experiments, records, report
 from linfdist.attacked import find_attacked
-from linfdist.report.curves import certified_at, certified_radii, eps_of, recorded
+from linfdist.records import certified_radii, eps_of
+from linfdist.report.curves import certified_at, recorded
 
 RUNS = records.find_runs(scale="reduced")
 
@@ -87,14 +89,14 @@ def test_another_data_set_has_no_number_of_the_paper(tmp_path, monkeypatch):
     run = next(run for run in RUNS if run.experiment == "table1/mnist_net")
     copy = tmp_path / "table1" / "mnist_net" / "reduced" / "seed0"
     shutil.copytree(run.path, copy)
-    (copy / records.CHECKSUMS).unlink()
     for name, change in {
-        "config.json": lambda config: config["setting"].update(dataset="digits"),
+        "config.json": lambda config: config["setting"].update(dataset="digits", test_images=10000),
         "metrics.json": lambda metrics: metrics.update(seed=0),
     }.items():
         content = json.loads((copy / name).read_text())
         change(content)
         (copy / name).write_text(json.dumps(content))
+    made_records.seal(copy)
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path))
     (row,) = report.certified_shares("table1").to_dict("records")
     assert row["data set"] == "digits" and row["paper at eps"] is None

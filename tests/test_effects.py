@@ -1,9 +1,10 @@
 """What a change is worth, from records; and the tables that have other columns than Table 1."""
 
+import made_records
 import pandas as pd
 import pytest
 
-from linfdist import experiments, records, report
+from linfdist import experiments, report
 from linfdist.experiments import table3, table7
 
 
@@ -15,17 +16,14 @@ def folders(tmp_path, monkeypatch):
 
 
 def record(folder, name, certified, *, seed=0, train=0.5):
-    records.write_run(
+    made_records.record(
+        folder,
         name,
         "reduced",
         seed,
-        config={"setting": {"test_images": None}, "flops": 930816, "num_classes": 10},
-        metrics={"clean_accuracy": 0.9, "pgd_accuracy": 0.8, "certified_accuracy": certified},
-        environment={"device": "a test", "training_seconds": 60.0},
+        certified=certified,
+        flops=930816,
         epochs=[{"epoch": 1, "train_accuracy": 0.1}, {"epoch": 2, "train_accuracy": train}],
-        certificates=pd.DataFrame({"index": [0]}),
-        seconds=90.0,
-        weights=folder / "weights.pt",
     )
 
 

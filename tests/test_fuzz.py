@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import made_records
 import numpy as np
 import pandas as pd
 import pytest
@@ -98,15 +99,16 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
     (tmp_path / "weights").write_bytes(b"weights")
     columns = ("label", "predicted", "certified_margin", "certified_interval", "survived_pgd")
-    table = pd.DataFrame({name: [0, 1, 1, 0] for name in columns} | {"margin_radius": 0.125})
+    table = pd.DataFrame({name: [0, 1, 1, 0] for name in columns} | {"index": range(4)})
+    table = table.assign(margin_radius=0.125, interval_radius=0.25)
     return records.write_run(
         "table1/mnist_net",
         "smoke",
         0,
-        config={"setting": {"eps": "8/255"}},
+        config=made_records.config(epochs=1, test_images=4),
         metrics=records.accuracies(table),
-        environment={"device": "a test"},
-        epochs=[{"epoch": 1, "p": 8.0}],
+        environment=made_records.ENVIRONMENT,
+        epochs=[{"epoch": 1, "p": 8.0, "train_accuracy": 0.5}],
         certificates=table,
         seconds=1.5,
         weights=tmp_path / "weights",
@@ -136,21 +138,21 @@ def test_a_damaged_record_is_never_read(run):
 RUBBISH = (b"", b"[]", b"[" * 100_000, b"null", b"9" * 5000, b"{}", b"\xff\xfe", b'{"a": NaN}')
 
 
-def test_a_damaged_record_of_before_raises_nothing_else(run):
-    (run.path / records.CHECKSUMS).unlink()
+def test_a_damaged_record_with_new_checksums_raises_nothing_else(run):
     tried = 0
     for name in records.FILES:
         path = run.path / name
         content = path.read_bytes()
         for copy in (*damaged(content, 80), *RUBBISH):
             path.write_bytes(copy)
+            made_records.seal(run.path)
             try:
                 everything(run.path)
             except RecordError as error:
-                assert str(path) in str(error)
+                assert str(run.path) in str(error)
             tried += 1
         path.write_bytes(content)
-    assert tried >= faults.get("a damaged record of before checksums").times
+    assert tried >= faults.get("a damaged record with checksums of the damaged files").times
 
 
 @pytest.mark.parametrize(
@@ -164,23 +166,24 @@ def test_a_damaged_record_of_before_raises_nothing_else(run):
 def test_metrics_of_other_types_are_named(run, key, value, message):
     import json
 
-    (run.path / records.CHECKSUMS).unlink()
     path = run.path / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    made_records.seal(run.path)
     with pytest.raises(RecordError, match=message):
         records.read_run(run.path)
 
 
-def test_checksums_are_added_to_a_run_of_before(run):
-    whole, sums = everything(run.path), (run.path / records.CHECKSUMS).read_text()
-    (run.path / records.CHECKSUMS).unlink()
-    before = records.read_run(run.path)
-    assert before.checksums is None and everything(run.path) == whole
-    after = records.add_checksums(before)
-    assert after.checksums == run.checksums and everything(run.path) == whole
-    assert (run.path / records.CHECKSUMS).read_text() == sums
-    assert records.add_checksums(after) is after
-    assert [path.name for path in run.path.parent.iterdir()] == ["seed0"]
+@pytest.mark.parametrize("instead", [None, "a folder", "another file's"])
+def test_a_record_without_its_checksums_is_refused(run, instead):
+    path = run.path / records.CHECKSUMS
+    path.unlink()
+    if instead == "a folder":
+        path.mkdir()
+    elif instead:
+        path.write_text(f"{'0' * 64}  other.csv\n")
+    message = "must have a line for each of" if instead == "another file's" else "it has none"
+    with pytest.raises(RecordError, match=f"SHA256SUMS.*{message}.*Restore it from version"):
+        records.read_run(run.path)
 
 
 def test_a_damaged_file_that_stands_alone_is_named_or_says_the_same(tmp_path):

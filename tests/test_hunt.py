@@ -9,6 +9,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import made_records
 import pandas as pd
 import pytest
 import torch
@@ -101,9 +102,9 @@ def test_what_is_attacked_and_by_what(folder):
     first = run.certificates[:200]
     open_ = first[(first["survived_pgd"] == 1) & (first["certified_interval"] == 0)]
     assert found.missed["index"].tolist() == open_["index"].tolist() and len(open_) > 0
-    sure = found.table[found.table["certified_interval"] == 1]
+    sure = found.table[found.table["certified"]]
     assert len(sure) == 3
-    radii = first[first["certified_interval"] == 1].set_index("index")["interval_radius"]
+    radii = records.certified_radii(run)[:200][records.certified(run)[:200]]
     assert radii[sure["index"]].max() <= radii.drop(sure["index"]).min()
     for row in found.table.itertuples():
         beaten = [name for name in QUICK if getattr(row, name) == 0]
@@ -178,9 +179,9 @@ def test_a_beaten_certificate_is_called_by_its_name(folder, capsys):
     """A certificate that claims too much, planted in the record."""
     path = only_run().path / "certificates.csv"
     table = pd.read_csv(path)
-    table["certified_interval"] = table["survived_pgd"]
-    table.to_csv(path, index=False)
-    path.with_name(records.CHECKSUMS).unlink()  # which would name the file that was changed
+    for name in ("certified_interval", "certified_sound"):
+        table[name] = table["survived_pgd"]
+    made_records.rewrite(path.parent, table)
     assert main([*COMMAND, "--certified", "1000"]) == 1
     err = capsys.readouterr().err
     assert re.search(r"UNSOUND: \d+ certified images of .*seed0 were beaten, image \d+", err)
@@ -231,7 +232,7 @@ def test_a_hunt_that_cannot_be_written_can_be_made_again(folder, monkeypatch, fa
     run = only_run()
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(RecordError, match=r"attacks\..* must be written whole.*No space left"):
             hunt.hunt(run, images=100, progress=False)
     assert find_attacked() == []
     assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
@@ -306,8 +307,8 @@ def test_recorded_nets_keep_their_thinnest_certificates(monkeypatch):
             test = data.load(run.config["setting"]["dataset"], "test", download=False)
         except data.DataError:
             continue
-        rows = hunt.pick(run.certificates, 2)
-        rows = rows[rows["certified_interval"] == 1]["index"].tolist()
+        rows = hunt.pick(run, len(run.certificates), 2)["index"]
+        rows = rows[records.certified(run)[rows].to_numpy()].tolist()
         net = runner.load_trained(run)
         guide = math.inf if "guided_lse" not in hunt.attacks_on(net) else LogSumExp(30.0)
         attacks = {"guided": AttackSetting("guided_pgd", {"guide": guide, "num_steps": 5})}

@@ -23,6 +23,7 @@ RANKS = (
             "data",
         ),
         *("records", "record_files", "recorded_run", "environment", "distributed", "attacked"),
+        *("disk", "certified", "record_checks", "terminal"),
     ),
     ("nn", "optim"),
     ("robust", "baselines", "theory"),

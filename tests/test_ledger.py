@@ -3,10 +3,11 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import made_records
 import pandas as pd
 import pytest
 
-from linfdist import experiments, records, report
+from linfdist import experiments, report
 from linfdist.bench import epochs_file
 from linfdist.experiments import runner, statements, table1, table3, table4, table7
 from linfdist.report import formats
@@ -24,17 +25,17 @@ def folder(tmp_path, monkeypatch):
 
 
 def record(folder, name, certified, *, scale="paper", seed=0, clean=0.9, train=0.5, classes=10):
-    records.write_run(
+    made_records.record(
+        folder,
         name,
         scale,
         seed,
-        config={"setting": {"test_images": None}, "flops": 1, "num_classes": classes},
-        metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": certified},
-        environment={"device": f"machine {seed}", "commit": "0123456789"},
+        clean=clean,
+        certified=certified,
+        num_classes=classes,
         epochs=[{"epoch": 1, "train_accuracy": train}],
-        certificates=pd.DataFrame({"index": [0]}),
         seconds=60.0 + 60 * seed,
-        weights=folder / "weights.pt",
+        device=f"machine {seed}",
     )
 
 
@@ -114,6 +115,13 @@ def test_a_row_says_what_it_came_from(folder):
     html = report.show_ledger(report.ledger()).to_html()
     assert f'<a href="runs/{NET}/paper/seed1/metrics.json" title="{NET}/paper/seed1">1</a>' in html
     assert "92.65 ± 0.07" in html and "82.7M" in html and "nan" not in html
+
+
+def test_a_row_without_a_commit_is_in_the_ledger(folder, monkeypatch):
+    """Of code that ran as a copy, outside a checkout."""
+    monkeypatch.setitem(made_records.ENVIRONMENT, "commit", None)
+    record(folder, NET, 0.9260)
+    assert row(CERTIFIED)["commit"] == "unknown"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 
+import made_records
 import pandas as pd
 import pytest
 
@@ -33,10 +34,10 @@ def old(recorded, tmp_path, monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("LINFDIST_WORK", str(tmp_path / "work"))
     (run,) = records.find_runs()
-    (run.path / records.CHECKSUMS).unlink()
     today = files(run.path)
     table = pd.read_csv(run.path / "certificates.csv", dtype=str, keep_default_na=False)
     table.drop(columns=ADDED).to_csv(run.path / "certificates.csv", index=False)
+    made_records.seal(run.path)
     return records.read_run(run.path), today
 
 
@@ -146,7 +147,7 @@ def test_a_contradiction_is_a_bug(old):
     table = pd.read_csv(run.path / "certificates.csv", dtype=str, keep_default_na=False)
     first = table.index[table["certified_interval"] == "1"][0]
     table.loc[first, "certified_interval"] = "0"
-    table.to_csv(run.path / "certificates.csv", index=False)
+    made_records.rewrite(run.path, table)
     with pytest.raises(evaluation.ContradictionError, match="certified_sound implies certified_in"):
         recertify.recertify(records.read_run(run.path))
 
@@ -182,6 +183,7 @@ def test_the_command_goes_on_after_missing_weights(old, capsys):
     shutil.copytree(run.path, lost)
     metrics = (lost / "metrics.json").read_text().replace('"seed": 0', '"seed": 1')
     (lost / "metrics.json").write_text(metrics)
+    made_records.seal(lost)
     before = files(lost)
     assert main(["recertify", "table1", "--scale", "smoke", "--device", "cpu", "--quiet"]) == 1
     out, err = capsys.readouterr()

@@ -8,12 +8,13 @@ import platform
 from fractions import Fraction
 from pathlib import Path
 
+import made_records
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from linfdist import environment, experiments, records
+from linfdist import environment, experiments, record_files, records
 from linfdist.config import from_dict
 from linfdist.experiments import Scale
 from linfdist.records import RecordError, RunExists, RunInProgress
@@ -54,27 +55,36 @@ def certificates(margin: bool = True) -> pd.DataFrame:
 def write(weights, seed=0, margin=True, **changes):
     table = certificates(margin)
     arguments = {
-        "config": {"eps": "8/255"},
-        "metrics": records.accuracies(table),
-        "environment": {"device": "a test"},
-        "epochs": [{"epoch": 1, "p": 8.0, "train_loss": 1 / 3, "seconds": 0.25}],
+        "metrics": records.accuracies(changes.get("certificates", table)),
+        "environment": made_records.ENVIRONMENT,
+        "epochs": [{"epoch": 1, "p": 8.0, "train_accuracy": 1 / 3, "seconds": 0.25}],
         "certificates": table,
         "seconds": 12.345,
         "weights": weights,
-    }
-    return records.write_run(NAME, SCALE, seed, **(arguments | changes))
+    } | changes
+    images = len(arguments["certificates"])
+    arguments.setdefault("config", made_records.config(epochs=1, test_images=images))
+    return records.write_run(NAME, SCALE, seed, **arguments)
+
+
+def with_radii(name, radii) -> pd.DataFrame:
+    """A whole table whose column has these radii."""
+    table = made_records.certificates(len(radii), 1, 1, 1)
+    if name == "sound_radius":
+        table["certified_sound"] = True
+    return table.assign(**{name: radii, **({"certified_margin": True} if "margin" in name else {})})
 
 
 def test_a_run_is_read_back(weights, folders):
     run = write(weights)
     assert run.path == folders / "runs" / "table1" / "mnist_net" / "smoke" / "seed0"
     assert (run.experiment, run.scale, run.seed, run.seconds) == (NAME, SCALE, 0, 12.3)
-    assert run.config == {"eps": "8/255"}
-    assert run.environment == {"device": "a test"}
+    assert run.config == made_records.config(epochs=1, test_images=4)
+    assert run.environment == made_records.ENVIRONMENT
     assert run.epochs.to_dict("list") == {
         "epoch": [1],
         "p": [8],
-        "train_loss": [0.333333],
+        "train_accuracy": [0.333333],
         "seconds": [0.25],
     }
     assert run.certificates["margin_radius"].tolist() == [0.123456, 0.333333, 0.01, 0.0]
@@ -106,9 +116,9 @@ def test_metrics_json_has_the_format_that_the_readme_gives(weights):
 def test_radii_are_rounded_down(weights):
     drawn = np.random.default_rng(0).uniform(0, 2, 1000)
     radii = np.concatenate([drawn, [0.0, 0.3, 0.29, 1.2345678, 9.9e-7, np.nextafter(0.3, 0)]])
-    table = pd.DataFrame({"margin_radius": radii, "interval_radius": radii[::-1]})
-    stored = write(weights, certificates=table, metrics={}).certificates
-    for name in table:
+    table = with_radii("margin_radius", radii).assign(interval_radius=radii[::-1])
+    stored = write(weights, certificates=table).certificates
+    for name in ("margin_radius", "interval_radius"):
         below = table[name] - stored[name]
         assert (below >= 0).all() and (below < 1.000001e-6).all()
     assert stored["margin_radius"].tolist()[-6:] == [0, 0.3, 0.29, 1.234567, 0, 0.299999]
@@ -116,12 +126,13 @@ def test_radii_are_rounded_down(weights):
 
 def test_the_decimals_of_a_sound_radius_are_certified(weights):
     drawn = np.random.default_rng(0).uniform(0, 1, 1000)
-    radii = np.concatenate([drawn, [0.0, 0.3, np.nextafter(0.3, 1), 0.1, 1.0, np.nan]])
-    table = pd.DataFrame({"sound_radius": radii})
-    path = write(weights, certificates=table, metrics={}).path / "certificates.csv"
-    stored = path.read_text().split("\n")[1:-1]
-    assert stored[-6:] == ["0", "0.299999", "0.3", "0.1", "1", '""']
-    for text, radius in zip(stored[:-1], radii[:-1].tolist(), strict=True):
+    radii = np.concatenate([drawn, [0.0, 0.3, np.nextafter(0.3, 1), 0.1, 1.0]])
+    path = write(weights, certificates=with_radii("sound_radius", radii)).path / "certificates.csv"
+    stored = [line.split(",")[-1] for line in path.read_text().split("\n")[1:-1]]
+    assert stored[-5:] == ["0", "0.299999", "0.3", "0.1", "1"]
+    missing = record_files.csv_text(pd.DataFrame({"sound_radius": [np.nan]}))
+    assert missing.split("\n")[1] == '""'
+    for text, radius in zip(stored, radii.tolist(), strict=True):
         assert 0 <= Fraction(radius) - Fraction(text) < Fraction(1, 10**6)
 
 
@@ -173,15 +184,16 @@ def test_find_runs(weights, folders):
 
 def test_a_damaged_run_is_named(weights):
     run = write(weights)
-    (run.path / "SHA256SUMS").unlink()  # as runs of before had none
     (run.path / "epochs.csv").unlink()
     with pytest.raises(RecordError, match=r"seed0 is not a whole run: it lacks epochs\.csv"):
         records.find_runs()
     (run.path / "epochs.csv").touch()
     (run.path / "metrics.json").write_text("{")
+    made_records.seal(run.path)
     with pytest.raises(RecordError, match=r"metrics\.json is not JSON"):
         records.read_run(run.path)
     (run.path / "metrics.json").write_text('{"experiment": "a/b"}')
+    made_records.seal(run.path)
     with pytest.raises(RecordError, match=r"metrics\.json has other keys than a run's"):
         records.read_run(run.path)
 

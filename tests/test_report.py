@@ -3,10 +3,11 @@
 from dataclasses import replace
 from fractions import Fraction
 
+import made_records
 import pandas as pd
 import pytest
 
-from linfdist import experiments, records, report
+from linfdist import experiments, report
 from linfdist.experiments import UnknownName, printed
 from linfdist.nn import NetConfig
 from linfdist.training import GatedLoss
@@ -22,24 +23,17 @@ def folders(tmp_path, monkeypatch):
 
 
 def record(folder, seed, clean, *, name=NET, scale="reduced", num_classes=10, test_images=None):
-    weights = folder / "weights.pt"
-    weights.write_bytes(b"weights")
-    table = pd.DataFrame({"index": [0]})
-    records.write_run(
+    made_records.record(
+        folder,
         name,
         scale,
         seed,
-        config={
-            "setting": {"test_images": test_images},
-            "flops": 930816,
-            "num_classes": num_classes,
-        },
-        metrics={"clean_accuracy": clean, "pgd_accuracy": 0.8, "certified_accuracy": 0.7},
-        environment={"device": "a test", "training_seconds": 60.0},
+        clean=clean,
+        num_classes=num_classes,
+        test_images=test_images,
+        flops=930816,
         epochs=[{"epoch": epoch, "train_accuracy": 0.5} for epoch in (1, 2)],
-        certificates=table,
         seconds=90.0 + 60 * seed,
-        weights=weights,
     )
 
 
@@ -139,6 +133,18 @@ def test_table1_as_text_and_as_a_notebook_shows_it(folders):
     assert "97.00" in html
     assert "nan" not in html.lower()
     assert html.count("font-weight: bold") > 0
+
+
+def test_what_is_said_of_several_rows_is_said_once(folders):
+    """Below the table, on one line with their names; of all rows without them."""
+    record(folders, 0, 0.97)
+    record(folders, 0, 0.97, name="table1/fashion_mnist_net")
+    text = report.text(1)
+    assert text.count(": run on a test") == 1
+    assert "\nℓ∞-dist Net, MNIST; ℓ∞-dist Net, Fashion-MNIST: run on a test\n" in text
+    for name in (name for name in experiments.EXPERIMENTS if name.startswith("table3/")):
+        record(folders, 0, 0.5, name=name)
+    assert report.text(3).endswith("\n\nAll rows: run on a test")
 
 
 def test_table2_is_reported_too():

@@ -30,7 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from linfdist import recipe, train_config, training
 from linfdist.data import Augmentation, ImageSet, split_validation
-from linfdist.evaluation import clean_and_certified
+from linfdist.environment import DeviceError
+from linfdist.evaluation import clean_and_certified, evaluate
 from linfdist.nn import LpDist, MeanShift
 from linfdist.train_run import Run
 from linfdist.training import HingeLoss, TrainConfig, fit
@@ -550,3 +551,13 @@ def test_lp_then_lse_is_lp_at_p_start_alone():
     assert config.smooth(8.0) == 8.0 and config.smooth(math.inf) == math.inf
     for p in (8.5, 9.0, 16.0, 59.0):
         assert config.smooth(p).t == p - 1 and config.smooth(p).matched
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "mps"])
+def test_a_device_that_cannot_be_used_is_named_before_training(name, monkeypatch):
+    monkeypatch.setattr(Run, "train_step", lambda run: pytest.fail("a step"))
+    message = f"device '{name}' cannot be used: .{{5,160}} Use cpu, or cuda"
+    with pytest.raises(DeviceError, match=message):
+        fit(fresh(), TRAIN, CONFIG, seed=0, device=name)
+    with pytest.raises(DeviceError, match=message):
+        evaluate(fresh(), TEST, TEST.info.eps, device=name)

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
 from linfdist import environment
+from linfdist._arguments import file
 from linfdist.bench import distances, epochs_command, iterations, peers, roofline
-from linfdist.bench.file import Results, Row, refuse_existing
+from linfdist.bench.file import Results, Row, refuse_existing, try_writing
 
 OUT_OF_TIME = 3
 DESCRIPTION = """\
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE:FUNCTION",
         help="time this distance(x, weight, p) as well; may be given again",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables here as well")
+    parser.add_argument("--json", type=file, metavar="FILE", help="write the tables here as well")
     parser.add_argument(
         "--seconds",
         type=float,
@@ -85,12 +85,13 @@ def main(args: argparse.Namespace) -> int:
     device = environment.usable_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if not args.resume:
+        refuse_existing(args.json)
+    try_writing(args.json)
     distances.small_check(device)
     results = Results(args.json, environment.describe(device), roofline.hardware(device))
     if args.resume:
         results.resume()
-    else:
-        refuse_existing(args.json)
     extra = peers.load(args.peer)
     left = [
         (case, run)

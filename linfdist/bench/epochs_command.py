@@ -3,16 +3,15 @@
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from linfdist import environment, experiments
-from linfdist._arguments import several
+from linfdist._arguments import file, several
 from linfdist.bench import epochs
 from linfdist.bench.epochs_file import EpochTimes, path_of
-from linfdist.bench.file import refuse_existing
+from linfdist.bench.file import refuse_existing, try_writing
 from linfdist.experiments import table4
 
 OUT_OF_TIME = 3
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, help="timed rounds (default 5)", **shared)
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write here instead of runs/bench", **shared
+        "--json", type=file, metavar="FILE", help="write here instead of runs/bench", **shared
     )
     parser.add_argument(
         "--seconds",
@@ -81,6 +80,7 @@ def main(args: argparse.Namespace) -> int:
         times.resume()
     else:
         refuse_existing(times.path)
+    try_writing(times.path)
     interrupted = False
     try:
         while times.rounds < args.rounds and time.monotonic() - started <= args.seconds:

@@ -12,7 +12,7 @@ import torch
 
 from linfdist import environment, records
 from linfdist.bench.epochs import PHASES, TIMES, Row
-from linfdist.bench.file import SAME, file_name
+from linfdist.bench.file import SAME, file_name, in_form, json_files
 from linfdist.experiments import table4
 from linfdist.record_files import replace_file, sealed_text
 from linfdist.recorded_run import read_sealed
@@ -44,8 +44,17 @@ class EpochTimes:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The record that a file holds."""
-        return cls(path=path, **read_sealed(path))
+        """The record that a file holds; RecordError if it is in another form."""
+        with in_form(path):
+            times = cls(path=path, **read_sealed(path))
+            rounds = {len(row[name]) for row in times.rows for name in TIMES}
+            if len(rounds) > 1 or not all(
+                second >= 0 for row in times.rows for name in TIMES for second in row[name]
+            ):
+                raise ValueError("each row must have one time for each round")
+            if times.rows:
+                times.summary()
+            return times
 
     @property
     def rounds(self) -> int:
@@ -117,5 +126,5 @@ def epoch_seconds(row: Row) -> float:
 def recorded(scale: str, folder: Path | None = None) -> list[EpochTimes]:
     """Every record at a scale in runs/bench, or in ``folder``: CPUs, then GPUs, by the file."""
     folder = folder or records.runs_dir() / "bench"
-    found = map(EpochTimes.load, sorted(folder.glob(f"{PREFIX}{scale}-*.json")))
+    found = map(EpochTimes.load, json_files(folder, f"{PREFIX}{scale}-"))
     return sorted(found, key=lambda times: "cuda" in times.environment["backend"])

@@ -1,20 +1,35 @@
 """What the bench writes: one JSON file for a device, in the form that runs/README.md describes."""
 
+import contextlib
 import math
+import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from linfdist.bench.roofline import Hardware
 from linfdist.environment import code_sha256
-from linfdist.record_files import replace_file, sealed_text
+from linfdist.record_files import named, replace_file, sealed_text, try_file
 from linfdist.recorded_run import read_sealed
-from linfdist.records import RunExists
+from linfdist.records import RecordError, RunExists
 
 Row = dict[str, Any]
+OF_CONTENT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 SAME = ("device", "threads", "backend")  # with the same code, two calls make one bench
+
+
+@contextlib.contextmanager
+def in_form(path: Path) -> Iterator[None]:
+    """Raise what the contents of a bench's file lead to as a RecordError that names the file."""
+    try:
+        yield
+    except OF_CONTENT as error:
+        raise RecordError(
+            f"{path} must have the form of a bench, as runs/README.md gives it; it has not "
+            f"({type(error).__name__}: {error}). Restore it, or delete it and measure again."
+        ) from error
 
 
 class Results:
@@ -34,10 +49,11 @@ class Results:
         """Take over what the file has of the same code on the same device; else start afresh."""
         if self.path is None or not self.path.is_file():
             return
-        before = read_sealed(self.path)
-        same = all(before["environment"][key] == self.environment[key] for key in SAME)
-        if same and before.get("code_sha256") == self.code:
-            self.rows, self.iterations = before["rows"], before.get("iterations", [])
+        with in_form(self.path):
+            before = read_sealed(self.path)
+            same = all(before["environment"][key] == self.environment[key] for key in SAME)
+            if same and before.get("code_sha256") == self.code:
+                self.rows, self.iterations = before["rows"], before.get("iterations", [])
 
     def has(self, case: Row, candidates: Collection[str]) -> bool:
         """Whether the case is there already, with all these candidates."""
@@ -77,6 +93,20 @@ def refuse_existing(path: Path | None) -> None:
             f"{path} exists: what it holds is not measured over. --resume goes on with it; else "
             "name another file by --json, or delete this one."
         )
+
+
+def json_files(folder: Path, prefix: str = "") -> list[Path]:
+    """The benches in a folder, by name; an editor's hidden files are none."""
+    with named(folder, "be a folder that can be read; it cannot be", ", by LINFDIST_RUNS."):
+        names = os.listdir(folder) if folder.exists() else []
+    found = [name for name in names if name.endswith(".json") and name.startswith(prefix)]
+    return [folder / name for name in sorted(found) if not name.startswith(".")]
+
+
+def try_writing(path: Path | None) -> None:
+    """RecordError unless the bench can be written there: called before anything is measured."""
+    if path is not None:
+        try_file(path)
 
 
 def _place(row: Row) -> tuple[int, float, str]:

@@ -1,6 +1,7 @@
 """The recorded benches, runs/bench/*.json, as tables."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pandas.io.formats.style import Styler
 from linfdist import records
 from linfdist.bench import machine_code, roofline
 from linfdist.bench.epochs_file import PREFIX
+from linfdist.bench.file import in_form, json_files
 from linfdist.bench.peers import OURS, SMOOTHED
 from linfdist.recorded_run import read_sealed
 
@@ -44,22 +46,53 @@ class Bench:
 
 
 def load(path: Path) -> Bench:
-    """The bench that a file holds."""
-    content = read_sealed(path)
-    hardware = content.get("hardware")
-    return Bench(
-        path=path,
-        environment=content["environment"],
-        hardware=None if hardware is None else roofline.Hardware(**hardware),
-        rows=_table(content["rows"]),
-        iterations=_table(content.get("iterations", [])),
-    )
+    """The bench that a file holds.
+
+    Raises:
+        RecordError: it is damaged or in another form, or a number that follows from the times is
+            another than they give.
+    """
+    with in_form(path):
+        content = read_sealed(path)
+        hardware = content.get("hardware")
+        bench = Bench(
+            path=path,
+            environment=content["environment"],
+            hardware=None if hardware is None else roofline.Hardware(**hardware),
+            rows=_table(content["rows"]),
+            iterations=_table(content.get("iterations", [])),
+        )
+        _ = bench.title
+        _check_derived(bench)
+        return bench
+
+
+def _check_derived(bench: Bench) -> None:
+    """ValueError unless pairs a second and factors are what ``distances.measure`` derives.
+
+    Shares of the roofline are left alone: they follow from the code that measured as well.
+    """
+    for case, rows in bench.rows.groupby(CASE, sort=False):
+        (ours,) = rows.loc[rows["candidate"] == OURS, "seconds"]
+        shape, p, passes = case
+        pairs = math.prod(int(size) for size in re.findall(r"\d+", shape))
+        for row in rows[rows["seconds"].notna()].to_dict("records"):
+            wanted = {
+                "giga_pairs_per_second": pairs / row["seconds"] / 1e9,
+                "ours_is_faster_by": row["seconds"] / ours,
+            }
+            for name, value in wanted.items():
+                if not math.isclose(row[name], value, rel_tol=1e-6):
+                    raise ValueError(
+                        f"{row['candidate']}, {shape}, p={p:g}, {passes}: {name} must be "
+                        f"{value:.6g} by its seconds; it is {row[name]:.6g}"
+                    )
 
 
 def benches(folder: Path | None = None) -> list[Bench]:
     """Every bench in runs/bench, or in ``folder``: CPUs, then GPUs, each by the file's name."""
     folder = folder or records.runs_dir() / "bench"
-    paths = [path for path in sorted(folder.glob("*.json")) if path.name != machine_code.FILE]
+    paths = [path for path in json_files(folder) if path.name != machine_code.FILE]
     benches = [path for path in paths if not path.name.startswith(PREFIX)]
     return sorted(map(load, benches), key=lambda bench: bench.on_gpu)
 

@@ -16,6 +16,8 @@ from linfdist.experiments.base import QuotedRow as QuotedRow
 from linfdist.experiments.base import Scale as Scale
 
 VALIDATION = "validation/"  # before the name of an experiment
+LIST = "python -m linfdist list"
+LISTED = f"`{LIST}`"  # what shows every name
 
 
 class UnknownName(ValueError):
@@ -46,7 +48,7 @@ def get(name: str) -> Experiment:
     """
     row = name.removeprefix(VALIDATION)
     if row not in EXPERIMENTS:
-        raise UnknownName(unknown("experiment", row, EXPERIMENTS))
+        raise UnknownName(unknown("experiment", row, EXPERIMENTS, LISTED))
     experiment = EXPERIMENTS[row]
     if row == name:
         return experiment
@@ -80,5 +82,6 @@ def parse_rows(rows: str | Iterable[str], table: int = 1) -> list[str]:
     wanted = [row.strip().removeprefix(f"table{table}/") for row in rows if row.strip()]
     for row in wanted:
         if row not in known:
-            raise UnknownName(unknown(f"row of Table {table}", row, known))
+            listed = f"`{LIST} table{table}`"
+            raise UnknownName(unknown(f"row of Table {table}", row, known, listed))
     return [known[row] for row in wanted or known]

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from linfdist import _values, baselines, data, distributed, environment, experiments, records
+from linfdist import (
+    _values,
+    baselines,
+    data,
+    disk,
+    distributed,
+    environment,
+    experiments,
+    records,
+)
 from linfdist import checkpoint as checkpoints
 from linfdist.baselines import BaselineConfig, build_baseline
 from linfdist.config import from_dict, to_dict
@@ -21,9 +29,13 @@ from linfdist.experiments.base import Scale
 from linfdist.nn import build_net, flop_count, parameter_count
 from linfdist.nn.state import check_state_dict
 from linfdist.recipe import recipe_of
-from linfdist.record_files import json_text, sync_folder, write_file
+from linfdist.record_checks import count_of_images
+from linfdist.record_files import json_text, named, sync_folder, write_file
 from linfdist.robust.checks import check_finite
+from linfdist.terminal import say
 from linfdist.training import fit
+
+WEIGHTS = "weights.pt"  # in the work folder
 
 
 def run(
@@ -68,12 +80,15 @@ def run(
             first = distributed.rank() == 0
             if first:
                 until_recorded.enter_context(records.lock(work))
-                records.refuse_recorded(name, scale, seed)  # by whoever had the lock before
+                # By whoever had the lock before.
+                records.try_recording(records.refuse_recorded(name, scale, seed))
+                _try_weights(work / WEIGHTS)
             checkpoint = work / "checkpoint.pt"
             surroundings = environment.describe(device) | {"processes": distributed.size()}
             earlier = _earlier_surroundings(checkpoint, surroundings, restart) if first else []
             with distributed.first_process_first():
                 train, test = setting.train_set().to(device), setting.test_set().to(device)
+            _check_test_images(setting, test, train.info.num_classes)
             net = build(setting, train.info, seed)
             config = {
                 "setting": to_dict(setting),
@@ -83,7 +98,7 @@ def run(
             }
             json_text(config | surroundings)  # what cannot be recorded is refused before training
             if scale == "paper" and device.type == "cpu" and first:
-                print(_cpu_warning(name, net, setting, train), file=sys.stderr)
+                say(_cpu_warning(name, net, setting, train))
             epochs = fit(
                 net,
                 train,
@@ -107,7 +122,7 @@ def run(
         )
         evaluation_seconds = time.perf_counter() - started
         training_seconds = sum(row["seconds"] for row in epochs)
-        weights = _save_weights(net, work / "weights.pt")
+        weights = _save_weights(net, work / WEIGHTS)
         run = records.write_run(
             name,
             scale,
@@ -146,10 +161,9 @@ def _earlier_surroundings(
     fields = ("commit", "dirty", "threads", "processes", "backend")
     changed = checkpoints.differences(*({f: call.get(f) for f in fields} for call in (last, now)))
     if changed:
-        print(
+        say(
             f"{checkpoint} is from other surroundings: {'; '.join(changed)}. The run goes on, and "
-            "its record says so; but it may not end as it would have in one go.",
-            file=sys.stderr,
+            "its record says so; but it may not end as it would have in one go."
         )
     return [call for call in calls if call != now]
 
@@ -178,9 +192,20 @@ def counts(net: nn.Module) -> dict[str, int]:
     return {"parameters": parameters, "flops": flops}
 
 
+def setting_of(run: records.Run) -> Scale:
+    """The setting that config.json holds; RecordError if it holds none of this package's."""
+    try:
+        return from_dict(Scale, run.config["setting"])
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise records.RecordError(
+            f"{run.path / 'config.json'} must hold a setting that can be run; it does not "
+            f"({error}). Restore it, or use the version of linfdist that recorded it."
+        ) from error
+
+
 def untrained(run: records.Run) -> nn.Module:
     """The network of a recorded run as its training began."""
-    setting = from_dict(Scale, run.config["setting"])
+    setting = setting_of(run)
     info = replace(data.DATASETS[setting.dataset], num_classes=run.config["num_classes"])
     return build(setting, info, run.seed)
 
@@ -194,6 +219,7 @@ def load_trained(run: records.Run, path: os.PathLike[str] | str | None = None) -
     if path is None:
         path = records.work_dir(run.experiment, run.scale, run.seed) / "weights.pt"
     path = _values.file(path, "load_trained: path")
+    path = path or records.work_dir(run.experiment, run.scale, run.seed) / WEIGHTS
     records.check_weights(run, path)
     net = untrained(run)
     try:
@@ -213,18 +239,38 @@ def _save_weights(net: nn.Module, path: Path) -> Path:
     # Through a buffer, so that the bytes do not depend on the file's name.
     buffer = io.BytesIO()
     torch.save({name: value.cpu() for name, value in net.state_dict().items()}, buffer)
-    unfinished = path.with_suffix(".part")
-    try:
+    kept = ": the same call goes on. The checkpoint beside it is kept."
+    with named(path, "be written whole; it cannot be", kept), _unfinished(path) as unfinished:
         write_file(unfinished, buffer.getvalue())
         os.replace(unfinished, path)
         sync_folder(path.parent)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise records.RecordError(
-            f"{path} must be written whole; it cannot be ({error}). The checkpoint beside it is "
-            "kept. Free some space: the same call goes on."
-        ) from error
     return path
+
+
+def _try_weights(path: Path) -> None:
+    """RecordError unless the weights can be saved there."""
+    undone = ", by LINFDIST_WORK. Nothing was done yet."
+    with named(path, "be a file that can be written; it cannot be", undone):
+        disk.refuse_folder(path)
+        with _unfinished(path) as unfinished, disk.create(unfinished) as file:
+            file.write(b"\n")
+
+
+def _unfinished(path: Path) -> contextlib.AbstractContextManager[Path]:
+    """The name of the file until it is whole; deleted in the end."""
+    return disk.removed_after(path.with_suffix(".part"))
+
+
+def _check_test_images(setting: Scale, test: data.ImageSet, num_classes: int) -> None:
+    """Refuse a part of a test set before anything is trained: its record could not be read."""
+    wanted = count_of_images(
+        setting.dataset, num_classes, setting.test_images, validation=setting.validation
+    )
+    if len(test) != wanted:
+        raise data.DataError(
+            f"{test.info.title}: the test set must have {wanted} images for {num_classes} classes; "
+            f"got {len(test)}. Restore the missing files."
+        )
 
 
 def _cpu_warning(name: str, net: nn.Module, setting: Scale, train: data.ImageSet) -> str:

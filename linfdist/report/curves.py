@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from linfdist import data, experiments, records
 from linfdist.attacked import Attacked
-from linfdist.records import Run
+from linfdist.records import Run, certified, certified_radii, eps_of
 
 FATES = {
     "beaten by PGD-20": "#c0504d",
@@ -20,24 +20,6 @@ FATES = {
     "certified": "#3f9c5a",
 }
 POINTS = 201  # radii at which a curve is drawn
-
-
-def eps_of(run: Run) -> Fraction:
-    """The radius that a run was evaluated at, in pixels."""
-    return Fraction(run.config["setting"]["eps"])
-
-
-def certified_radii(run: Run) -> pd.Series:
-    """Of each test image: the sound radius where the run has it, else the interval radius.
-
-    The records round radii down; at eps itself the verdict counts, so that an image has a radius of
-    at least eps if and only if it was certified there. 0 where the net is wrong.
-    """
-    images, eps = run.certificates, float(eps_of(run))
-    sound = "sound_radius" in images and images["sound_radius"].notna().all()
-    radii = images["sound_radius" if sound else "interval_radius"].astype(float)
-    certified = images["certified_sound" if sound else "certified_interval"] == 1
-    return radii.clip(lower=eps).where(certified, radii.clip(upper=np.nextafter(eps, 0)))
 
 
 def certified_at(runs: Sequence[Run], radii: Sequence[float]) -> pd.Series:
@@ -98,15 +80,15 @@ def plot_margins(table: str, scale: str = "reduced") -> Figure:
 def fates(found: Attacked) -> pd.DataFrame:
     """Each image that a hunt looked at and the net gets right: its radius and its fate at eps.
 
-    "radius" is ``certified_radii``'s, "fate" one of ``FATES``; certified is what the hunt left out
-    as that, by the interval pass. The true radius is at least the radius; of a beaten image it is
-    at most eps, and "gap" is what is left between them; it is missing for the others.
+    "radius" is ``records.certified_radii``'s, "fate" one of ``FATES``. The true radius is at least
+    the radius; of a beaten image it is at most eps, and "gap" is what is left between them; it is
+    missing for the others.
     """
     images = found.run.certificates[: found.images]
     radii = certified_radii(found.run)[: found.images]
     others = found.table.set_index("index")["beaten_by"].dropna().index
     fate = pd.Series("not beaten", index=images["index"])
-    fate[(images["certified_interval"] == 1).to_numpy()] = "certified"
+    fate[certified(found.run)[: found.images].to_numpy()] = "certified"
     fate[(images["survived_pgd"] == 0).to_numpy()] = "beaten by PGD-20"
     fate[others] = "beaten by another attack"
     beaten = fate.str.startswith("beaten").to_numpy()

@@ -1,7 +1,8 @@
 """Every quantitative claim of the paper beside what is recorded, with a verdict by rule."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -140,9 +141,14 @@ def _provenance(runs: Sequence[records.Run]) -> dict[str, object]:
     return {
         "minutes": per_row.mean().sum() / 60,
         "device": ", ".join(sorted({run.environment["device"] for run in runs})),
-        "commit": ", ".join(sorted({run.environment["commit"][:7] for run in runs})),
+        "commit": ", ".join(sorted({_commit(run.environment) for run in runs})),
         "runs": tuple(run.path.relative_to(records.runs_dir()).as_posix() for run in runs),
     }
+
+
+def _commit(environment: Mapping[str, Any]) -> str:
+    """The commit's first digits; "unknown" of code that ran outside a checkout of its own."""
+    return (environment["commit"] or "unknown")[:7]
 
 
 def _differences() -> Iterator[dict[str, object]]:
@@ -206,7 +212,7 @@ def _times() -> Iterator[dict[str, object]]:
                 "n": times.rounds,
                 "scale": "paper",
                 "device": times.device,
-                "commit": times.environment["commit"][:7],
+                "commit": _commit(times.environment),
             }
             if "cuda" in times.environment["backend"]:
                 near = abs(here - paper) <= paper * QUARTER

@@ -57,17 +57,24 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
 
 
 def text(number: int, scale: str = "reduced") -> str:
-    """The table for a terminal; what each row of this code ran on, or how to run it, is below."""
+    """The table for a terminal; what each row of this code ran on, or how to run it, is below.
+
+    Rows of which the same is said share a line.
+    """
     if number == TIMES:
         return timings_text(scale)
     title, shown = _printed(number, scale)
     if number in SETTING_TABLES:
         return f"{title}\n\n{shown.to_string()}"
     switches = experiments.TABLES[number].EXPERIMENTS[0].switches
-    notes = []
+    rows: dict[str, list[str]] = {}
     for _, row in shown[shown["status"] != ""].iterrows():
         said = [row["method"], *(f"{name} {row[name]}" for name in switches), row["data set"]]
-        notes.append(f"{', '.join(said)}: {row['status']}")
+        rows.setdefault(row["status"], []).append(", ".join(said))
+    notes = [
+        f"{'All rows' if len(names) == len(shown) > 1 else '; '.join(names)}: {status}"
+        for status, names in rows.items()
+    ]
     cells = shown.drop(columns="status").to_string(index=False)
     return "\n".join([title, "", cells, "", *notes])
 

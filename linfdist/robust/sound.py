@@ -120,7 +120,9 @@ def sound_certificates(
     eps = upward(eps, images, "sound_certificates")
     below = _step(eps, -math.inf).clamp_min(0)
     radii = torch.where(certified, radii.maximum(eps), radii.minimum(below))
-    return certified, sound_radius(net, images, labels, radii)
+    found = sound_radius(net, images, labels, radii)
+    # From above eps the search may step past it, although eps holds.
+    return certified, torch.where(certified, found.maximum(eps), found)
 
 
 def upward(eps: Fraction | float | Tensor, images: Tensor, caller: str) -> Tensor:
