@@ -24,6 +24,9 @@ class _Objective(nn.Module):
         super().__init__()
         self.net = net
         self.loss = loss
+        # Read once: on a GPU that waits for what is under way.
+        hinge = isinstance(loss, HingeLoss)
+        self.lipschitz = net.lipschitz if hinge else net.feature_lipschitz
 
     def forward(
         self, pixels: Tensor, labels: Tensor, p: float | LogSumExp, radius: float
@@ -34,10 +37,10 @@ class _Objective(nn.Module):
         """
         if isinstance(self.loss, HingeLoss):
             logits = self.net(pixels, p)
-            loss = hinge_loss(logits, labels, radius * self.net.lipschitz, self.loss.mix)
+            loss = hinge_loss(logits, labels, radius * self.lipschitz, self.loss.mix)
         else:
             features = self.net.features(pixels, p)
-            reach = radius * self.net.feature_lipschitz
+            reach = radius * self.lipschitz
             logits, margins = self.net.logits_and_ball_margins(features, reach, labels)
             loss = ibp_loss(logits, margins, labels, self.loss.kappa)
         return loss if len(labels) else logits.sum(), logits
@@ -95,6 +98,7 @@ class _BoundObjective(nn.Module):
         super().__init__()
         self.net = net
         self.config = config
+        self.lipschitz = net.lipschitz if config.bound == "hinge" else math.nan
 
     def forward(
         self, pixels: Tensor, labels: Tensor, eps: float, kappa: float, beta: float
@@ -102,7 +106,7 @@ class _BoundObjective(nn.Module):
         """The mean loss and the logits; no images have the loss 0, on which all weights depend."""
         if self.config.bound == "hinge":
             logits = self.net(pixels)
-            threshold = float(self.config.threshold) * self.net.lipschitz
+            threshold = float(self.config.threshold) * self.lipschitz
             loss = hinge_loss(logits, labels, threshold)
             return loss if len(labels) else logits.sum(), logits
         if kappa == 1:  # the warm-up: a bound of weight 0 is not computed

@@ -14,7 +14,7 @@ from linfdist.layerwise_config import LayerwiseTrainConfig
 from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp
 from linfdist.optim.lp_adamw import DECAYS
 from linfdist.robust import HingeLoss, IBPLoss, Lipschitz
-from linfdist.robust.checks import check_labels
+from linfdist.robust.checks import check_labels, check_net
 
 DistNet = LinfDistNet | LinfDistNetMLP
 Net = DistNet | BaselineNet
@@ -41,7 +41,7 @@ class TrainConfig:
 
     ``matmul_precision``: of a step's matrix products, as torch.set_float32_matmul_precision takes
     it: "highest" is float32, "high" TF32 and "medium" bfloat16 where the processor has units for
-    them. Accuracies are always taken in float32.
+    them. It alone says so: ``fit`` switches autocast off. Accuracies are always taken in float32.
     """
 
     epochs: tuple[int, int, int]
@@ -152,6 +152,7 @@ def _check_kind(net: Net, config: AnyTrainConfig) -> None:
 
 def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrainConfig) -> None:
     """Refuse a loss, images or labels that do not fit the network."""
+    check_net(net, "fit")
     _check_kind(net, config)
     if len(train) == 0:
         raise ValueError("fit: train must hold at least one image; got none.")

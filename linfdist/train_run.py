@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class Run:
 
     def _values(self) -> Iterator[tuple[str, Tensor]]:
         """What an update changes, by name."""
-        for name, value in self.net.state_dict().items():
+        for name, value in chain(self.net.named_parameters(), self.net.named_buffers()):
             if value.is_floating_point():
                 yield name, value
         for name, parameter in self.net.named_parameters():
