@@ -1,7 +1,7 @@
 """Clean, attacked and certified accuracy of a trained network, image by image."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +15,6 @@ from linfdist._values import seed as check_seed
 from linfdist._values import whole
 from linfdist.data import ImageSet, check_image_set, to_pixels
 from linfdist.nn import LinfDistNetMLP, LogSumExp, frozen
-from linfdist.ops.precision import matmul_precision
 from linfdist.robust import (
     SOUND,
     Classifier,
@@ -26,7 +25,8 @@ from linfdist.robust import (
     pgd,
     sound_certificates,
 )
-from linfdist.robust.checks import check_finite, check_labels
+from linfdist.robust.certificates import proven
+from linfdist.robust.checks import check_finite, check_labels, check_net
 from linfdist.terminal import shows_bar
 
 COLUMNS = (
@@ -82,15 +82,16 @@ def clean_and_certified(
     """
     check_image_set(images, "accuracy: images")
     batch_size = whole(batch_size, "accuracy: batch_size", least=1)
+    check_net(net, "accuracy")
     if len(images) == 0:
         raise ValueError("accuracy: images must hold at least one image; got none.")
     counts = torch.zeros(2, dtype=torch.int64, device=images.labels.device)
     own = distributed.share(len(images)) if together else slice(None)
-    with frozen(net), torch.no_grad():
+    with frozen(net) as net, torch.no_grad():
+        bounded = _ball_bounds(net, p, float(eps))
         for chosen, labels in _batches(images, batch_size, own):
-            pixels = to_pixels(chosen)
-            logits, margins = _logits_and_ball_margins(net, pixels, labels, p, float(eps))
-            certified = margins.scatter(1, labels.unsqueeze(1), -math.inf).amax(1) < 0
+            logits, margins = bounded(to_pixels(chosen), labels)
+            certified = proven(margins, labels)
             counts += torch.stack(((logits.argmax(1) == labels).sum(), certified.sum()))
     if together:
         counts = distributed.total(counts)
@@ -98,22 +99,36 @@ def clean_and_certified(
     return clean, certified if isinstance(p, LogSumExp) or math.isinf(p) else None
 
 
-def _logits_and_ball_margins(
-    net: Classifier,
-    pixels: Tensor,
-    labels: Tensor,
-    p: float | LogSumExp,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """The logits, and upper bounds of logit_k − logit_y within eps if layers are 1-Lipschitz."""
+def _ball_bounds(
+    net: Classifier, p: float | LogSumExp, eps: float
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Of pixels and labels: the logits, and upper bounds of logit_k − logit_y within eps.
+
+    If layers are 1-Lipschitz. The constant is read once: on a GPU that waits.
+    """
     if isinstance(net, LinfDistNetMLP):
-        features = net.features(pixels, p)
-        return net.logits_and_ball_margins(features, eps * net.feature_lipschitz, labels)
-    logits = net(pixels, p)
-    if not isinstance(net, Lipschitz):
-        box = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
-        return logits, net.worst_case_margins_on_box(*box, labels)
-    return logits, logits - logits.gather(1, labels.unsqueeze(1)) + 2 * eps * net.lipschitz
+        reach = eps * net.feature_lipschitz
+
+        def bounded(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            features = net.features(pixels, p)
+            logits, margins = net.logits_and_ball_margins(features, reach, labels)
+            held = net.head_holds(features - reach, features + reach)
+            return logits, margins.masked_fill(~held.unsqueeze(1), math.nan)
+
+    elif isinstance(net, Lipschitz):
+        reach = 2 * eps * net.lipschitz
+
+        def bounded(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            logits = net(pixels, p)
+            return logits, logits - logits.gather(1, labels.unsqueeze(1)) + reach
+
+    else:
+
+        def bounded(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            box = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
+            return net(pixels, p), net.worst_case_margins_on_box(*box, labels)
+
+    return bounded
 
 
 def evaluate(
@@ -135,24 +150,26 @@ def evaluate(
     logits, sound_radius and certified_sound for networks not in ``robust.SOUND``. Radii are in
     pixels; interval_radius, up to min(1, 4 eps) by bisection, is at least eps if and only if the
     image is certified at eps, and for Lipschitz logits not below the margin's but for rounding;
-    sound_radius is the largest below it that was seen to hold to the last bit. Matrix products are
-    in float32, whatever torch's precision is set to.
+    sound_radius is the largest below it that was seen to hold to the last bit. All is computed on
+    ``device``, in float32 as IEEE 754 has it, whatever autocast and torch's precisions say; ``net``
+    stays as and where it is.
     """
     check_image_set(test, "evaluate: test")
     batch_size = whole(batch_size, "evaluate: batch_size", least=1)
     seed = check_seed(seed, "evaluate")
+    check_net(net, "evaluate", "worst_case_margins_on_box")
     if len(test) == 0:
         raise ValueError("evaluate: test must hold at least one image; got none.")
     check_labels(test.labels, net.num_classes, "evaluate")
     check_finite(net, "evaluate")
     device = environment.usable_device(device)
-    net.to(device)
     test = test.to(device)
     generator = torch.Generator().manual_seed(seed)
     quiet = not shows_bar(progress)
     parts = []
     bar = tqdm(total=len(test), disable=quiet, unit="image")
-    with bar, matmul_precision("highest"):
+    with bar, frozen(net) as net:
+        net.to(device)  # the replica
         for images, labels in _batches(test, batch_size):
             parts.append(_evaluate_batch(net, images, labels, eps, generator))
             bar.update(len(labels))
@@ -168,8 +185,9 @@ def _evaluate_batch(
     eps: Fraction,
     generator: torch.Generator,
 ) -> pd.DataFrame:
+    """The table of one batch, of a frozen network."""
     pixels = to_pixels(images)
-    with frozen(net), torch.no_grad():
+    with torch.no_grad():
         predicted = net(pixels, math.inf).argmax(1)
     columns: dict[str, Any] = {
         "label": labels,

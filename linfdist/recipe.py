@@ -51,6 +51,9 @@ class _Objective(nn.Module):
         if isinstance(loss, MixtureLoss):
             like = next(net.parameters())
             self.scale = nn.Parameter(like.new_full((), loss.scale))
+        # Read once: on a GPU that waits for what is under way.
+        on_logits = isinstance(loss, HingeLoss | MixtureLoss)
+        self.lipschitz = net.lipschitz if on_logits else net.feature_lipschitz
 
     def forward(
         self,
@@ -67,14 +70,14 @@ class _Objective(nn.Module):
         """
         if isinstance(self.loss, HingeLoss | MixtureLoss):
             logits = self.net(pixels, p)
-            threshold = radius * self.net.lipschitz
+            threshold = radius * self.lipschitz
             if self.scale is None:
                 loss = hinge_loss(logits, labels, threshold, self.loss.mix)
             else:
                 loss = mixture_loss(logits, labels, threshold, weight, self.scale)
         else:
             features = self.net.features(pixels, p)
-            reach = radius * self.net.feature_lipschitz
+            reach = radius * self.lipschitz
             logits, margins = self.net.logits_and_ball_margins(features, reach, labels)
             if isinstance(self.loss, GatedLoss):
                 loss = gated_loss(logits, margins, labels, weight)
@@ -146,6 +149,7 @@ class _BoundObjective(nn.Module):
         super().__init__()
         self.net = net
         self.config = config
+        self.lipschitz = net.lipschitz if config.bound == "hinge" else math.nan
 
     def forward(
         self, pixels: Tensor, labels: Tensor, eps: float, kappa: float, beta: float
@@ -153,7 +157,7 @@ class _BoundObjective(nn.Module):
         """The mean loss and the logits; no images have the loss 0, on which all weights depend."""
         if self.config.bound == "hinge":
             logits = self.net(pixels)
-            threshold = float(self.config.threshold) * self.net.lipschitz
+            threshold = float(self.config.threshold) * self.lipschitz
             loss = hinge_loss(logits, labels, threshold)
             return loss if len(labels) else logits.sum(), logits
         if kappa == 1:  # the warm-up: a bound of weight 0 is not computed

@@ -16,7 +16,7 @@ from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp
 from linfdist.optim.lp_adamw import DECAYS
 from linfdist.optim.schedules import LrSchedule
 from linfdist.robust import HingeLoss, Lipschitz, Loss, MixtureLoss
-from linfdist.robust.checks import check_labels
+from linfdist.robust.checks import check_labels, check_net
 
 DistNet = LinfDistNet | LinfDistNetMLP
 Net = DistNet | BaselineNet
@@ -43,7 +43,7 @@ class TrainConfig:
 
     ``matmul_precision``: of a step's matrix products, as torch.set_float32_matmul_precision takes
     it: "highest" is float32, "high" TF32 and "medium" bfloat16 where the processor has units for
-    them. Accuracies are always taken in float32.
+    them. It alone says so: ``fit`` switches autocast off. Accuracies are always taken in float32.
 
     ``lr_schedule``: "paper" holds lr for e1 epochs before its half cosine; the half cosine of
     "cosine" starts at once.
@@ -173,6 +173,7 @@ def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrain
     check_image_set(train, "fit: train")
     if test is not None:
         check_image_set(test, "fit: test")
+    check_net(net, "fit")
     _check_kind(net, config)
     if len(train) == 0:
         raise ValueError("fit: train must hold at least one image; got none.")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ class Run:
     def _values(self) -> Iterator[tuple[str, Tensor]]:
         """What an update changes, by name."""
         objective = self.recipe.objective
-        for name, value in objective.state_dict().items():
+        for name, value in chain(objective.named_parameters(), objective.named_buffers()):
             if value.is_floating_point():
                 yield name.removeprefix("net."), value
         for name, parameter in objective.named_parameters():

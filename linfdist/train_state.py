@@ -17,10 +17,7 @@ KEYS = (
     *("step", "net", "objective", "mean_distances", "optimizer", "rows", "loss_sum", "correct"),
     *("seconds", "surroundings"),
 )
-ROW = (
-    *("epoch", "p", "lr", "eps_train", "train_loss", "train_accuracy", "test_accuracy"),
-    *("test_certified", "seconds"),
-)
+ROW = ("epoch", "p", "lr", "eps_train", "train_loss", "train_accuracy", "seconds")
 
 
 def check_state(state: Mapping[str, Any], run: "Run") -> None:
@@ -64,9 +61,10 @@ def _check_rows(state: Mapping[str, Any], run: "Run") -> None:
             f"its rows must be {ended}, one for each epoch that ended by step {state['step']}; it "
             f"has {len(rows) if isinstance(rows, list) else repr(rows)}"
         )
+    watched = f"{run.watched}_accuracy", f"{run.watched}_certified"
     for number, row in enumerate(rows, 1):
         what = f"its row of epoch {number}"
-        _check_keys(row, ROW, what)
+        _check_keys(row, (*ROW, *watched), what)
         if type(row["epoch"]) is not int or row["epoch"] != number:
             raise ValueError(f"{what} must be in its place; it says {row['epoch']!r}")
         # What the schedule says of the epoch's last step, but for the rounding of another machine.
@@ -75,7 +73,7 @@ def _check_rows(state: Mapping[str, Any], run: "Run") -> None:
             _check_same(row[name], getattr(run.recipe, name), f"{what}: {name}")
         _check_number(row["train_loss"], f"{what}: train_loss", least=0.0)
         _check_number(row["train_accuracy"], f"{what}: train_accuracy", least=0.0, most=1.0)
-        for name in ("test_accuracy", "test_certified"):
+        for name in watched:
             if row[name] is not None:
                 _check_number(row[name], f"{what}: {name}", least=0.0, most=1.0)
         _check_number(row["seconds"], f"{what}: seconds", least=0.0)

@@ -54,6 +54,8 @@ def random_net(kind: str, seed: int) -> nn.Module:
         std=float(rng.uniform(0.1, 1)),
     )
     for name, value in net.state_dict().items():
+        if "normalize" in name:
+            continue
         if "running_mean" in name or "bias" in name:
             value.normal_()
         if rng.random() < 0.3:

@@ -1,16 +1,19 @@
 """Interval bounds of conventional networks  [Gowal2018].
 
-Bounds are rounded to nearest, like the logits: they hold up to the rounding of float32 sums.
+Bounds are rounded to nearest, like the logits: they hold up to the rounding of float32 sums. They
+hold for sums that cannot overflow, which ``unless_overflow`` sees to.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linfdist.baselines.layers import MaxMin, Residual
-from linfdist.nn import Normalize
+from linfdist.nn import Normalize, sums_hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +113,31 @@ def concrete(matrix: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tens
     middle = ((lower + upper) / 2).flatten(1).unsqueeze(2)
     radius = ((upper - lower) / 2).flatten(1).unsqueeze(2)
     return (rows @ middle).squeeze(2), (rows.abs() @ radius).squeeze(2)
+
+
+def unless_overflow(margins: Tensor, trace: Trace, last: nn.Linear) -> Tensor:
+    """The margins, NaN for an image whose pass or ``last`` layer could overflow in float32.
+
+    A ReLU would hide it: −∞ before it is 0 behind it.
+    """
+    held = _holds(trace) & sums_hold(trace.lower, trace.upper, last.weight, last.bias)
+    return margins.masked_fill(~held.unsqueeze(1), math.nan)
+
+
+def _holds(trace: Trace) -> Tensor:
+    """Whether no float32 number of a pass through layers can overflow, (batch,)."""
+    held = torch.ones(len(trace.lower), dtype=torch.bool, device=trace.lower.device)
+    for step in trace.steps:
+        nothing = step.lower.new_zeros(1)
+        weight, bias = nothing.unsqueeze(0), nothing
+        if isinstance(step.layer, nn.Linear | nn.Conv2d):
+            weight, bias = step.layer.weight, step.layer.bias
+        elif step.affine is not None:
+            weight, bias = (part.reshape(-1, 1) for part in step.affine)
+        held = held & sums_hold(step.lower, step.upper, weight, bias)
+        for branch in step.branches:
+            held = held & _holds(branch) & sums_hold(branch.lower, branch.upper, weight, bias)
+    return held
 
 
 def _weighted(layer: nn.Linear | nn.Conv2d, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from linfdist.baselines.bounds import Step, Trace, concrete, interval, merged
+from linfdist.baselines.bounds import (
+    Step,
+    Trace,
+    concrete,
+    interval,
+    merged,
+    unless_overflow,
+)
 from linfdist.baselines.crown import backward, upper_bounds
 from linfdist.nn import Normalize
 
@@ -61,8 +68,10 @@ def cap_margins(
 ) -> Tensor:
     """Upper bounds of logit_k − logit_y on the box by the dual network, 0 at k = y.
 
-    ``layers`` lead from pixels to features, ``last`` to logits. Shape (batch, num_classes). It is
-    CROWN with parallel lines and with dual bounds of the neurons in the place of intervals.
+    ``layers`` lead from pixels to features, ``last`` to logits. Shape (batch, num_classes); NaN
+    where a float32 sum could overflow. It is CROWN with parallel lines and with dual bounds of the
+    neurons in the place of intervals.
     """
     trace = polytope(layers, lower, upper)
-    return upper_bounds(trace, *merged(last, labels), parallel=True)
+    margins = upper_bounds(trace, *merged(last, labels), parallel=True)
+    return unless_overflow(margins, trace, last)

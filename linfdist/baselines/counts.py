@@ -24,13 +24,10 @@ def flop_count(net: BaselineNet) -> int:
         positions = output[0, 0].numel()  # 1 after a linear layer
         counts.append(module.weight.numel() // module.weight.shape[0] * len(output[0]) * positions)
 
-    kinds = nn.Conv2d | nn.Linear
-    handles = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, kinds)]
-    weight = next(net.parameters())
-    try:
-        with frozen(net), torch.no_grad():
-            net(torch.zeros(1, *net.input_shape, device=weight.device, dtype=weight.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with frozen(net) as counted, torch.no_grad():
+        for module in counted.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(count)
+        weight = next(counted.parameters())
+        counted(torch.zeros(1, *net.input_shape, device=weight.device, dtype=weight.dtype))
     return sum(counts)

@@ -48,7 +48,7 @@ def unit_linear(in_features: int, out_features: int) -> nn.Linear:
     """A Linear whose weight is, wherever it is read, projected to ‖W‖_∞ <= 1.
 
     |(W x)_j − (W z)_j| <= ‖x − z‖_∞. No optimiser can leave the ball: it moves the matrix before
-    the projection. ``parametrize.cached()`` around an evaluation projects once.
+    the projection. ``linfdist.nn.frozen`` projects once for an evaluation.
     """
     return parametrize.register_parametrization(
         nn.Linear(in_features, out_features), "weight", UnitRows()

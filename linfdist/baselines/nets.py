@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from linfdist.baselines.bounds import Trace, interval, merged
+from linfdist.baselines.bounds import Trace, interval, merged, unless_overflow
 from linfdist.baselines.config import BaselineConfig
 from linfdist.baselines.convex import cap_margins, polytope
 from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound, upper_bounds
@@ -75,9 +75,11 @@ class BaselineNet(nn.Module):
     def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
         """Upper bounds of logit_k − logit_y on a box of pixels by intervals, 0 at k = y.
 
-        Shape (batch, num_classes). They hold up to the rounding of the sums of float32.
+        Shape (batch, num_classes). They hold up to the rounding of the sums of float32; NaN where
+        one of these could overflow.
         """
-        return self.margins(self.trace(lower, upper), labels)
+        trace = self.trace(lower, upper)
+        return unless_overflow(self.margins(trace, labels), trace, self.last)
 
 
 def _in_parts(
@@ -126,7 +128,8 @@ class PvtNet(BaselineNet):
     def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
         """The proven margins, or intervals where they are tighter; shape (batch, num_classes)."""
         trace = self.trace(lower, upper)
-        return torch.minimum(self.proven_margins(trace, labels), self.margins(trace, labels))
+        margins = torch.minimum(self.proven_margins(trace, labels), self.margins(trace, labels))
+        return unless_overflow(margins, trace, self.last)
 
 
 class ColtNet(BaselineNet):
@@ -146,7 +149,8 @@ class ColtNet(BaselineNet):
     def _tighter(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
         trace = polytope(self.features, lower, upper, dense_only=True)
         by_lines = upper_bounds(trace, *merged(self.last, labels))
-        return torch.minimum(by_lines, self.margins(trace, labels))
+        margins = torch.minimum(by_lines, self.margins(trace, labels))
+        return unless_overflow(margins, trace, self.last)
 
 
 class GroupSortNet(BaselineNet):

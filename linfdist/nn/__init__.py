@@ -1,6 +1,6 @@
 """l_inf-dist layers and networks."""
 
-from linfdist.nn.bounded import BoundedLinear, BoundedTanh
+from linfdist.nn.bounded import LARGEST, BoundedLinear, BoundedTanh, sums_hold
 from linfdist.nn.config import NetConfig
 from linfdist.nn.counts import flop_count, parameter_count
 from linfdist.nn.dist import LpDist, LpDistConv2d
@@ -10,12 +10,13 @@ from linfdist.nn.mean_shift import (
     reestimate_mean_shift,
     synchronized,
 )
-from linfdist.nn.modes import frozen
+from linfdist.nn.modes import frozen, refuse_wrapped
 from linfdist.nn.nets import DistFeatures, LinfDistNet, LinfDistNetMLP, build_net, check_pixels
 from linfdist.nn.normalize import Normalize
 from linfdist.nn.smoothing import LogSumExp, mean_distances, set_mean_distances
 
 __all__ = [
+    "LARGEST",
     "BoundedLinear",
     "BoundedTanh",
     "DistFeatures",
@@ -35,6 +36,8 @@ __all__ = [
     "mean_distances",
     "parameter_count",
     "reestimate_mean_shift",
+    "refuse_wrapped",
     "set_mean_distances",
+    "sums_hold",
     "synchronized",
 ]

@@ -8,6 +8,20 @@ from torch import Tensor, nn
 
 from linfdist.nn.sizes import integer
 
+LARGEST = 2.0**120  # 2^8 below what float32 holds: room for the differences and sums of bounds
+
+
+def sums_hold(lower: Tensor, upper: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Whether no float32 number of W x + b or of its bounds on a box can overflow; (batch,).
+
+    A partial sum, in any order, is at most max |x| max_j Σ_i |W_ji|. ``weight`` has a row for each
+    output. False for NaN, too.
+    """
+    size = torch.maximum(lower.abs(), upper.abs()).flatten(1).amax(1)
+    reach = weight.abs().flatten(1).sum(1).amax()
+    fixed = (reach <= LARGEST) & (bias.abs().amax() <= LARGEST)
+    return (size <= LARGEST) & (size * reach <= LARGEST) & fixed
+
 
 class BoundedLinear(nn.Module):
     """W x / √in_features + b, with the authors' scaling: W from N(0, 1), b from 0.

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from linfdist import distributed
+from linfdist.nn.modes import replica
 from linfdist.nn.sizes import integer
 from linfdist.nn.smoothing import LogSumExp
+from linfdist.ops.precision import ieee_float32
 
 
 class MeanShift(nn.Module):
@@ -127,43 +129,42 @@ def reestimate_mean_shift(
     The running means belong to the p that the net was last trained at; a net that was trained at a
     small p needs those of p = ∞ before it is evaluated there. One forward pass a batch, in
     training mode as in training: each layer sees inputs shifted by their own batch means. The
-    batches are weighted by their sizes. Modes and momenta are restored, and after an error the
-    running means.
+    batches are weighted by their sizes. A replica sees them; ``net`` gets its buffers at the end,
+    all or, after an error, none.
 
     Raises:
         TypeError: a batch is not a tensor of pixels.
         ValueError: there is no image, or a batch of a single one, whose mean leaves nothing of it.
     """
-    shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
-    momenta = [shift.momentum for shift in shifts]
-    means = [shift.running_mean.clone() for shift in shifts]
-    modes = [(module, module.training) for module in net.modules()]
+    learner = replica(net, training=True)
+    shifts = [module for module in learner.modules() if isinstance(module, MeanShift)]
     seen = 0
-    net.train()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                if not isinstance(batch, Tensor):
-                    raise TypeError(
-                        "reestimate_mean_shift: batches must be tensors of pixels; got a "
-                        f"{type(batch).__name__}. Pass the images of each batch alone."
-                    )
-                seen += len(batch)
-                for shift in shifts:
-                    # 1 at the first batch, which forgets the old running mean.
-                    shift.momentum = len(batch) / max(seen, 1)
-                net(batch, p)
-    except BaseException:
-        for shift, mean in zip(shifts, means, strict=True):
-            shift.running_mean.copy_(mean)
-        raise
-    finally:
-        for shift, momentum in zip(shifts, momenta, strict=True):
-            shift.momentum = momentum
-        for module, mode in modes:
-            module.training = mode
+    with ieee_float32(), torch.no_grad():
+        for batch in batches:
+            if not isinstance(batch, Tensor):
+                raise TypeError(
+                    "reestimate_mean_shift: batches must be tensors of pixels; got a "
+                    f"{type(batch).__name__}. Pass the images of each batch alone."
+                )
+            seen += len(batch)
+            for shift in shifts:
+                # 1 at the first batch, which forgets the old running mean.
+                shift.momentum = len(batch) / max(seen, 1)
+            learner(batch, p)
     if seen == 0:
         raise ValueError(
             "reestimate_mean_shift: batches must hold at least one image; got none. An iterator "
             "that was used before is empty: pass a list or a new iterator."
         )
+    _take_buffers(net, learner)
+
+
+def _take_buffers(net: nn.Module, learner: nn.Module) -> None:
+    """Give ``net`` the values of the buffers of a replica that was in training mode."""
+    learnt = dict(learner.named_modules())
+    for name, module in net.named_modules():
+        for key, value in learnt[name]._buffers.items() if name in learnt else ():
+            if module._buffers[key] is None or value is None:
+                module._buffers[key] = value  # a running mean that starts, such as Distance's
+            else:
+                module._buffers[key].copy_(value)

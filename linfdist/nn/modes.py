@@ -1,27 +1,110 @@
-"""Evaluate a network without leaving a trace on it."""
+"""Use a network without leaving a trace on it."""
 
+import copy
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from linfdist.ops.precision import ieee_float32
+
+# Where torch's own wrappers keep the network that they run.
+WRAPPED = ("_orig_mod", "module")
 
 
 @contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and parameters without gradients; both are restored on leaving.
+def frozen(net: nn.Module) -> Iterator[nn.Module]:
+    """A replica of ``net`` in evaluation mode, with parameters that want no gradient.
 
-    A parametrised weight, such as GroupSort's projected one, is computed once.
+    Use the replica: ``net`` is not touched, so any number of threads may do this at once. Inside,
+    float32 is IEEE 754's (``ieee_float32``), whatever autocast and torch's precisions say.
     """
-    modes = [(module, module.training) for module in net.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
-    net.eval()
-    net.requires_grad_(False)
-    try:
-        with parametrize.cached():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, requires_grad in gradients:
-            parameter.requires_grad_(requires_grad)
+    with ieee_float32():
+        yield replica(net)
+
+
+def replica(net: nn.Module, *, training: bool = False) -> nn.Module:
+    """``net`` in modules of its own, all in one mode, on the same memory: nothing is copied.
+
+    Parameters are detached and want no gradient. A parametrised weight, such as GroupSort's
+    projected one, is computed once, and is then an ordinary parameter. Buffers are shared, too; in
+    training mode, which changes them, they are the replica's own.
+
+    Raises TypeError for a module whose forward pass is bound to the original: one that
+    ``torch.compile`` or ``torch.jit`` made, or one with a ``forward`` set on the instance.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        return _twin(net, training, {})
+
+
+def refuse_wrapped(net: object, caller: str) -> None:
+    """Raise TypeError for what torch wraps around a network, such as ``torch.compile``'s result."""
+    if isinstance(net, nn.Module) and not _kind(net).__module__.startswith("torch."):
+        return
+    hint = "Pass a network of linfdist.nn or linfdist.baselines, or a linfdist.robust.Classifier."
+    for name in WRAPPED:
+        if name in getattr(net, "_modules", {}):
+            hint = f"Pass the network inside, its .{name}."
+    raise TypeError(f"{caller}: net must be a network itself; got {type(net).__name__}. {hint}")
+
+
+def _twin(module: nn.Module, training: bool, known: dict[int, object]) -> nn.Module:
+    """``module`` and what it consists of; what appears twice appears twice in the twin."""
+    if id(module) in known:
+        return known[id(module)]
+    _refuse_bound(module)
+    twin = known[id(module)] = object.__new__(_kind(module))
+    # Past nn.Module.__setattr__; tables are copied, so that a change of the twin's stays there.
+    inside = vars(twin)
+    for name, value in vars(module).items():
+        if isinstance(value, dict | set):
+            value = copy.copy(value)
+        elif isinstance(value, types.MethodType) and value.__self__ is module:
+            value = types.MethodType(value.__func__, twin)
+        inside[name] = value
+    inside["training"] = training
+    inside["_compiled_call_impl"] = None  # of net.compile(), bound to the original
+    for name, child in module._modules.items():
+        if child is not None:
+            # A parametrisation is a function of the weight: its mode is that of evaluation.
+            its = training and name != "parametrizations"
+            twin._modules[name] = _twin(child, its, known)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            twin._parameters[name] = _alias(parameter, known)
+    if training:
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                twin._buffers[name] = known.setdefault(id(buffer), buffer.clone())
+    if parametrize.is_parametrized(module):
+        for name, values in twin._modules.pop("parametrizations").items():
+            twin._parameters[name] = nn.Parameter(values(), requires_grad=False)
+    return twin
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """The module's class, or the one that it had before its weight was parametrised."""
+    kind = type(module)
+    return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
+
+
+def _alias(parameter: Tensor, known: dict[int, object]) -> Tensor:
+    if id(parameter) not in known:
+        known[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return known[id(parameter)]
+
+
+def _refuse_bound(module: nn.Module) -> None:
+    """Raise TypeError for a module whose replica would run the original."""
+    forward = vars(module).get("forward")
+    own = isinstance(forward, types.MethodType) and forward.__self__ is module
+    compiled = "_orig_mod" in module._modules or isinstance(module, torch.jit.ScriptModule)
+    if compiled or not (forward is None or own):
+        how = "is compiled" if compiled else "has a forward set on the instance"
+        raise TypeError(
+            "frozen: every module of a network must run by its class's forward; "
+            f"{type(module).__name__} {how}. Pass the network as it was before."
+        )

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from linfdist.nn.bounded import BoundedLinear, BoundedTanh
+from linfdist.nn.bounded import BoundedLinear, BoundedTanh, sums_hold
 from linfdist.nn.config import NetConfig
 from linfdist.nn.dist import LpDist, LpDistConv2d
 from linfdist.nn.mean_shift import MeanShift
@@ -171,10 +172,22 @@ class LinfDistNetMLP(nn.Module):
     def worst_case_margins(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
         """Upper bounds of logit_k − logit_y for features in the box, 0 at k = y.
 
-        [Zhang2021, Eq. 21]. Shape (batch, num_classes).
+        [Zhang2021, Eq. 21]. Shape (batch, num_classes); NaN where ``head_holds`` is false.
         """
         hidden = self.tanh.interval(*self.fc1.interval(lower, upper))
-        return self.fc2.worst_case_margins(*hidden, labels)
+        margins = self.fc2.worst_case_margins(*hidden, labels)
+        lost = ~self.head_holds(lower, upper).unsqueeze(1)
+        return margins.masked_fill(lost, math.nan).scatter(1, labels.unsqueeze(1), 0.0)
+
+    def head_holds(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Whether no float32 number of the head can overflow for features in the box; (batch,).
+
+        tanh would hide it: what overflows before it is ±1 behind it.
+        """
+        one = torch.ones_like(lower[:, :1])
+        return sums_hold(lower, upper, self.fc1.weight, self.fc1.bias) & sums_hold(
+            -one, one, self.fc2.weight, self.fc2.bias
+        )
 
     def logits_and_ball_margins(
         self, features: Tensor, radius: float, labels: Tensor

@@ -1,17 +1,26 @@
 """The input normalisation, as the network's first layer."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(x − mean[c]) / std: pixels in [0, 1] to the network's units.
+    """(x − mean[c]) / divisor: pixels in [0, 1] to the network's units.
 
-    x has shape (batch, channels, height, width). ``mean`` has one value a channel, ``std`` is one
-    scalar, so that an l_inf ball stays an l_inf ball; ``lipschitz`` = 1 / std is what a
+    x has shape (batch, channels, height, width). ``mean`` has one value a channel; ``divisor``, the
+    std, is one scalar, so that an l_inf ball stays an l_inf ball. Both are buffers of torch's
+    default dtype, and in the state dict: weights hold for the constants that they were trained
+    with. ``lipschitz`` = 1 / divisor, of the very number that ``forward`` divides by, is what a
     certificate in the network's units is divided by to be one in pixels.
+
+    A state dict must hold the constants that the layer was built with or has; one that was recorded
+    before they were part of it gives the layer those that it was built with. After
+    ``net.to_empty``, which leaves memory without values, the layer refuses to be used until a state
+    dict is loaded or ``reset_parameters`` is called.
     """
 
     mean: Tensor
@@ -19,24 +28,154 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: float) -> None:
         super().__init__()
-        if not std > 0:
-            raise ValueError(f"Normalize: std must be positive; got {std}.")
-        self.std = float(std)
-        # Part of the configuration, not of the trained state.
-        self.register_buffer("mean", torch.tensor(tuple(mean)).view(-1, 1, 1), persistent=False)
+        self._std = _number("std", std)
+        channels = [_number("mean", value) for value in mean]
+        dtype = torch.get_default_dtype()
+        # As they are rounded, on the CPU: the buffers may be on the device meta.
+        self._built = {
+            "mean": torch.tensor(channels, dtype=dtype, device="cpu").view(-1, 1, 1),
+            "divisor": torch.tensor(self._std, dtype=dtype, device="cpu"),
+        }
+        if not 0 < float(self._built["divisor"]) < math.inf:
+            raise ValueError(f"Normalize: std must be positive; got {std}. It divides the pixels.")
+        if not self._built["mean"].isfinite().all():
+            raise ValueError(f"Normalize: mean must be finite; got {channels}.")
         # A tensor: by a number CUDA would multiply with its inverse, and round another way.
-        self.register_buffer("divisor", torch.tensor(self.std), persistent=False)
+        self.register_buffer("mean", torch.empty(len(channels), 1, 1, dtype=dtype))
+        self.register_buffer("divisor", torch.empty((), dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Write the constants that the layer was built with."""
+        with torch.no_grad():
+            self.mean.copy_(self._built["mean"])
+            self.divisor.copy_(self._built["divisor"])
+        self._empty = False
+
+    @property
+    def std(self) -> float:
+        """The divisor, as it was given where it is that number as it is rounded."""
+        rounded = torch.tensor(self._std, dtype=self.divisor.dtype, device="cpu")
+        if self.divisor.is_meta or float(self.divisor) == float(rounded):
+            return self._std
+        return float(self.divisor)
 
     @property
     def lipschitz(self) -> float:
-        return 1 / self.std
+        """1 / divisor. On a GPU reading it waits for what is under way."""
+        self.check("Normalize")
+        divisor = self._built["divisor"] if self.divisor.is_meta else self.divisor
+        return 1 / float(divisor)
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check_filled("Normalize")
         return (x - self.mean) / self.divisor
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The range on a box: the layer is increasing."""
         return self(lower), self(upper)
 
+    def check(self, caller: str) -> None:
+        """Refuse constants of which nothing can be certified: no values, or no positive divisor."""
+        self._check_filled(caller)
+        if self.divisor.is_meta:
+            return
+        if self.divisor.numel() != 1 or not float(self.divisor) > 0:
+            raise ValueError(
+                f"{caller}: the normalisation must divide by one positive number; got "
+                f"{self.divisor.tolist()}. Call reset_parameters of the Normalize layer."
+            )
+
+    def _check_filled(self, caller: str) -> None:
+        if self._empty:
+            raise RuntimeError(
+                f"{caller}: the network must hold values; net.to_empty left memory without any. "
+                "Call net.load_state_dict."
+            )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Normalize":
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = self._buffers[name]
+            # A cast or a move is what ``to`` makes of the old one; all else is memory as it was.
+            if not new.is_meta and (old.is_meta or not torch.equal(old.to(new), new)):
+                self._empty = True
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        found = {name: state_dict.get(prefix + name) for name in self._built}
+        if all(value is None for value in found.values()):  # recorded before they were part of it
+            state_dict = dict(state_dict)
+            for name, value in self._built.items():
+                own = self._buffers[name]
+                device = "cpu" if own.is_meta else own.device  # that of the weights is not told
+                state_dict[prefix + name] = value.to(device, own.dtype, copy=True)
+        wrong = [
+            f"{prefix}{name} must be {_text(self._built[name])}, which the network was built with; "
+            f"the state dict holds {_text(value)}. Build the network with the mean and the std "
+            "that the weights were trained with."
+            for name, value in found.items()
+            if value is not None and not self._may_hold(name, value)
+        ]
+        error_msgs += wrong
+        if not wrong:
+            super()._load_from_state_dict(
+                state_dict,
+                prefix,
+                local_metadata,
+                strict,
+                missing_keys,
+                unexpected_keys,
+                error_msgs,
+            )
+            self._empty = False
+
+    def _may_hold(self, name: str, value: Tensor) -> bool:
+        """Whether a value is what the layer was built with or has, up to a cast of either.
+
+        What has no values, or another shape, is left to torch.
+        """
+        own = [self._built[name]]
+        if not self._empty and not self._buffers[name].is_meta:
+            own.append(self._buffers[name])
+        if value.is_meta or value.numel() != own[0].numel():
+            return True
+        return any(_same(value.detach().reshape(one.shape), one) for one in own)
+
     def extra_repr(self) -> str:
         return f"channels={len(self.mean)}, std={self.std}"
+
+
+def _number(name: str, value: object) -> float:
+    """A number of Python or numpy, or a tensor of one."""
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(
+        f"Normalize: {name} must be a number{' a channel' * (name == 'mean')}; got {value!r}. One "
+        "std for all channels keeps an l_inf ball an l_inf ball."
+    )
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Equality in the coarser of the two dtypes."""
+    if not first.is_floating_point():
+        return False
+    coarse = max(first.dtype, second.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    return torch.equal(first.cpu().to(coarse), second.cpu().to(coarse))
+
+
+def _text(value: Tensor) -> str:
+    return ", ".join(f"{number:.9g}" for number in value.flatten().tolist())

@@ -53,7 +53,7 @@ def pgd(
     lower, upper = ball(images, eps)
     adversarial = (images + (2 * noise.to(images.device) - 1) * eps).clamp(lower, upper)
 
-    with frozen(net):
+    with frozen(net) as net:
         with torch.no_grad():
             survived = net(images, p).argmax(1) == labels
         adversarial[~survived] = images[~survived]

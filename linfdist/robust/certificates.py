@@ -6,8 +6,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from linfdist.nn import frozen
-from linfdist.robust.checks import check_finite, check_images, radius
+from linfdist.nn import LARGEST, frozen
+from linfdist.robust.checks import check_finite, check_images, check_net, radius
 from linfdist.robust.protocols import Classifier, Lipschitz
 
 ROUNDING = 2e-6  # pixels: what the rounding of float32 logits and of the box can cost a margin
@@ -16,11 +16,13 @@ ROUNDING = 2e-6  # pixels: what the rounding of float32 logits and of the box ca
 def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """(logit_y − max_{k≠y} logit_k) / 2 / net.lipschitz, 0 where that is negative  [Fact 3.6].
 
-    ``images`` are pixels in [0, 1], shape (batch, *input_shape); the radii, shape (batch,), are in
-    pixels and in float64. By the theorem an image is certified at every eps *below* its radius; but
-    the margin is one of float32 logits, rounded to nearest, and is off by about 1e-6 pixels.
-    ``interval_certified`` is the verdict that the tables count.
+    It is 0, too, where a logit is not below ``LARGEST`` in size. ``images`` are pixels in [0, 1],
+    shape (batch, *input_shape); the radii, shape (batch,), are in pixels and in float64. By the
+    theorem an image is certified at every eps *below* its radius; but the margin is one of float32
+    logits, rounded to nearest, and is off by about 1e-6 pixels. ``interval_certified`` is the
+    verdict that the tables count.
     """
+    check_net(net, "margin_radius")
     if not isinstance(net, Lipschitz):
         raise TypeError(
             "margin_radius: net must be a LinfDistNet, or another whose logits are Lipschitz; got "
@@ -28,12 +30,14 @@ def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
         )
     check_images(net, images, labels, "margin_radius")
     check_finite(net, "margin_radius")
-    with frozen(net), torch.no_grad():
+    with frozen(net) as net, torch.no_grad():
         logits = net(images, math.inf).double()
+        lipschitz = net.lipschitz
     column = labels.unsqueeze(1)
     own = logits.gather(1, column).squeeze(1)
     rival = logits.scatter(1, column, -math.inf).amax(1)
-    return ((own - rival) / 2 / net.lipschitz).clamp_min(0)
+    radius = ((own - rival) / 2 / lipschitz).clamp_min(0)
+    return torch.where(logits.abs().amax(1) <= LARGEST, radius, 0.0)
 
 
 def pixel_box(images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,10 +53,18 @@ def pixel_box(images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     return lower.clamp(0, 1), upper.clamp(0, 1)
 
 
+def proven(margins: Tensor, labels: Tensor) -> Tensor:
+    """Whether bounds of logit_k − logit_y prove label y: all are below 0 and finite, except y's.
+
+    What overflowed, even to −∞, proves nothing: NaN came of it elsewhere, or could have.
+    """
+    rivals = margins.scatter(1, labels.unsqueeze(1), -1.0)
+    return ((rivals < 0) & rivals.isfinite()).all(1)
+
+
 def _certified(net: Classifier, images: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
     """The interval verdict for checked inputs in a frozen network."""
-    margins = net.worst_case_margins_on_box(*pixel_box(images, eps), labels)
-    return margins.scatter(1, labels.unsqueeze(1), -math.inf).amax(1) < 0
+    return proven(net.worst_case_margins_on_box(*pixel_box(images, eps), labels), labels)
 
 
 def interval_certified(
@@ -63,13 +75,16 @@ def interval_certified(
     They are interval bounds, and for some compared methods' networks linear relaxations.
 
     An image is certified if the upper bounds of logit_k − logit_y at p = ∞ are below 0 for all
-    k ≠ y; so it is classified right too. ``images`` are pixels, shape (batch, *input_shape); eps is
-    in pixels, a ``Fraction`` or a tensor with one for each image. Returns bools, (batch,).
+    k ≠ y, and none overflows; so it is classified right too. All is computed in float32 as IEEE 754
+    has it, or in float64 for such a net, whatever autocast and torch's precisions say. ``images``
+    are pixels, shape (batch, *input_shape); eps is in pixels, a ``Fraction`` or a tensor with one
+    for each image. Returns bools, (batch,).
     """
+    check_net(net, "interval_certified", "worst_case_margins_on_box")
     check_images(net, images, labels, "interval_certified")
     check_finite(net, "interval_certified")
     eps = radius(eps, images, "interval_certified")
-    with frozen(net), torch.no_grad():
+    with frozen(net) as net, torch.no_grad():
         return _certified(net, images, labels, eps)
 
 
@@ -93,6 +108,7 @@ def interval_radius(
     Both statements take bounds that never certify a box and not a smaller one, as intervals are. A
     relaxation can (``ColtNet``): its radius is still one that was seen to hold.
     """
+    check_net(net, "interval_radius", "worst_case_margins_on_box")
     check_images(net, images, labels, "interval_radius")
     check_finite(net, "interval_radius")
     high = radius(max_radius, images, "interval_radius").expand(len(images)).clone()
@@ -106,7 +122,7 @@ def interval_radius(
     if isinstance(net, Lipschitz):
         first.append(margin_radius(net, images, labels) - ROUNDING)
 
-    with frozen(net), torch.no_grad():
+    with frozen(net) as net, torch.no_grad():
         # Already certified at the top, or misclassified: low = high, and there they stay.
         low = torch.where(_certified(net, images, labels, high), high, low)
         high = torch.where(_certified(net, images, labels, torch.zeros_like(high)), high, low)

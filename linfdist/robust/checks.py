@@ -1,12 +1,38 @@
 """What images, labels and weights must be before anything is claimed of them."""
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
+from linfdist.nn import Normalize, refuse_wrapped
+
+
+def check_net(net: nn.Module, caller: str, *needed: str) -> None:
+    """Refuse what torch wraps around a network, and what lacks one of these of a ``Classifier``."""
+    refuse_wrapped(net, caller)
+    for name in ("num_classes", *needed):
+        if not hasattr(net, name):
+            raise TypeError(
+                f"{caller}: net must be a linfdist.robust.Classifier; {type(net).__name__} has no "
+                f"{name}. Give it what the protocol names."
+            )
+
 
 def check_finite(net: nn.Module, caller: str) -> None:
-    """Refuse a network with a weight or running mean that is not finite."""
-    for name, tensor in net.state_dict().items():
+    """Refuse a network with a parameter or buffer that is not finite, or holds no values.
+
+    Buffers outside of the state dict count, too.
+    """
+    for layer in net.modules():
+        if isinstance(layer, Normalize):
+            layer.check(caller)
+    for name, tensor in chain(net.named_parameters(), net.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(
+                f"{caller}: weights must be finite; {name} is on the device meta, which holds no "
+                "values. Call net.to_empty(device=...), then net.load_state_dict."
+            )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(
                 f"{caller}: weights must be finite; {name} holds NaN or infinity. The training "
@@ -16,6 +42,7 @@ def check_finite(net: nn.Module, caller: str) -> None:
 
 def check_images(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> None:
     """Refuse images that are not finite pixels in [0, 1], and labels that do not fit them."""
+    check_net(net, caller)
     if not images.is_floating_point():
         raise TypeError(
             f"{caller}: images must be floating point in [0, 1]; got {images.dtype}. Convert them "

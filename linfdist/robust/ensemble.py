@@ -102,8 +102,8 @@ def strongest(
     check_images(net, images, labels, "strongest")
     check_finite(net, "strongest")
     radius(eps, images, "strongest")
-    with frozen(net), torch.no_grad():
-        alive = net(images, math.inf).argmax(1) == labels
+    with frozen(net) as still, torch.no_grad():
+        alive = still(images, math.inf).argmax(1) == labels
     adversarial = images.clone()
     beaten_by: list[str | None] = [None if holds else "clean" for holds in alive.tolist()]
     for name, attack in attacks.items():
@@ -115,7 +115,7 @@ def strongest(
         alive[rows] = found.survived
         for row in rows[~found.survived].tolist():
             beaten_by[row] = name
-    with frozen(net), torch.no_grad():
-        survived = net(adversarial, math.inf).argmax(1) == labels
+    with frozen(net) as still, torch.no_grad():
+        survived = still(adversarial, math.inf).argmax(1) == labels
     names = zip(beaten_by, survived.tolist(), strict=True)
     return Strongest(adversarial, survived, tuple(None if holds else name for name, holds in names))

@@ -36,7 +36,7 @@ from linfdist.nn import LinfDistNet, LpDist, MeanShift
 from linfdist.ops import linf_interval
 from linfdist.ops.float_mode import check_float_mode
 from linfdist.robust.certificates import interval_radius
-from linfdist.robust.checks import check_finite, check_images
+from linfdist.robust.checks import check_finite, check_images, check_net
 from linfdist.robust.sound import outward
 
 BATCH = 128  # boxes that are looked at together
@@ -159,6 +159,7 @@ class Search:
     """The boxes of one image and its label: rows of lower and of upper bounds of all neurons."""
 
     def __init__(self, net: LinfDistNet, image: Tensor, label: int, caller: str) -> None:
+        check_net(net, caller)
         if not isinstance(net, LinfDistNet):
             raise TypeError(
                 f"{caller}: net must be a LinfDistNet, all of whose layers are distances; got "
@@ -191,7 +192,7 @@ class Search:
             lower, upper, rival = lower[-BATCH:].clone(), upper[-BATCH:].clone(), rival[-BATCH:]
             nodes += len(rival)
             granted = self.tighten(lower, upper, rival)
-            alive = (lower <= upper).all(1)
+            alive = ~(lower > upper).any(1)  # where bounds are NaN, nothing is proven
             lower, upper, rival = lower[alive], upper[alive], rival[alive]
             found, distance = self._beaten(lower, upper, r)
             if found is not None:

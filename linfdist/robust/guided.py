@@ -61,7 +61,7 @@ def guided_pgd(
     eps = float(radius(eps, images, "guided_pgd"))
     lower, upper = ball(images, eps)
     device = images.device if generator is None else generator.device
-    with frozen(net), torch.no_grad():
+    with frozen(net) as net, torch.no_grad():
         adversarial = images.clone()
         alive = (margins(net, images, labels) < 0).nonzero().squeeze(1)
         for _ in range(num_restarts):

@@ -55,7 +55,7 @@ def _nearer(net: Classifier, images: Tensor, labels: Tensor, beaten: Tensor) -> 
     def distance(x: Tensor) -> Tensor:
         return (x.double() - images.double()).abs().flatten(1).amax(1)
 
-    with frozen(net), torch.no_grad():
+    with frozen(net) as net, torch.no_grad():
         high = distance(beaten).where(margins(net, images, labels) < 0, 0.0)
         low = torch.zeros_like(high)
         for _ in range(HALVINGS):

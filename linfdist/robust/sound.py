@@ -19,9 +19,13 @@ division of the normalisation and the mean shift, of the last bias and of the di
 
 **Head.** In float64, on the box of features, with slack for F and for float64 itself: ``_affine``.
 
+**Overflow.** Where a float32 number of ``forward`` or of its bounds could overflow, nothing is
+certified: bounds of logits and of what enters a head are held to be below ``LARGEST``.
+
 Rounding is IEEE 754's, to nearest with gradual underflow, on every thread (``check_float_mode``):
-flushing of denormals is refused. So are TF32 and bfloat16 products for a head, which (F) would not
-cover. [Higham2002, Sec. 3.1], [Jin2022].
+flushing of denormals is refused. A
+``forward`` in TF32 or bfloat16, or under autocast, is another network, of which (F) says nothing.
+[Higham2002, Sec. 3.1], [Jin2022].
 """
 
 import math
@@ -32,6 +36,7 @@ from torch import Tensor, nn
 
 from linfdist.data import to_pixels
 from linfdist.nn import (
+    LARGEST,
     BoundedLinear,
     DistFeatures,
     LinfDistNet,
@@ -44,7 +49,8 @@ from linfdist.nn import (
 )
 from linfdist.ops import linf_interval
 from linfdist.ops.float_mode import check_float_mode
-from linfdist.robust.checks import check_eps, check_finite, check_images
+from linfdist.robust.certificates import proven
+from linfdist.robust.checks import check_eps, check_finite, check_images, check_net
 
 SOUND = (LinfDistNet, LinfDistNetMLP)  # the networks that have a sound certificate
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # half a step, relative to the number
@@ -68,11 +74,11 @@ def sound_certified(
     Raises:
         TypeError: the network is not an l_inf-dist net in float32, or the images are not uint8.
         ValueError: other shapes, labels or weights than ``interval_certified`` takes; denormals are
-            flushed; matrix products of a head are not in float32.
+            flushed.
     """
     _check(net, images, labels, "sound_certified")
     eps = upward(eps, images, "sound_certified")
-    with frozen(net), torch.no_grad():
+    with frozen(net) as net, torch.no_grad():
         return _certified(net, images, labels, eps)
 
 
@@ -95,7 +101,7 @@ def sound_radius(
         )
     found = torch.zeros_like(radii)
     pending, lower_by = (radii > 0).nonzero().squeeze(1), 0.0
-    with frozen(net), torch.no_grad():
+    with frozen(net) as net, torch.no_grad():
         while len(pending):
             probe = (radii[pending] - lower_by).clamp_min(0)
             holds = _certified(net, images[pending], labels[pending], probe)
@@ -136,11 +142,11 @@ def upward(eps: Fraction | float | Tensor, images: Tensor, caller: str) -> Tenso
 
 
 def _certified(net: nn.Module, images: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
-    margins = sound_margins_on_box(net, *sound_pixel_box(images, eps), labels)
-    return margins.scatter(1, labels.unsqueeze(1), -math.inf).amax(1) < 0  # false for NaN
+    return proven(sound_margins_on_box(net, *sound_pixel_box(images, eps), labels), labels)
 
 
 def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> None:
+    check_net(net, caller)
     if not isinstance(net, SOUND) or any(
         value.dtype != torch.float32 for value in net.parameters()
     ):
@@ -159,12 +165,6 @@ def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> None:
     check_images(net, pixels, labels, caller)
     check_finite(net, caller)
     check_float_mode(caller, images.device)
-    precision = torch.get_float32_matmul_precision()
-    if isinstance(net, LinfDistNetMLP) and precision != "highest":
-        raise ValueError(
-            f"{caller}: matrix products of a head must be in float32; their precision is "
-            f'{precision!r}. Call torch.set_float32_matmul_precision("highest").'
-        )
 
 
 def ball(levels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,16 +195,20 @@ def sound_margins_on_box(
 ) -> Tensor:
     """Upper bounds of logit_k − logit_y on a box of float32 pixels in R and F, 0 at k = y.
 
-    Shape (batch, num_classes); NaN where a head's float32 sums could overflow. Never below those of
+    Shape (batch, num_classes); NaN where float32 numbers could overflow. Never below those of
     ``worst_case_margins_on_box``, each of whose operations is widened by more than it is off.
     """
     lower, upper = sound_features(net.features, lower, upper)
     column = labels.unsqueeze(1)
     if isinstance(net, LinfDistNetMLP):
+        held = net.head_holds(lower, upper)
         lower, upper = _tanh(*_linear(net.fc1, lower.double(), upper.double()))
-        return _merged_margins(net.fc2, lower, upper, labels).scatter(1, column, 0.0)
-    lower, upper = _through(net.last, lower, upper)  # minus the logits
-    return _step(upper.gather(1, column) - lower, math.inf).scatter(1, column, 0.0)
+        margins = _merged_margins(net.fc2, lower, upper, labels)
+    else:
+        lower, upper = _through(net.last, lower, upper)  # minus the logits
+        held = (torch.maximum(lower.abs(), upper.abs()) <= LARGEST).all(1)
+        margins = _step(upper.gather(1, column) - lower, math.inf)
+    return margins.masked_fill(~held.unsqueeze(1), math.nan).scatter(1, column, 0.0)
 
 
 def sound_features(features: DistFeatures, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -268,7 +272,6 @@ def _affine(
     error = gamma(terms, UNIT_32) + 2 * gamma(terms, UNIT_64)
     size = (middle.abs() + half) @ weight.abs().T
     slack = error * (size * scale + bias.abs()) + TINY
-    slack = slack.masked_fill(size > 2.0**126, math.nan)  # a float32 sum could overflow
     return middle @ weight.T * scale + bias, slack, half, weight, scale
 
 

@@ -55,7 +55,7 @@ def square_attack(
     def signs(*shape: int) -> Tensor:
         return torch.randint(0, 2, shape, generator=generator, device=device).bool()
 
-    with frozen(net), torch.no_grad():
+    with frozen(net) as net, torch.no_grad():
         best, best_margin = images.clone(), margins(net, images, labels)
         for query in range(num_queries):
             rows = (best_margin < 0).nonzero().squeeze(1)

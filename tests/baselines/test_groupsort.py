@@ -80,8 +80,8 @@ def test_a_frozen_network_projects_once_and_its_weights_are_its_own_again(monkey
     projected = []
     rows = groupsort.project_rows
     monkeypatch.setattr(groupsort, "project_rows", lambda w: projected.append(len(w)) or rows(w))
-    with frozen(net), torch.no_grad():
-        logits = [net(x) for _ in range(3)]
+    with frozen(net) as still, torch.no_grad():
+        logits = [still(x) for _ in range(3)]
     layers = sum(isinstance(module, nn.Linear) for module in net.modules())
     assert len(projected) == layers > 1
     assert torch.equal(logits[0], logits[2])

@@ -211,13 +211,13 @@ def test_empty_batch(config):
     assert net.worst_case_margins_on_box(x, x, labels).shape == (0, 4)
 
 
-def test_frozen_restores_modes_and_gradients():
+def test_frozen_keeps_modes_and_gradients():
     net = small(MLP).train()
     net.fc1.eval()
     net.fc2.bias.requires_grad_(False)
-    with pytest.raises(RuntimeError, match="inside"), frozen(net):
-        assert not any(module.training for module in net.modules())
-        assert not any(parameter.requires_grad for parameter in net.parameters())
+    with pytest.raises(RuntimeError, match="inside"), frozen(net) as still:
+        assert not any(module.training for module in still.modules())
+        assert not any(parameter.requires_grad for parameter in still.parameters())
         raise RuntimeError("inside")
     assert net.training and not net.fc1.training and net.fc2.training
     assert net.fc1.bias.requires_grad and not net.fc2.bias.requires_grad

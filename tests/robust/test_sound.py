@@ -12,7 +12,6 @@ from threads import one_thread
 from torch import nn
 
 from linfdist.data import to_pixels
-from linfdist.ops.precision import matmul_precision
 from linfdist.robust import (
     interval_certified,
     interval_radius,
@@ -103,8 +102,6 @@ def test_bad_input_is_refused_by_name():
         sound_certified(net, images, labels, -0.1)
     with pytest.raises(ValueError, match=r"radii must have shape \(64,\).*got \(\)"):
         sound_radius(net, images, labels, 0.1)
-    with matmul_precision("high"), pytest.raises(ValueError, match="precision is 'high'"):
-        sound_certified(net, images, labels, Fraction(1, 10))
     if torch.set_flush_denormal(True):
         try:
             with pytest.raises(ValueError, match="denormals must be kept"):
