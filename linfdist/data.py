@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from linfdist import _readers
+from linfdist._checks import channel_means, class_count, deviation, image_shape, pixel_radius
 from linfdist._readers import DataError as DataError
 from linfdist._suggest import unknown
 from linfdist._tinyimagenet import read_tinyimagenet
+from linfdist._values import shown
 
 READERS: Mapping[str, Callable[[Path, str, bool], _readers.Arrays]] = MappingProxyType(
     {
@@ -37,7 +39,8 @@ class DatasetInfo:
     """What a network and a certificate need to know of a data set.
 
     ``mean`` has one value a channel; ``std`` is one scalar, so that an l_inf ball of pixels stays
-    an l_inf ball after normalisation. ``eps`` is the paper's radius, in pixels.
+    an l_inf ball after normalisation. ``eps`` is the paper's radius, in pixels. Numbers of numpy
+    are taken as Python's.
     """
 
     name: str
@@ -47,6 +50,19 @@ class DatasetInfo:
     mean: tuple[float, ...]
     std: float
     eps: Fraction
+
+    def __post_init__(self) -> None:
+        caller = "DatasetInfo"
+        shape = image_shape(self.input_shape, caller)
+        pixel_radius(self.eps, caller)
+        fields = {
+            "input_shape": shape,
+            "num_classes": class_count(self.num_classes, caller),
+            "mean": channel_means(self.mean, shape[0], caller),
+            "std": deviation(self.std, caller),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
 
 # The constants of normalisation are the ones that the authors used. Those of digits are the mean
@@ -118,6 +134,12 @@ class ImageSet:
     info: DatasetInfo
 
     def __post_init__(self) -> None:
+        for name, kind in (("images", Tensor), ("labels", Tensor), ("info", DatasetInfo)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"ImageSet: {name} must be a {kind.__name__}; got {type(value).__name__}."
+                )
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise ValueError(
                 "ImageSet: images must be uint8 of shape [N, C, H, W]; got "
@@ -127,6 +149,11 @@ class ImageSet:
             raise ValueError(
                 f"ImageSet: labels must be int64 of shape ({len(self.images)},), one for each "
                 f"image; got {self.labels.dtype} of shape {tuple(self.labels.shape)}."
+            )
+        if self.labels.device != self.images.device:
+            raise ValueError(
+                "ImageSet: images and labels must be on one device; got "
+                f"{self.images.device} and {self.labels.device}. Move the labels."
             )
         outside = (self.labels < 0) | (self.labels >= self.info.num_classes)
         if outside.any():
@@ -154,6 +181,18 @@ class ImageSet:
                 "Pass None for all."
             )
         return replace(self, images=self.images[:n], labels=self.labels[:n])
+
+
+def check_image_set(value: object, what: str) -> None:
+    """Refuse what is no ``ImageSet``, such as a data set or a loader of torch's; ``what`` names it.
+
+    Raises ``TypeError``.
+    """
+    if not isinstance(value, ImageSet):
+        raise TypeError(
+            f"{what} must be a linfdist.data.ImageSet; got {type(value).__name__}. Build it of "
+            "all images and labels: ImageSet(images, labels, info)."
+        )
 
 
 def load(
@@ -291,6 +330,10 @@ def _sides(
 
 def to_pixels(images: Tensor) -> Tensor:
     """Images in [0, 1]: float32, the uint8 value over 255."""
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"to_pixels: images must be a torch.Tensor; got {shown(images)}. Use torch.as_tensor."
+        )
     if images.dtype != torch.uint8:
         raise ValueError(f"to_pixels: images must be uint8 (0..255); got {images.dtype}.")
     return images.to(torch.float32) / 255

@@ -14,6 +14,8 @@ RANKS = (
         *(
             "ops",
             "_arguments",
+            "_values",
+            "_checks",
             "_suggest",
             "_torchvision",
             "_readers",

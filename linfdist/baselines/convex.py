@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from linfdist._checks import integer_labels
 from linfdist.baselines.bounds import Step, Trace, concrete, interval, merged
 from linfdist.baselines.crown import backward, upper_bounds
 from linfdist.nn import Normalize
@@ -64,5 +65,6 @@ def cap_margins(
     ``layers`` lead from pixels to features, ``last`` to logits. Shape (batch, num_classes). It is
     CROWN with parallel lines and with dual bounds of the neurons in the place of intervals.
     """
+    labels = integer_labels(labels, lower, "cap_margins")
     trace = polytope(layers, lower, upper)
     return upper_bounds(trace, *merged(last, labels), parallel=True)

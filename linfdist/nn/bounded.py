@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linfdist._checks import integer_labels
+from linfdist._values import whole
+
 
 class BoundedLinear(nn.Module):
     """W x / √in_features + b, with the authors' scaling: W from N(0, 1), b from 0.
@@ -22,6 +25,8 @@ class BoundedLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        in_features = whole(in_features, "BoundedLinear: in_features", least=1)
+        out_features = whole(out_features, "BoundedLinear: out_features", least=1)
         self.in_features = in_features
         self.out_features = out_features
         factory = {"device": device, "dtype": dtype}
@@ -51,6 +56,7 @@ class BoundedLinear(nn.Module):
         difference of the bounds. Shape (batch, out_features). Cost: the bound is computed for
         every pair (y, k), by one product with a matrix of out_features² rows.
         """
+        labels = integer_labels(labels, lower, "worst_case_margins")
         middle = self((lower + upper) / 2)
         differences = (self.weight.unsqueeze(0) - self.weight.unsqueeze(1)).abs()  # [y, k, in]
         radius = F.linear((upper - lower) / 2, differences.flatten(0, 1)) * self.scale

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linfdist._checks import finite
+from linfdist._values import whole
 from linfdist.nn.smoothing import Distance, LogSumExp
 from linfdist.ops import linf_interval
 
@@ -48,6 +50,10 @@ class LpDist(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        in_features = whole(in_features, "LpDist: in_features", least=None)
+        out_features = whole(out_features, "LpDist: out_features", least=None)
+        if identity_value is not None:
+            identity_value = finite(identity_value, "LpDist", "identity_value")
         if in_features < 1 or out_features < 1:
             raise ValueError(
                 "LpDist: in_features and out_features must be at least 1; got "

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from linfdist import distributed
+from linfdist._checks import real, refuse_inference_tensors
+from linfdist._values import shown, whole
 from linfdist.nn.smoothing import LogSumExp
 
 
@@ -36,6 +38,10 @@ class MeanShift(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        num_features = whole(num_features, "MeanShift: num_features", least=1)
+        momentum = real(momentum, "MeanShift", "momentum")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"MeanShift: momentum must be in [0, 1]; got {momentum}.")
         self.num_features = num_features
         self.momentum = momentum
         self.sync = sync
@@ -103,6 +109,14 @@ def reestimate_mean_shift(
     training mode as in training: each layer sees inputs shifted by their own batch means. The
     batches are weighted by their sizes. Modes and momenta are restored.
     """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"reestimate_mean_shift: net must be a network; got {shown(net)}.")
+    refuse_inference_tensors(net, "reestimate_mean_shift")
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise TypeError(
+            "reestimate_mean_shift: batches must be several tensors of pixels; got "
+            f"{shown(batches)}. A single batch is [x]."
+        )
     shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
     momenta = [shift.momentum for shift in shifts]
     modes = [(module, module.training) for module in net.modules()]
