@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from linfdist import distributed, records
-from linfdist.data import ImageSet, to_pixels
+from linfdist import distributed, environment, records
+from linfdist._checks import pixel_radius
+from linfdist._values import seed as checked_seed
+from linfdist._values import shown, whole
+from linfdist.data import ImageSet, check_image_set, to_pixels
 from linfdist.nn import LinfDistNetMLP, LogSumExp, frozen
 from linfdist.ops.precision import matmul_precision
 from linfdist.robust import (
@@ -25,7 +28,13 @@ from linfdist.robust import (
     pgd,
     sound_certificates,
 )
-from linfdist.robust.checks import check_finite, check_labels
+from linfdist.robust.checks import (
+    check_finite,
+    check_labels,
+    check_net,
+    lipschitz_constant,
+    norm,
+)
 
 COLUMNS = (
     "index",
@@ -56,9 +65,10 @@ def accuracy(
     """The fraction of images that the network classifies right at this p, with running means.
 
     ``together``: all processes call this with the same arguments, and each classifies its share.
+    Raises as ``clean_and_certified``.
     """
-    clean, _ = clean_and_certified(
-        net, images, eps=Fraction(0), p=p, batch_size=batch_size, together=together
+    clean, _ = _clean_and_certified(
+        net, images, Fraction(0), p, batch_size, together, caller="accuracy"
     )
     return clean
 
@@ -67,7 +77,7 @@ def clean_and_certified(
     net: Classifier,
     images: ImageSet,
     *,
-    eps: Fraction,
+    eps: Fraction | float,
     p: float | LogSumExp = math.inf,
     batch_size: int = 512,
     together: bool = False,
@@ -77,9 +87,31 @@ def clean_and_certified(
     The certificate is of the network at this p: of the smoothed one for a ``LogSumExp``, whose
     layers are 1-Lipschitz as at p = ∞. None at a finite p, where layers are not. It is for watching
     a training: margins are as they round in float32, and the ball is not clipped to the pixels.
+
+    Raises:
+        TypeError: the network is no ``Classifier``, ``images`` no ``ImageSet``, or another argument
+            of another type.
+        ValueError: the images do not fit the network, or a number is out of its range.
     """
-    if len(images) == 0:
-        raise ValueError("accuracy: images must hold at least one image; got none.")
+    return _clean_and_certified(
+        net, images, eps, p, batch_size, together, caller="clean_and_certified"
+    )
+
+
+def _clean_and_certified(
+    net: Classifier,
+    images: ImageSet,
+    eps: Fraction | float,
+    p: float | LogSumExp,
+    batch_size: int,
+    together: bool,
+    caller: str,
+) -> tuple[float, float | None]:
+    """``clean_and_certified``, whose errors name the caller."""
+    eps, p = pixel_radius(eps, caller), norm(p, caller)
+    batch_size = whole(batch_size, f"{caller}: batch_size", least=1)
+    _check_set(net, images, caller, "images")
+    _check_device(net, images, caller)
     counts = torch.zeros(2, dtype=torch.int64, device=images.labels.device)
     own = distributed.share(len(images)) if together else slice(None)
     with frozen(net), torch.no_grad():
@@ -109,13 +141,15 @@ def _logits_and_ball_margins(
     if not isinstance(net, Lipschitz):
         box = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
         return logits, net.worst_case_margins_on_box(*box, labels)
-    return logits, logits - logits.gather(1, labels.unsqueeze(1)) + 2 * eps * net.lipschitz
+    reach = 2 * eps * lipschitz_constant(net, "clean_and_certified")
+    return logits, logits - logits.gather(1, labels.unsqueeze(1)) + reach
 
 
+@torch.inference_mode(False)
 def evaluate(
     net: Classifier,
     test: ImageSet,
-    eps: Fraction,
+    eps: Fraction | float,
     *,
     batch_size: int = 512,
     seed: int = 0,
@@ -132,11 +166,20 @@ def evaluate(
     pixels; interval_radius, up to min(1, 4 eps) by bisection, is at least eps if and only if the
     image is certified at eps, and for Lipschitz logits not below the margin's but for rounding;
     sound_radius is the largest below it that was seen to hold to the last bit. Matrix products are
-    in float32, whatever torch's precision is set to.
+    in float32, whatever torch's precision is set to. Under ``torch.inference_mode()`` the
+    evaluation leaves that mode inside.
+
+    Raises:
+        TypeError: the network is no ``Classifier``, or ``torch.compile``'s wrapper of one, ``test``
+            no ``ImageSet``, or another argument of another type.
+        ValueError: images, labels, eps, weights or a number are not what they must be.
+        DeviceError: the device cannot be used.
     """
-    if len(test) == 0:
-        raise ValueError("evaluate: test must hold at least one image; got none.")
-    check_labels(test.labels, net.num_classes, "evaluate")
+    eps = pixel_radius(eps, "evaluate")
+    batch_size = whole(batch_size, "evaluate: batch_size", least=1)
+    seed = checked_seed(seed, "evaluate")
+    device = _real_device(device)
+    _check_set(net, test, "evaluate", "test", "worst_case_margins_on_box")
     check_finite(net, "evaluate")
     net.to(device)
     test = test.to(device)
@@ -151,6 +194,44 @@ def evaluate(
     certificates = pd.concat(parts, ignore_index=True)
     certificates.insert(0, "index", range(len(certificates)))
     return records.accuracies(certificates), certificates[list(COLUMNS)]
+
+
+def _check_set(net: Classifier, images: ImageSet, caller: str, name: str, *needed: str) -> None:
+    """Refuse a network or images that are none, and those that do not fit each other."""
+    if hasattr(net, "_orig_mod"):
+        raise TypeError(
+            f"{caller}: net must be the network itself, for its certificates are of its layers; "
+            f"got {type(net).__name__} of torch.compile. Pass the network that was compiled."
+        )
+    check_net(net, caller, *needed)
+    check_image_set(images, f"{caller}: {name}")
+    if len(images) == 0:
+        raise ValueError(f"{caller}: {name} must hold at least one image; got none.")
+    if tuple(images.images.shape[1:]) != tuple(net.input_shape):
+        raise ValueError(
+            f"{caller}: {name} must hold images of the network's input_shape="
+            f"{tuple(net.input_shape)}; got {tuple(images.images.shape[1:])}."
+        )
+    check_labels(images.labels, net.num_classes, caller)
+
+
+def _check_device(net: Classifier, images: ImageSet, caller: str) -> None:
+    devices = {weight.device for weight in net.parameters()}
+    if devices - {images.images.device}:
+        raise ValueError(
+            f"{caller}: images must be on the network's device; got {images.images.device} and "
+            f"{', '.join(map(str, devices))}. Move them with images.to(device)."
+        )
+
+
+def _real_device(device: torch.device | str) -> torch.device:
+    """A device that can be used; "meta", on which weights would be lost, is none."""
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"evaluate: device must be a name or a torch.device; got {shown(device)}.")
+    found = environment.usable_device(device)
+    if found.type == "meta":
+        raise ValueError("evaluate: device must hold values; got meta. Use cpu or cuda.")
+    return found
 
 
 def _evaluate_batch(
@@ -201,8 +282,19 @@ def sound_columns(
 
     Raises:
         ContradictionError: an image is certified to the last bit, but not by intervals.
+        TypeError, ValueError: as ``sound_certificates``; or ``certified`` is no bool for each.
     """
+    if not isinstance(certified, Tensor) or certified.dtype != torch.bool:
+        raise TypeError(
+            f"sound_columns: certified must be a tensor of bools; got {shown(certified)}. Take it "
+            "of interval_certified."
+        )
     sound, lower = sound_certificates(net, images, labels, eps, radii)
+    if certified.shape != sound.shape:
+        raise ValueError(
+            f"sound_columns: certified must have shape {tuple(sound.shape)}, one for each image; "
+            f"got {tuple(certified.shape)}."
+        )
     wrong = (sound & ~certified).nonzero().flatten().tolist()
     if wrong:
         raise ContradictionError(

@@ -6,6 +6,9 @@ from fractions import Fraction
 import torch.nn.functional as F
 from torch import Tensor
 
+from linfdist._checks import finite, integer_labels, pixel_radius, real
+from linfdist._values import shown
+
 
 @dataclass(frozen=True, kw_only=True)
 class HingeLoss:
@@ -18,7 +21,9 @@ class HingeLoss:
     mix: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.threshold > 0:
+        threshold = finite(self.threshold, "HingeLoss", "threshold")
+        real(self.mix, "HingeLoss", "mix")
+        if not threshold > 0:
             raise ValueError(
                 f"HingeLoss: threshold must be above 0; got {self.threshold}. It is in pixels of "
                 "[0, 1]; the paper's is three times eps on MNIST."
@@ -38,11 +43,13 @@ class IBPLoss:
     kappa: float
 
     def __post_init__(self) -> None:
-        if not self.eps_train >= 0:
+        if not real(self.eps_train, "IBPLoss", "eps_train") >= 0:
             raise ValueError(
                 f"IBPLoss: eps_train must be at least 0; got {self.eps_train}. It is a radius in "
                 "pixels of [0, 1], such as Fraction(8, 255)."
             )
+        pixel_radius(self.eps_train, "IBPLoss", "eps_train")
+        real(self.kappa, "IBPLoss", "kappa")
         if not 0 <= self.kappa <= 1:
             raise ValueError(
                 f"IBPLoss: kappa must be in [0, 1]; got {self.kappa}. It weighs the clean loss: 1 "
@@ -50,14 +57,24 @@ class IBPLoss:
             )
 
 
-def hinge_loss(logits: Tensor, labels: Tensor, threshold: float, mix: float = 1.0) -> Tensor:
+def hinge_loss(
+    logits: Tensor, labels: Tensor, threshold: float | Tensor, mix: float = 1.0
+) -> Tensor:
     """mix · mean_b max_k [m_k]_+ + (1 − mix) · mean_{b,k} [m_k]_+.
 
     m_k = logit_k − logit_y + threshold and m_y = 0; the second mean is over all K classes, y among
-    them. ``logits`` has shape (batch, K); the threshold is in the unit of the logits. mix = 1, the
-    paper's multi-class hinge, is the default; the authors' code trains with 0.75 on MNIST and
-    CIFAR-10 and with 1 on Fashion-MNIST.
+    them. ``logits`` has shape (batch, K); the threshold, a number or a 0-d tensor, is in the unit
+    of the logits. mix = 1, the paper's multi-class hinge, is the default; the authors' code trains
+    with 0.75 on MNIST and CIFAR-10 and with 1 on Fashion-MNIST.
+
+    Raises:
+        TypeError: labels are no integers, another argument is no tensor or number.
+        ValueError: a shape, the threshold or mix is not what it must be.
     """
+    labels = _labels_of(logits, labels, "hinge_loss")
+    if not (isinstance(threshold, Tensor) and threshold.ndim == 0):
+        threshold = finite(threshold, "hinge_loss", "threshold")
+    mix = _weight(mix, "hinge_loss", "mix")
     column = labels.unsqueeze(1)
     margins = logits - logits.gather(1, column) + threshold
     margins = margins.scatter(1, column, 0.0).clamp_min(0)
@@ -71,10 +88,44 @@ def ibp_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, kappa: float
     Both have shape (batch, K); ``worst_margins`` bounds logit_k − logit_y from above, 0 at k = y.
     κ weighs the clean loss, as in the paper; the authors' code has it the other way round. A term
     of weight 0 is not computed.
+
+    Raises:
+        TypeError: labels are no integers, another argument is no tensor or number.
+        ValueError: a shape or κ is not what it must be.
     """
+    kappa = _weight(kappa, "ibp_loss", "kappa")
+    if not isinstance(worst_margins, Tensor):
+        raise TypeError(f"ibp_loss: worst_margins must be a tensor; got {shown(worst_margins)}.")
+    labels = _labels_of(logits, labels, "ibp_loss")
+    if worst_margins.shape != logits.shape:
+        raise ValueError(
+            f"ibp_loss: worst_margins must have the shape of logits, {tuple(logits.shape)}; got "
+            f"{tuple(worst_margins.shape)}."
+        )
     if kappa == 0:
         return F.cross_entropy(worst_margins, labels)
     if kappa == 1:
         return F.cross_entropy(logits, labels)
     clean, worst = F.cross_entropy(logits, labels), F.cross_entropy(worst_margins, labels)
     return kappa * clean + (1 - kappa) * worst
+
+
+def _labels_of(logits: Tensor, labels: Tensor, caller: str) -> Tensor:
+    """The labels of rows of logits; only metadata is read."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeError(
+            f"{caller}: logits must be a tensor of floating point; got {shown(logits)}."
+        )
+    if logits.ndim != 2:
+        raise ValueError(
+            f"{caller}: logits must have shape (batch, classes); got {tuple(logits.shape)}."
+        )
+    return integer_labels(labels, logits, caller, "row of logits")
+
+
+def _weight(value: object, caller: str, name: str) -> float:
+    """A weight in [0, 1]."""
+    weight = real(value, caller, name)
+    if not 0 <= weight <= 1:
+        raise ValueError(f"{caller}: {name} must be in [0, 1]; got {weight}.")
+    return weight
