@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 SEEDS = 2**63  # torch's generators take no more
 
 
@@ -91,5 +94,10 @@ def plain(value: Any, what: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value and its type, for an error."""
-    return f"{value!r} ({type(value).__name__})"
+    """A value and its type in few characters, for an error."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}, {value.dtype}"
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

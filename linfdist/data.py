@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from linfdist import _readers
+from linfdist._checks import channel_means, class_count, deviation, image_shape, pixel_radius
 from linfdist._readers import DataError as DataError
 from linfdist._suggest import unknown
 from linfdist._tinyimagenet import read_tinyimagenet
-from linfdist._values import file, whole
+from linfdist._values import file, shown, whole
 from linfdist.config import OMITTED_AT_DEFAULT, check_fields
 
 VALIDATION_IMAGES = 5_000  # of the training images; a tenth where that is fewer
@@ -41,7 +42,8 @@ class DatasetInfo:
     """What a network and a certificate need to know of a data set.
 
     ``mean`` has one value a channel; ``std`` is one scalar, so that an l_inf ball of pixels stays
-    an l_inf ball after normalisation. ``eps`` is the paper's radius, in pixels.
+    an l_inf ball after normalisation. ``eps`` is the paper's radius, in pixels. Numbers of numpy
+    are taken as Python's.
     """
 
     name: str
@@ -53,6 +55,17 @@ class DatasetInfo:
     eps: Fraction
 
     def __post_init__(self) -> None:
+        caller = "DatasetInfo"
+        shape = image_shape(self.input_shape, caller)
+        pixel_radius(self.eps, caller)
+        fields = {
+            "input_shape": shape,
+            "num_classes": class_count(self.num_classes, caller),
+            "mean": channel_means(self.mean, shape[0], caller),
+            "std": deviation(self.std, caller),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
         check_fields(self)
 
 
@@ -142,6 +155,11 @@ class ImageSet:
             raise ValueError(
                 f"ImageSet: labels must be int64 of shape ({len(self.images)},), one for each "
                 f"image; got {self.labels.dtype} of shape {tuple(self.labels.shape)}."
+            )
+        if self.labels.device != self.images.device:
+            raise ValueError(
+                "ImageSet: images and labels must be on one device; got "
+                f"{self.images.device} and {self.labels.device}. Move the labels."
             )
         outside = _first_outside(self.labels, self.info.num_classes)
         if outside is not None:
@@ -368,6 +386,10 @@ def _sides(
 
 def to_pixels(images: Tensor) -> Tensor:
     """Images in [0, 1]: float32, the uint8 value over 255."""
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"to_pixels: images must be a torch.Tensor; got {shown(images)}. Use torch.as_tensor."
+        )
     if images.dtype != torch.uint8:
         raise ValueError(f"to_pixels: images must be uint8 (0..255); got {images.dtype}.")
     return images.to(torch.float32) / 255

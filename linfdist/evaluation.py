@@ -11,8 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linfdist import distributed, environment, records
-from linfdist._values import seed as check_seed
-from linfdist._values import whole
+from linfdist._checks import pixel_radius
+from linfdist._values import seed as checked_seed
+from linfdist._values import shown, whole
 from linfdist.data import ImageSet, check_image_set, to_pixels
 from linfdist.nn import LinfDistNetMLP, LogSumExp, frozen
 from linfdist.robust import (
@@ -26,7 +27,13 @@ from linfdist.robust import (
     sound_certificates,
 )
 from linfdist.robust.certificates import proven
-from linfdist.robust.checks import check_finite, check_labels, check_net
+from linfdist.robust.checks import (
+    check_finite,
+    check_labels,
+    check_net,
+    lipschitz_constant,
+    norm,
+)
 from linfdist.terminal import shows_bar
 
 COLUMNS = (
@@ -58,9 +65,10 @@ def accuracy(
     """The fraction of images that the network classifies right at this p, with running means.
 
     ``together``: all processes call this with the same arguments, and each classifies its share.
+    Raises as ``clean_and_certified``.
     """
-    clean, _ = clean_and_certified(
-        net, images, eps=Fraction(0), p=p, batch_size=batch_size, together=together
+    clean, _ = _clean_and_certified(
+        net, images, Fraction(0), p, batch_size, together, caller="accuracy"
     )
     return clean
 
@@ -69,7 +77,7 @@ def clean_and_certified(
     net: Classifier,
     images: ImageSet,
     *,
-    eps: Fraction,
+    eps: Fraction | float,
     p: float | LogSumExp = math.inf,
     batch_size: int = 512,
     together: bool = False,
@@ -79,12 +87,31 @@ def clean_and_certified(
     The certificate is of the network at this p: of the smoothed one for a ``LogSumExp``, whose
     layers are 1-Lipschitz as at p = ∞. None at a finite p, where layers are not. It is for watching
     a training: margins are as they round in float32, and the ball is not clipped to the pixels.
+
+    Raises:
+        TypeError: the network is no ``Classifier``, ``images`` no ``ImageSet``, or another argument
+            of another type.
+        ValueError: the images do not fit the network, or a number is out of its range.
     """
-    check_image_set(images, "accuracy: images")
-    batch_size = whole(batch_size, "accuracy: batch_size", least=1)
-    check_net(net, "accuracy")
-    if len(images) == 0:
-        raise ValueError("accuracy: images must hold at least one image; got none.")
+    return _clean_and_certified(
+        net, images, eps, p, batch_size, together, caller="clean_and_certified"
+    )
+
+
+def _clean_and_certified(
+    net: Classifier,
+    images: ImageSet,
+    eps: Fraction | float,
+    p: float | LogSumExp,
+    batch_size: int,
+    together: bool,
+    caller: str,
+) -> tuple[float, float | None]:
+    """``clean_and_certified``, whose errors name the caller."""
+    eps, p = pixel_radius(eps, caller), norm(p, caller)
+    batch_size = whole(batch_size, f"{caller}: batch_size", least=1)
+    _check_set(net, images, caller, "images")
+    _check_device(net, images, caller)
     counts = torch.zeros(2, dtype=torch.int64, device=images.labels.device)
     own = distributed.share(len(images)) if together else slice(None)
     with frozen(net) as net, torch.no_grad():
@@ -116,7 +143,7 @@ def _ball_bounds(
             return logits, margins.masked_fill(~held.unsqueeze(1), math.nan)
 
     elif isinstance(net, Lipschitz):
-        reach = 2 * eps * net.lipschitz
+        reach = 2 * eps * lipschitz_constant(net, "clean_and_certified")
 
         def bounded(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             logits = net(pixels, p)
@@ -131,10 +158,11 @@ def _ball_bounds(
     return bounded
 
 
+@torch.inference_mode(False)
 def evaluate(
     net: Classifier,
     test: ImageSet,
-    eps: Fraction,
+    eps: Fraction | float,
     *,
     batch_size: int = 512,
     seed: int = 0,
@@ -152,17 +180,20 @@ def evaluate(
     image is certified at eps, and for Lipschitz logits not below the margin's but for rounding;
     sound_radius is the largest below it that was seen to hold to the last bit. All is computed on
     ``device``, in float32 as IEEE 754 has it, whatever autocast and torch's precisions say; ``net``
-    stays as and where it is.
+    stays as and where it is. Under ``torch.inference_mode()`` the evaluation leaves that mode.
+
+    Raises:
+        TypeError: the network is no ``Classifier``, or ``torch.compile``'s wrapper of one, ``test``
+            no ``ImageSet``, or another argument of another type.
+        ValueError: images, labels, eps, weights or a number are not what they must be.
+        DeviceError: the device cannot be used.
     """
-    check_image_set(test, "evaluate: test")
+    eps = pixel_radius(eps, "evaluate")
     batch_size = whole(batch_size, "evaluate: batch_size", least=1)
-    seed = check_seed(seed, "evaluate")
-    check_net(net, "evaluate", "worst_case_margins_on_box")
-    if len(test) == 0:
-        raise ValueError("evaluate: test must hold at least one image; got none.")
-    check_labels(test.labels, net.num_classes, "evaluate")
+    seed = checked_seed(seed, "evaluate")
+    device = _real_device(device)
+    _check_set(net, test, "evaluate", "test", "worst_case_margins_on_box")
     check_finite(net, "evaluate")
-    device = environment.usable_device(device)
     test = test.to(device)
     generator = torch.Generator().manual_seed(seed)
     quiet = not shows_bar(progress)
@@ -176,6 +207,36 @@ def evaluate(
     certificates = pd.concat(parts, ignore_index=True)
     certificates.insert(0, "index", range(len(certificates)))
     return records.accuracies(certificates), certificates[list(COLUMNS)]
+
+
+def _check_set(net: Classifier, images: ImageSet, caller: str, name: str, *needed: str) -> None:
+    """Refuse a network or images that are none, and those that do not fit each other."""
+    check_net(net, caller, *needed)
+    check_image_set(images, f"{caller}: {name}")
+    if len(images) == 0:
+        raise ValueError(f"{caller}: {name} must hold at least one image; got none.")
+    if tuple(images.images.shape[1:]) != tuple(net.input_shape):
+        raise ValueError(
+            f"{caller}: {name} must hold images of the network's input_shape="
+            f"{tuple(net.input_shape)}; got {tuple(images.images.shape[1:])}."
+        )
+    check_labels(images.labels, net.num_classes, caller)
+
+
+def _check_device(net: Classifier, images: ImageSet, caller: str) -> None:
+    devices = {weight.device for weight in net.parameters()}
+    if devices - {images.images.device}:
+        raise ValueError(
+            f"{caller}: images must be on the network's device; got {images.images.device} and "
+            f"{', '.join(map(str, devices))}. Move them with images.to(device)."
+        )
+
+
+def _real_device(device: torch.device | str) -> torch.device:
+    """A device that can be used."""
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"evaluate: device must be a name or a torch.device; got {shown(device)}.")
+    return environment.usable_device(device)
 
 
 def _evaluate_batch(
@@ -227,8 +288,19 @@ def sound_columns(
 
     Raises:
         ContradictionError: an image is certified to the last bit, but not by intervals.
+        TypeError, ValueError: as ``sound_certificates``; or ``certified`` is no bool for each.
     """
+    if not isinstance(certified, Tensor) or certified.dtype != torch.bool:
+        raise TypeError(
+            f"sound_columns: certified must be a tensor of bools; got {shown(certified)}. Take it "
+            "of interval_certified."
+        )
     sound, lower = sound_certificates(net, images, labels, eps, radii)
+    if certified.shape != sound.shape:
+        raise ValueError(
+            f"sound_columns: certified must have shape {tuple(sound.shape)}, one for each image; "
+            f"got {tuple(certified.shape)}."
+        )
     wrong = (sound & ~certified).nonzero().flatten().tolist()
     if wrong:
         raise ContradictionError(

@@ -27,6 +27,14 @@ class Fault:
         "weights",
         "arguments",
         "arithmetic",
+        "checkpoint",
+        "record",
+        "table",
+        "training",
+        "data",
+        "any file",
+        "weights",
+        "argument",
     ]
     outcome: Outcome
     error: str = ""
@@ -634,6 +642,60 @@ FAULTS = (
             "test_fuzz.py::test_jpeg_files",
         ),
     ),
+    Fault(
+        name="an argument of a certificate, an attack, a loss or an evaluation that is none",
+        stage="argument",
+        outcome="named error",
+        error="TypeError or ValueError, which names the function",
+        times=2000,
+        tests=(
+            "robust/test_arguments.py::"
+            "test_what_an_argument_must_not_be_is_refused_by_the_callers_name",
+            "robust/test_arguments.py::test_every_public_function_is_in_the_tables",
+            "robust/test_arguments.py::test_the_lipschitz_constant_of_a_network_of_ones_own_must_be_one",
+        ),
+    ),
+    Fault(
+        name="the same argument of another kind: integers, layouts, numpy, a radius of each image",
+        stage="argument",
+        outcome="same result",
+        times=500,
+        tests=(
+            "robust/test_arguments.py::test_the_same_value_of_another_kind_gives_the_same_result",
+            "robust/test_arguments.py::test_every_image_is_attacked_within_its_own_radius",
+            "nn/test_arguments.py::test_bounds_take_the_labels_that_certificates_take",
+        ),
+    ),
+    Fault(
+        name="inference mode, or gradients off, around an attack or an evaluation",
+        stage="argument",
+        outcome="same result",
+        times=60,
+        tests=(
+            "robust/test_arguments.py::test_every_mode_of_autograd_gives_the_same_result",
+            "theory/test_arguments.py::test_what_takes_gradients_takes_them_in_every_mode",
+        ),
+    ),
+    Fault(
+        name="an argument of a network's or data set's constructor that is none",
+        stage="argument",
+        outcome="named error",
+        error="TypeError or ValueError, which names the function",
+        times=250,
+        tests=("nn/test_arguments.py::test_what_an_argument_must_not_be_is_refused_by_name",),
+    ),
+    Fault(
+        name="an argument of a function of the theory that is none",
+        stage="argument",
+        outcome="named error",
+        error="TypeError or ValueError, which names the function",
+        times=1000,
+        tests=(
+            "theory/test_arguments.py::"
+            "test_what_an_argument_must_not_be_is_refused_by_the_callers_name",
+            "theory/test_arguments.py::test_every_public_function_is_in_the_table",
+        ),
+    ),
 )
 
 
@@ -647,6 +709,8 @@ def table() -> pd.DataFrame:
 
     The kinds: "bad inputs" are arguments, and files of data, weights, checkpoints and records, that
     are not what they must be; all else is "faults injected" into a run.
+    The kinds: "bad inputs" are files of data, weights, checkpoints and records, and arguments of
+    functions, that are not what they must be; all else is "faults injected" into a run.
     """
     rows = [(_kind(f), f.stage, f.name, f.times, f.outcome, f.error, len(f.tests)) for f in FAULTS]
     columns = ["kind", "stage", "fault", "times", "outcome", "error", "tests"]
@@ -655,4 +719,5 @@ def table() -> pd.DataFrame:
 
 def _kind(fault: Fault) -> str:
     given = fault.stage in ("any file", "weights", "data", "arguments")
+    given = fault.stage in ("any file", "weights", "data", "argument")
     return "bad inputs" if given or fault.name.startswith("a ") else "faults injected"

@@ -15,6 +15,7 @@ RANKS = (
             "ops",
             "_arguments",
             "_values",
+            "_checks",
             "_suggest",
             "_torchvision",
             "_readers",

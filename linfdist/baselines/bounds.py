@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linfdist._checks import integer_labels
 from linfdist.baselines.layers import MaxMin, Residual
 from linfdist.nn import Normalize, sums_hold
 
@@ -88,6 +89,7 @@ def merged(last: nn.Linear, labels: Tensor) -> tuple[Tensor, Tensor]:
     Shapes (batch, num_classes, in_features) and (batch, num_classes); both 0 at k = y.
     """
     weight, bias = last.weight, last.bias
+    labels = integer_labels(labels, weight, "merged", count=False)
     return weight - weight[labels].unsqueeze(1), bias - bias[labels].unsqueeze(1)
 
 
@@ -98,7 +100,7 @@ def margin_bounds(
 
     Both of shape (batch, num_classes), 0 at k = y; tighter than the difference of the bounds.
     """
-    matrix, constant = merged(last, labels)
+    matrix, constant = merged(last, integer_labels(labels, lower, "margin_bounds"))
     middle, radius = concrete(matrix, lower, upper)
     return middle + constant - radius, middle + constant + radius
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from linfdist._checks import integer_labels
 from linfdist.baselines.bounds import (
     Step,
     Trace,
@@ -72,6 +73,7 @@ def cap_margins(
     where a float32 sum could overflow. It is CROWN with parallel lines and with dual bounds of the
     neurons in the place of intervals.
     """
+    labels = integer_labels(labels, lower, "cap_margins")
     trace = polytope(layers, lower, upper)
     margins = upper_bounds(trace, *merged(last, labels), parallel=True)
     return unless_overflow(margins, trace, last)

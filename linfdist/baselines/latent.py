@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linfdist._checks import integer_labels
 from linfdist.baselines.bounds import Step, interval
 from linfdist.baselines.crown import chord
 from linfdist.nn import Normalize
@@ -66,6 +67,7 @@ def latent_attack(
     ``steps`` times by ``step_size``. The neurons' bounds are intervals. With no ReLU in front it is
     an attack on the pixels. Start and steps are the same in any number of processes.
     """
+    labels = integer_labels(labels, lower, "latent_attack")
     length = prefix_length(layers, relus)
     with torch.no_grad():
         prefix = interval(layers[:length], lower, upper).steps

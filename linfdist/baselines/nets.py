@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from linfdist._checks import channel_means, class_count, deviation, image_shape, integer_labels
+from linfdist._values import shown
 from linfdist.baselines.bounds import Trace, interval, merged, unless_overflow
 from linfdist.baselines.config import BaselineConfig
 from linfdist.baselines.convex import cap_margins, polytope
@@ -50,7 +52,7 @@ class BaselineNet(nn.Module):
 
         There is no l_p distance here: p is taken, as ∞ alone, to be called like a dist net.
         """
-        if not (isinstance(p, int | float) and math.isinf(p)):
+        if not (isinstance(p, int | float) and p == math.inf):
             raise ValueError(f"net: p must be inf, for a {self.config.kind} has no p; got {p}.")
         check_pixels(x, self.input_shape)
         return self.last(self.features(x))
@@ -86,6 +88,7 @@ def _in_parts(
     bound: Callable[..., Tensor], images: int, lower: Tensor, upper: Tensor, labels: Tensor
 ) -> Tensor:
     """``bound`` of that many images at a time."""
+    labels = integer_labels(labels, lower, "worst_case_margins_on_box")
     parts = zip(*(x.split(images) for x in (lower, upper, labels)), strict=True)
     return torch.cat([bound(*part) for part in parts])
 
@@ -178,14 +181,17 @@ def build_baseline(
     Weights are torch's defaults, but for ``resnet_tiny`` orthogonal with biases of 0, as DiffAI's.
     They come from torch's global generator: seed it first. Under ``torch.device("meta")`` no memory
     is taken.
+
+    Raises:
+        TypeError: an argument is of another type: input_shape is three numbers, mean one a channel.
+        ValueError: a number is out of its range, or mean has another length.
     """
-    if num_classes < 2:
-        raise ValueError(f"build_baseline: num_classes must be at least 2; got {num_classes}.")
-    if len(mean) != input_shape[0]:
-        raise ValueError(
-            f"build_baseline: mean must have one value for each of the {input_shape[0]} channels "
-            f"of input_shape={tuple(input_shape)}; got {len(mean)}."
-        )
+    if not isinstance(config, BaselineConfig):
+        raise TypeError(f"build_baseline: config must be a BaselineConfig; got {shown(config)}.")
+    num_classes = class_count(num_classes, "build_baseline")
+    input_shape = image_shape(input_shape, "build_baseline")
+    mean = channel_means(mean, input_shape[0], "build_baseline")
+    std = deviation(std, "build_baseline")
     layout = config.layout
     layers: list[nn.Module] = [Normalize(mean, std)]
     channels, height, width = input_shape

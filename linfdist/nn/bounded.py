@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist.nn.sizes import integer
+from linfdist._checks import integer_labels
+from linfdist._values import whole
 
 LARGEST = 2.0**120  # 2^8 below what float32 holds: room for the differences and sums of bounds
 
@@ -38,11 +39,12 @@ class BoundedLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_features = integer("BoundedLinear", "in_features", in_features)
-        self.out_features = integer("BoundedLinear", "out_features", out_features)
-        shape = (self.out_features, self.in_features)
+        in_features = whole(in_features, "BoundedLinear: in_features", least=1)
+        out_features = whole(out_features, "BoundedLinear: out_features", least=1)
+        self.in_features = in_features
+        self.out_features = out_features
         factory = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(shape, **factory))
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
         self.bias = nn.Parameter(torch.zeros(self.out_features, **factory))
         self.scale = 1 / math.sqrt(self.in_features)
         nn.init.normal_(self.weight)
@@ -68,6 +70,7 @@ class BoundedLinear(nn.Module):
         difference of the bounds. Shape (batch, out_features). Cost: the bound is computed for
         every pair (y, k), by one product with a matrix of out_features² rows.
         """
+        labels = integer_labels(labels, lower, "worst_case_margins")
         middle = self((lower + upper) / 2)
         differences = (self.weight.unsqueeze(0) - self.weight.unsqueeze(1)).abs()  # [y, k, in]
         radius = F.linear((upper - lower) / 2, differences.flatten(0, 1)) * self.scale

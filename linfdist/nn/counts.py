@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from linfdist._checks import image_shape
 from linfdist.nn.bounded import BoundedLinear
 from linfdist.nn.dist import LpDist, LpDistConv2d
 
@@ -22,7 +23,7 @@ def flop_count(net: nn.Module, input_shape: tuple[int, int, int]) -> int:
     [Zhang2021, Sec. 7.2]: one for each pair of a neuron and one of its inputs, padding included.
     Not counted: absolute values, maxima, powers, mean shifts, biases, tanh, normalisation.
     """
-    _, height, width = input_shape
+    _, height, width = image_shape(input_shape, "flop_count")
     flops = 0
     for module in net.modules():
         if isinstance(module, LpDistConv2d):

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist.nn.sizes import integer
+from linfdist._checks import finite
+from linfdist._values import whole
 from linfdist.nn.smoothing import Distance, LogSumExp
 from linfdist.ops import linf_interval
 
@@ -50,8 +51,10 @@ class LpDist(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_features = integer("LpDist", "in_features", in_features, least=None)
-        self.out_features = integer("LpDist", "out_features", out_features, least=None)
+        self.in_features = whole(in_features, "LpDist: in_features", least=None)
+        self.out_features = whole(out_features, "LpDist: out_features", least=None)
+        if identity_value is not None:
+            identity_value = finite(identity_value, "LpDist", "identity_value")
         if self.in_features < 1 or self.out_features < 1:
             raise ValueError(
                 "LpDist: in_features and out_features must be at least 1; got "
@@ -101,7 +104,7 @@ def _pair(name: str, value: object, *, least: int = 1) -> tuple[int, int]:
         value = (value, value)
     if len(value) != 2:
         raise ValueError(f"LpDistConv2d: {name} must be one integer or two; got {value!r}.")
-    height, width = (integer("LpDistConv2d", name, part, least=least) for part in value)
+    height, width = (whole(part, f"LpDistConv2d: {name}", least=least) for part in value)
     return height, width
 
 
@@ -135,9 +138,9 @@ class LpDistConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_channels = integer("LpDistConv2d", "in_channels", in_channels)
-        self.out_channels = integer("LpDistConv2d", "out_channels", out_channels)
-        self.groups = integer("LpDistConv2d", "groups", groups)
+        self.in_channels = whole(in_channels, "LpDistConv2d: in_channels", least=1)
+        self.out_channels = whole(out_channels, "LpDistConv2d: out_channels", least=1)
+        self.groups = whole(groups, "LpDistConv2d: groups", least=1)
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ValueError(
                 f"LpDistConv2d: groups must divide in_channels={in_channels} and "

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from linfdist import distributed
+from linfdist._checks import real, refuse_inference_tensors
+from linfdist._values import shown, whole
 from linfdist.nn.modes import replica
-from linfdist.nn.sizes import integer
 from linfdist.nn.smoothing import LogSumExp
 from linfdist.ops.precision import ieee_float32
 
@@ -41,7 +42,11 @@ class MeanShift(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.num_features = integer("MeanShift", "num_features", num_features)
+        num_features = whole(num_features, "MeanShift: num_features", least=1)
+        momentum = real(momentum, "MeanShift", "momentum")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"MeanShift: momentum must be in [0, 1]; got {momentum}.")
+        self.num_features = num_features
         self.momentum = momentum
         self.sync = sync
         mean = torch.zeros(self.num_features, device=device, dtype=dtype)
@@ -136,6 +141,14 @@ def reestimate_mean_shift(
         TypeError: a batch is not a tensor of pixels.
         ValueError: there is no image, or a batch of a single one, whose mean leaves nothing of it.
     """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"reestimate_mean_shift: net must be a network; got {shown(net)}.")
+    refuse_inference_tensors(net, "reestimate_mean_shift")
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise TypeError(
+            "reestimate_mean_shift: batches must be several tensors of pixels; got "
+            f"{shown(batches)}. A single batch is [x]."
+        )
     learner = replica(net, training=True)
     shifts = [module for module in learner.modules() if isinstance(module, MeanShift)]
     seen = 0

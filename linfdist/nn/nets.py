@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from linfdist._checks import channel_means, class_count, deviation, image_shape, integer_labels
+from linfdist._values import shown
 from linfdist.nn.bounded import BoundedLinear, BoundedTanh, sums_hold
 from linfdist.nn.config import NetConfig
 from linfdist.nn.dist import LpDist, LpDistConv2d
@@ -16,9 +18,10 @@ from linfdist.nn.smoothing import LogSumExp
 
 def check_pixels(x: Tensor, input_shape: tuple[int, int, int]) -> None:
     """Refuse what are not pixels of shape (batch, *input_shape)."""
-    if not x.is_floating_point():
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else shown(x)
         raise TypeError(
-            f"net: pixels must be floating point in [0, 1]; got {x.dtype}. Convert images with "
+            f"net: pixels must be floating point in [0, 1]; got {got}. Convert images with "
             "linfdist.data.to_pixels."
         )
     if tuple(x.shape[1:]) != input_shape:
@@ -44,13 +47,11 @@ class DistFeatures(nn.Module):
         std: float,
     ) -> None:
         super().__init__()
-        if len(mean) != input_shape[0]:
-            raise ValueError(
-                f"build_net: mean must have one value for each of the {input_shape[0]} channels of "
-                f"input_shape={tuple(input_shape)}; got {len(mean)}."
-            )
-        self.input_shape = tuple(input_shape)
-        self.normalize = Normalize(mean, std)
+        if not isinstance(config, NetConfig):
+            raise TypeError(f"build_net: config must be a NetConfig; got {shown(config)}.")
+        self.input_shape = input_shape = image_shape(input_shape, "build_net")
+        mean = channel_means(mean, input_shape[0], "build_net")
+        self.normalize = Normalize(mean, deviation(std, "build_net"))
         self.layers = nn.ModuleList()
         channels, height, width = input_shape
         for out_channels, stride in config.channels:
@@ -128,6 +129,7 @@ class LinfDistNet(nn.Module):
         Rounding never breaks them: subtraction, absolute value and maximum are monotone in floating
         point, so the bounds hold for the logits as ``forward`` computes them in the same precision.
         """
+        labels = integer_labels(labels, lower, "worst_case_margins_on_box")
         low, high = self.interval(lower, upper)
         column = labels.unsqueeze(1)
         return (high - low.gather(1, column)).scatter(1, column, 0.0)
@@ -174,6 +176,7 @@ class LinfDistNetMLP(nn.Module):
 
         [Zhang2021, Eq. 21]. Shape (batch, num_classes); NaN where ``head_holds`` is false.
         """
+        labels = integer_labels(labels, lower, "worst_case_margins")
         hidden = self.tanh.interval(*self.fc1.interval(lower, upper))
         margins = self.fc2.worst_case_margins(*hidden, labels)
         lost = ~self.head_holds(lower, upper).unsqueeze(1)
@@ -219,9 +222,12 @@ def build_net(
 
     Weights come from torch's global generator: seed it first. Under ``torch.device("meta")`` no
     memory is taken, whatever the width.
+
+    Raises:
+        TypeError: an argument is of another type: input_shape is three numbers, mean one a channel.
+        ValueError: a number is out of its range, or mean has another length.
     """
-    if num_classes < 2:
-        raise ValueError(f"build_net: num_classes must be at least 2; got {num_classes}.")
+    num_classes = class_count(num_classes, "build_net")
     features = DistFeatures(config, input_shape=input_shape, mean=mean, std=std)
     kind = LinfDistNet if config.kind == "net" else LinfDistNetMLP
     return kind(config, features, num_classes)

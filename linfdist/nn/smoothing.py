@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from linfdist import distributed
+from linfdist._checks import real
 from linfdist.ops import lp_dist, lse_dist
 
 MOMENTUM = 0.1
@@ -29,7 +30,7 @@ class LogSumExp:
     matched: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.t < math.inf:
+        if not 0 < real(self.t, "LogSumExp", "t") < math.inf:
             raise ValueError(
                 f"LogSumExp: t must be in (0, inf); got {self.t}. Pass p=math.inf itself for the "
                 "l_inf distance."

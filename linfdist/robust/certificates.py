@@ -6,10 +6,18 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from linfdist._values import whole
 from linfdist.nn import LARGEST, frozen
-from linfdist.robust.checks import check_finite, check_images, check_net, radius
+from linfdist.robust.checks import (
+    check_finite,
+    check_images,
+    check_net,
+    lipschitz_constant,
+    radius,
+)
 from linfdist.robust.protocols import Classifier, Lipschitz
 
+BOUNDS = ("worst_case_margins_on_box",)  # what a network must have beside its logits
 ROUNDING = 2e-6  # pixels: what the rounding of float32 logits and of the box can cost a margin
 
 
@@ -21,6 +29,11 @@ def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     theorem an image is certified at every eps *below* its radius; but the margin is one of float32
     logits, rounded to nearest, and is off by about 1e-6 pixels. ``interval_certified`` is the
     verdict that the tables count.
+
+    Raises:
+        TypeError: the network is no ``Classifier`` or not ``Lipschitz``, images are no pixels in
+            its precision, or labels no integers.
+        ValueError: shapes, devices, values or weights are not what they must be.
     """
     check_net(net, "margin_radius")
     if not isinstance(net, Lipschitz):
@@ -28,11 +41,11 @@ def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
             "margin_radius: net must be a LinfDistNet, or another whose logits are Lipschitz; got "
             f"{type(net).__name__}. Use interval_radius."
         )
-    check_images(net, images, labels, "margin_radius")
+    images, labels = check_images(net, images, labels, "margin_radius")
+    lipschitz = lipschitz_constant(net, "margin_radius")
     check_finite(net, "margin_radius")
     with frozen(net) as net, torch.no_grad():
         logits = net(images, math.inf).double()
-        lipschitz = net.lipschitz
     column = labels.unsqueeze(1)
     own = logits.gather(1, column).squeeze(1)
     rival = logits.scatter(1, column, -math.inf).amax(1)
@@ -79,9 +92,10 @@ def interval_certified(
     has it, or in float64 for such a net, whatever autocast and torch's precisions say. ``images``
     are pixels, shape (batch, *input_shape); eps is in pixels, a ``Fraction`` or a tensor with one
     for each image. Returns bools, (batch,).
+
+    Raises as ``margin_radius``, and for an eps that is no number in [0, 1].
     """
-    check_net(net, "interval_certified", "worst_case_margins_on_box")
-    check_images(net, images, labels, "interval_certified")
+    images, labels = check_images(net, images, labels, "interval_certified", *BOUNDS)
     check_finite(net, "interval_certified")
     eps = radius(eps, images, "interval_certified")
     with frozen(net) as net, torch.no_grad():
@@ -92,10 +106,10 @@ def interval_radius(
     net: Classifier,
     images: Tensor,
     labels: Tensor,
-    max_radius: Fraction | float,
+    max_radius: Fraction | float | Tensor,
     num_steps: int = 12,
     *,
-    eps: Fraction | float | None = None,
+    eps: Fraction | float | Tensor | None = None,
 ) -> Tensor:
     """The largest radius up to ``max_radius`` at which ``interval_certified`` was seen to hold.
 
@@ -107,17 +121,20 @@ def interval_radius(
 
     Both statements take bounds that never certify a box and not a smaller one, as intervals are. A
     relaxation can (``ColtNet``): its radius is still one that was seen to hold.
+
+    Raises as ``interval_certified``, and for a ``max_radius`` below eps.
     """
-    check_net(net, "interval_radius", "worst_case_margins_on_box")
-    check_images(net, images, labels, "interval_radius")
+    num_steps = whole(num_steps, "interval_radius: num_steps", least=0)
+    images, labels = check_images(net, images, labels, "interval_radius", *BOUNDS)
     check_finite(net, "interval_radius")
-    high = radius(max_radius, images, "interval_radius").expand(len(images)).clone()
+    high = radius(max_radius, images, "interval_radius", "max_radius")
+    high = high.expand(len(images)).clone()
     low = torch.zeros_like(high)
     first = [] if eps is None else [radius(eps, images, "interval_radius").expand_as(high)]
-    if first and bool((first[0] > high).any()):
+    if first and bool((above := first[0] > high).any()):
         raise ValueError(
-            f"interval_radius: max_radius must be at least eps={float(eps):g}; got "
-            f"{float(max_radius):g}."
+            f"interval_radius: max_radius must be at least eps={float(first[0][above][0]):g}; got "
+            f"{float(high[above][0]):g}."
         )
     if isinstance(net, Lipschitz):
         first.append(margin_radius(net, images, labels) - ROUNDING)

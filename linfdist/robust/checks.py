@@ -1,22 +1,32 @@
-"""What images, labels and weights must be before anything is claimed of them."""
+"""What images, labels, radii, weights and networks must be before anything is claimed of them."""
 
+import inspect
+import math
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from linfdist.nn import Normalize, refuse_wrapped
+from linfdist._checks import (
+    image_shape,
+    integer_labels,
+    pixel_radius,
+    plain,
+    real,
+    refuse_inference_tensors,
+    upward,
+)
+from linfdist._values import shown, whole
+from linfdist.nn import LogSumExp, Normalize, refuse_wrapped
 
-
-def check_net(net: nn.Module, caller: str, *needed: str) -> None:
-    """Refuse what torch wraps around a network, and what lacks one of these of a ``Classifier``."""
-    refuse_wrapped(net, caller)
-    for name in ("num_classes", *needed):
-        if not hasattr(net, name):
-            raise TypeError(
-                f"{caller}: net must be a linfdist.robust.Classifier; {type(net).__name__} has no "
-                f"{name}. Give it what the protocol names."
-            )
+FLOATS = (torch.float32, torch.float64)
+ROUNDED = 1e-3  # pixels: what lies so far outside of [0, 1] is taken for a rounding
+PROTOCOL = (
+    "A network is an nn.Module with num_classes, input_shape, forward(x, p) and, to be certified, "
+    "worst_case_margins_on_box: see linfdist.robust.Classifier. Of a wrapper pass the network "
+    "inside, net.module."
+)
 
 
 def check_finite(net: nn.Module, caller: str) -> None:
@@ -40,30 +50,138 @@ def check_finite(net: nn.Module, caller: str) -> None:
             )
 
 
-def check_images(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> None:
-    """Refuse images that are not finite pixels in [0, 1], and labels that do not fit them."""
-    check_net(net, caller)
-    if not images.is_floating_point():
+def check_net(net: nn.Module, caller: str, *needed: str) -> None:
+    """Refuse what is no ``Classifier``, by type, methods and weights; ``needed``: more methods.
+
+    Raises:
+        TypeError: it is no module, or what torch wraps around one, or lacks an attribute, a method
+            or the argument p; its weights are in several precisions, or in another than float32
+            and float64.
+        ValueError: its weights are on several devices, have no values, or are inference tensors.
+    """
+    name = type(net).__name__
+    refuse_wrapped(net, caller)
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"{caller}: net must be a network; got {shown(net)}. {PROTOCOL}")
+    lacking = [part for part in ("num_classes", "input_shape", *needed) if not hasattr(net, part)]
+    if lacking:
         raise TypeError(
-            f"{caller}: images must be floating point in [0, 1]; got {images.dtype}. Convert them "
-            "with linfdist.data.to_pixels."
+            f"{caller}: net must have {', '.join(lacking)}; got {name}, which has not. {PROTOCOL}"
         )
-    if labels.shape != images.shape[:1]:
+    if not _takes_p(net):
+        raise TypeError(
+            f"{caller}: net must take p, as forward(x, p); got {name}, whose forward does not. "
+            f"{PROTOCOL}"
+        )
+    whole(net.num_classes, f"{caller}: net.num_classes", least=2)
+    image_shape(net.input_shape, caller, "net.input_shape")
+    weights = [*net.parameters(), *net.buffers()]
+    precisions = {w.dtype for w in weights if w.is_floating_point() or w.is_complex()}
+    if len(precisions) > 1 or not precisions <= {*FLOATS}:
+        raise TypeError(
+            f"{caller}: net must be in float32 or in float64; got {name} in "
+            f"{' and '.join(sorted(map(str, precisions)))}. Convert it with net.float()."
+        )
+    devices = sorted({str(weight.device) for weight in weights})
+    if len(devices) > 1:
         raise ValueError(
-            f"{caller}: labels must have shape ({len(images)},), one for each image; got "
-            f"{tuple(labels.shape)}."
+            f"{caller}: net must be on one device; got {' and '.join(devices)}. Move it with "
+            "net.to(device)."
         )
+    if devices == ["meta"]:
+        raise ValueError(
+            f"{caller}: net must have weights; got {name} on device meta. Build it on another."
+        )
+    refuse_inference_tensors(net, caller)
+
+
+def _takes_p(net: nn.Module) -> bool:
+    try:
+        signature = inspect.signature(net.forward)
+    except (TypeError, ValueError):  # compiled code has none
+        return True
+    try:
+        signature.bind(None, math.inf)
+    except TypeError:
+        return False
+    return True
+
+
+def check_images(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    caller: str,
+    *needed: str,
+    any_precision: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Images and labels as they are used: plain tensors without gradients, int64 labels.
+
+    The network must pass ``check_net``. Images must be finite pixels in [0, 1] of its shape, on its
+    device and not of more precision than its weights, unless ``any_precision``.
+
+    Raises:
+        TypeError: the types or precisions are others.
+        ValueError: shapes, devices or values are.
+    """
+    check_net(net, caller, *needed)
+    weight = next((w for w in net.parameters() if w.is_floating_point()), None)
+    images = _pixels(images, caller)
+    if images.dtype == torch.float64 and not (any_precision or weight is None):
+        if weight.dtype != torch.float64:
+            raise TypeError(
+                f"{caller}: images must be in the network's precision, {weight.dtype}; got "
+                f"{images.dtype}. Convert them with images.float()."
+            )
+    if tuple(images.shape[1:]) != tuple(net.input_shape):
+        shape = ", ".join(map(str, net.input_shape))
+        raise ValueError(
+            f"{caller}: images must be pixels of shape (batch, {shape}), the network's "
+            f"input_shape; got {tuple(images.shape)}."
+        )
+    if images.is_meta or (weight is not None and weight.device != images.device):
+        raise ValueError(
+            f"{caller}: images must be on the network's device, "
+            f"{images.device if weight is None else weight.device}; got {images.device}. Move "
+            "them with images.to(device)."
+        )
+    labels = integer_labels(labels, images, caller)
     if not images.isfinite().all():
         raise ValueError(
             f"{caller}: images must be finite; got NaN or infinity. Nothing can be certified of "
             "them: clean the data first."
         )
     if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
+        low, high = float(images.min()), float(images.max())
+        small = max(-low, high - 1) <= ROUNDED
+        advice = (
+            "A rounding, as of resizing, is cut off by images.clamp(0, 1)."
+            if small
+            else "The network normalises them itself; levels of 0 to 255 are divided by 255."
+        )
         raise ValueError(
-            f"{caller}: images must be pixels in [0, 1]; got values from {float(images.min()):g} "
-            f"to {float(images.max()):g}. The network normalises them itself."
+            f"{caller}: images must be pixels in [0, 1]; got values from {low!r} to {high!r}. "
+            f"{advice}"
         )
     check_labels(labels, net.num_classes, caller)
+    return images, labels
+
+
+def _pixels(images: Tensor, caller: str) -> Tensor:
+    """Images of floating point, without a graph and usable in one."""
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"{caller}: images must be a torch.Tensor of pixels in [0, 1]; got {shown(images)}. "
+            "Use torch.as_tensor."
+        )
+    if images.dtype not in FLOATS or images.layout != torch.strided:
+        fix = "linfdist.data.to_pixels" if images.dtype == torch.uint8 else "images.float()"
+        layout = "" if images.layout == torch.strided else f", {images.layout}"
+        raise TypeError(
+            f"{caller}: images must be floating point in [0, 1], float32 or float64 and dense; got "
+            f"{images.dtype}{layout}. Convert them with {fix}."
+        )
+    return plain(images)
 
 
 def check_labels(labels: Tensor, num_classes: int, caller: str) -> None:
@@ -76,15 +194,64 @@ def check_labels(labels: Tensor, num_classes: int, caller: str) -> None:
         )
 
 
-def check_eps(eps: Tensor, caller: str) -> None:
-    """Refuse a radius that is negative or NaN."""
+def radius(
+    eps: object, images: Tensor, caller: str, name: str = "eps", *, up: bool = False
+) -> Tensor:
+    """Radii in [0, 1] in float64, so that 8/255 is not rounded to 0.03137…: 0-d or (batch,).
+
+    One as ``pixel_radius`` takes it, to the nearest number or, with ``up``, to the least that is
+    not below; or a tensor or numpy array of floating point with one for each image.
+
+    Raises:
+        TypeError: another type.
+        ValueError: a radius that is not in [0, 1], or not one for each image.
+    """
+    several = isinstance(eps, Tensor | np.ndarray) and eps.ndim > 0
+    if not several:
+        exact = pixel_radius(eps, caller, name)
+        value = upward(exact) if up else float(exact)
+        return torch.tensor(value, dtype=torch.float64, device=images.device)
+    if isinstance(eps, np.ndarray) and eps.dtype.kind == "f" and eps.dtype.itemsize <= 8:
+        eps = torch.from_numpy(eps.astype(np.float64, order="C"))
+    if not isinstance(eps, Tensor) or not eps.is_floating_point():
+        raise TypeError(f"{caller}: {name} must be floating point, in pixels; got {shown(eps)}.")
+    if eps.shape != images.shape[:1]:
+        raise ValueError(
+            f"{caller}: {name} must have shape ({len(images)},), one for each image, or be one "
+            f"number; got {tuple(eps.shape)}."
+        )
+    if eps.is_meta:
+        raise ValueError(f"{caller}: {name} must have values; got a tensor on device meta.")
+    eps = plain(eps).to(images.device, torch.float64)
     if not bool((eps >= 0).all()):
-        raise ValueError(f"{caller}: eps must be at least 0, in pixels; got {eps.min().item()}.")
+        raise ValueError(f"{caller}: {name} must be at least 0, in pixels; got {eps.min().item()}.")
+    if bool((eps > 1).any()):
+        raise ValueError(
+            f"{caller}: {name} must be at most 1, for pixels are in [0, 1]; got "
+            f"{eps.max().item()}. Divide levels by 255; cut larger radii with clamp(max=1)."
+        )
+    return eps
 
 
-def radius(eps: object, images: Tensor, caller: str) -> Tensor:
-    """eps, a number or one for each image, in float64 so that 8/255 is not rounded to 0.03137…"""
-    value = eps if isinstance(eps, Tensor) else float(eps)
-    value = torch.as_tensor(value, dtype=torch.float64, device=images.device)
-    check_eps(value, caller)
+def norm(p: object, caller: str, name: str = "p") -> float | LogSumExp:
+    """p as a network takes it: a number in [1, ∞] or a ``LogSumExp``."""
+    if isinstance(p, LogSumExp):
+        return p
+    value = real(p, caller, name)
+    if not value >= 1:
+        raise ValueError(
+            f"{caller}: {name} must be in [1, inf] or a LogSumExp, below 1 there is no norm; got "
+            f"{value}. Use math.inf for the l_inf distance."
+        )
+    return value
+
+
+def lipschitz_constant(net: nn.Module, caller: str) -> float:
+    """``net.lipschitz``, by which a margin is divided: finite and above 0."""
+    value = net.lipschitz
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    value = real(value, caller, "net.lipschitz")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{caller}: net.lipschitz must be finite and above 0; got {value}.")
     return value

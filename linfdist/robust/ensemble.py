@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linfdist._checks import checked_generator
+from linfdist._suggest import unknown
+from linfdist._values import shown
 from linfdist.nn import LogSumExp, frozen
 from linfdist.robust.attacks import Attack, pgd
 from linfdist.robust.checks import check_finite, check_images, radius
@@ -27,12 +30,26 @@ class AttackSetting:
     method: str
     arguments: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, str):
+            raise TypeError(
+                f"AttackSetting: method must be one of {', '.join(METHODS)}; got "
+                f"{shown(self.method)}."
+            )
+        if self.method not in METHODS:
+            raise ValueError(unknown("method of an AttackSetting", self.method, METHODS))
+        if not isinstance(self.arguments, Mapping):
+            raise TypeError(
+                "AttackSetting: arguments must be a mapping of names to values; got "
+                f"{shown(self.arguments)}."
+            )
+
     def __call__(
         self,
         net: Classifier,
         images: Tensor,
         labels: Tensor,
-        eps: Fraction | float,
+        eps: Fraction | float | Tensor,
         generator: torch.Generator | None = None,
     ) -> Attack:
         return METHODS[self.method](net, images, labels, eps, generator=generator, **self.arguments)
@@ -72,6 +89,15 @@ GUIDED: Mapping[str, AttackSetting] = MappingProxyType(
 )
 
 
+def check_attacks(attacks: Mapping[str, AttackSetting], caller: str) -> None:
+    """Refuse what is no mapping of names to attacks."""
+    if not isinstance(attacks, Mapping) or not all(map(callable, attacks.values())):
+        raise TypeError(
+            f"{caller}: attacks must be a mapping of names to AttackSetting; got {shown(attacks)}. "
+            "Pass GUIDED or CONVENTIONAL of linfdist.robust.ensemble, or a part of it."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Strongest(Attack):
     """An ``Attack`` with ``beaten_by``: for each image the first attack to beat it, or None.
@@ -82,11 +108,12 @@ class Strongest(Attack):
     beaten_by: tuple[str | None, ...]
 
 
+@torch.inference_mode(False)
 def strongest(
     net: Classifier,
     images: Tensor,
     labels: Tensor,
-    eps: Fraction | float,
+    eps: Fraction | float | Tensor,
     *,
     attacks: Mapping[str, AttackSetting] = GUIDED,
     generator: torch.Generator | None = None,
@@ -97,11 +124,14 @@ def strongest(
     networks that have no p. The verdict is that of one last forward pass of the whole batch.
 
     Raises:
+        TypeError: the network is no ``Classifier``, or an argument is of another type.
         ValueError: images, labels, eps or weights are not what they must be.
     """
-    check_images(net, images, labels, "strongest")
+    check_attacks(attacks, "strongest")
+    generator = checked_generator(generator, "strongest")
+    images, labels = check_images(net, images, labels, "strongest")
     check_finite(net, "strongest")
-    radius(eps, images, "strongest")
+    radii = radius(eps, images, "strongest")
     with frozen(net) as still, torch.no_grad():
         alive = still(images, math.inf).argmax(1) == labels
     adversarial = images.clone()
@@ -110,7 +140,8 @@ def strongest(
         rows = alive.nonzero().squeeze(1)
         if not len(rows):
             break
-        found = attack(net, images[rows], labels[rows], eps, generator)
+        some = eps if radii.ndim == 0 else radii[rows]
+        found = attack(net, images[rows], labels[rows], some, generator)
         adversarial[rows] = found.adversarial
         alive[rows] = found.survived
         for row in rows[~found.survived].tolist():

@@ -29,9 +29,12 @@ say so. Both ends of the result are proven; what float32 computes may differ by 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from linfdist._checks import real
+from linfdist._values import shown, whole
 from linfdist.nn import LinfDistNet, LpDist, MeanShift
 from linfdist.ops import linf_interval
 from linfdist.ops.float_mode import check_float_mode
@@ -87,17 +90,20 @@ def exact_radius(
     widths (16, 16) on 64 pixels mostly 10 to 300 boxes; in the worst case exponential.
 
     Raises:
-        TypeError: the network is not a LinfDistNet, or the image is not floating point.
+        TypeError: the network is not a LinfDistNet, the image is not floating point, or another
+            argument is no number.
         ValueError: image, label or weights are not what they must be; the tolerance is below 1e-6
             or max_nodes below 1.
     """
+    tolerance = real(tolerance, "exact_radius", "tolerance")
+    max_nodes = whole(max_nodes, "exact_radius: max_nodes", least=None)
     if not tolerance >= 1e-6:
         raise ValueError(f"exact_radius: tolerance must be at least 1e-6 pixels; got {tolerance}.")
     if max_nodes < 1:
         raise ValueError(f"exact_radius: max_nodes must be at least 1; got {max_nodes}.")
     search = Search(net, image, label, "exact_radius")
-    labels = torch.tensor([label], device="cpu")
-    guess = interval_radius(net, image.to(net.last.weight.dtype)[None], labels, 1.0, 20)
+    pixels = image.detach().to(net.last.weight.dtype)[None]
+    guess = interval_radius(net, pixels, torch.tensor([search.label], device="cpu"), 1.0, 20)
     lower, upper, nodes, found = 0.0, math.inf, 0, None
     probe, step = float(guess), tolerance
     while upper - lower > tolerance and nodes < max_nodes:
@@ -165,12 +171,25 @@ class Search:
                 f"{caller}: net must be a LinfDistNet, all of whose layers are distances; got "
                 f"{type(net).__name__}. Use interval_radius."
             )
+        if not isinstance(image, Tensor):
+            raise TypeError(
+                f"{caller}: image must be a torch.Tensor of pixels; got {shown(image)}. Use "
+                "torch.as_tensor."
+            )
         if image.shape != net.input_shape:
             raise ValueError(
                 f"{caller}: image must have the shape {net.input_shape}, one image without a "
                 f"batch; got {tuple(image.shape)}."
             )
-        check_images(net, image[None], torch.tensor([label], device="cpu"), caller)
+        if image.device.type != "cpu":
+            raise ValueError(
+                f"{caller}: image must be on the CPU, where the search runs; got {image.device}. "
+                "Move it and the network with .cpu()."
+            )
+        if isinstance(label, Tensor) and label.ndim == 0 and not label.is_meta:
+            label = label.item()
+        self.label = label = whole(label, f"{caller}: label", least=None)
+        check_images(net, image[None], np.array([label]), caller, any_precision=True)
         check_finite(net, caller)
         check_float_mode(caller, image.device)
         self.layers = _layers(net)

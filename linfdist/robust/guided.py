@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from linfdist._checks import checked_generator
+from linfdist._values import whole
 from linfdist.nn import LogSumExp, frozen
-from linfdist.robust.attacks import Attack, ball
-from linfdist.robust.checks import check_finite, check_images, radius
+from linfdist.robust.attacks import Attack, ball, column
+from linfdist.robust.checks import check_finite, check_images, norm, radius
 from linfdist.robust.protocols import Classifier
 from linfdist.robust.verdicts import margins, rival_margins, verdict
 
@@ -21,11 +23,12 @@ MOMENTUM = 0.25  # what a step keeps of the step before
 RISING = 0.75  # the share of steps that must raise the margin for the step size to stay
 
 
+@torch.inference_mode(False)
 def guided_pgd(
     net: Classifier,
     images: Tensor,
     labels: Tensor,
-    eps: Fraction | float,
+    eps: Fraction | float | Tensor,
     *,
     guide: float | LogSumExp = 100.0,
     loss: Loss = "margin",
@@ -41,24 +44,26 @@ def guided_pgd(
     or of the cross entropy. Steps are Auto-PGD's [CroceHein2020]: 2 eps at first, with a quarter of
     the step before, halved and taken back to the best iterate where they no longer pay.
 
-    ``images`` are pixels in [0, 1], shape (batch, *input_shape); eps is in pixels. Each of the
-    ``num_restarts`` starts is uniform in the ball, drawn on the generator's device. Images survive
-    only if right at every iterate; images that are beaten are not attacked further. Before it is
-    returned the whole batch is classified once more, and that verdict counts.
+    ``images`` are pixels in [0, 1], shape (batch, *input_shape); eps, a number or a tensor with one
+    for each image, is in pixels. Each of the ``num_restarts`` starts is uniform in the ball, drawn
+    on the generator's device. Images survive only if right at every iterate; images that are beaten
+    are not attacked further. Before it is returned the whole batch is classified once more, and
+    that verdict counts.
 
     Raises:
+        TypeError: the network is no ``Classifier``, or an argument is of another type.
         ValueError: images, labels, eps, weights or a setting are not what they must be.
     """
-    if num_steps < 0:
-        raise ValueError(f"guided_pgd: num_steps must be at least 0; got {num_steps}.")
-    if num_restarts < 1:
-        raise ValueError(f"guided_pgd: num_restarts must be at least 1; got {num_restarts}.")
+    num_steps = whole(num_steps, "guided_pgd: num_steps", least=0)
+    num_restarts = whole(num_restarts, "guided_pgd: num_restarts", least=1)
+    guide = norm(guide, "guided_pgd", "guide's p")
+    generator = checked_generator(generator, "guided_pgd")
     if loss not in get_args(Loss):
         known = ", ".join(get_args(Loss))
         raise ValueError(f"guided_pgd: loss must be one of {known}; got {loss!r}.")
-    check_images(net, images, labels, "guided_pgd")
+    images, labels = check_images(net, images, labels, "guided_pgd")
     check_finite(net, "guided_pgd")
-    eps = float(radius(eps, images, "guided_pgd"))
+    eps = column(radius(eps, images, "guided_pgd"), images)
     lower, upper = ball(images, eps)
     device = images.device if generator is None else generator.device
     with frozen(net) as net, torch.no_grad():
@@ -67,11 +72,12 @@ def guided_pgd(
         for _ in range(num_restarts):
             # Drawn for all images, so that what one of them gets does not hang on the others.
             noise = torch.rand(images.shape, generator=generator, device=device, dtype=images.dtype)
-            start = (images + (2 * noise.to(images.device) - 1) * eps).clamp(lower, upper)
+            reach = eps.to(images.dtype)
+            start = (images + (2 * noise.to(images.device) - 1) * reach).clamp(lower, upper)
             if not len(alive):
                 break
             state = _Climb(x=start[alive], margin=margins(net, start[alive], labels[alive]))
-            state.step += 2 * eps
+            state.step += 2 * eps[alive].flatten()
             target = _Target(net, labels[alive], lower[alive], upper[alive], guide, loss)
             _climb(state, target, num_steps)
             adversarial[alive] = state.best
@@ -138,7 +144,7 @@ def _climb(state: _Climb, target: _Target, num_steps: int) -> None:
         if not len(rows):
             break
         x = state.x[rows]
-        step = state.step[rows].view(-1, *[1] * (x.ndim - 1))
+        step = state.step[rows].to(x.dtype).view(-1, *[1] * (x.ndim - 1))
         moved = target.project(x + step * target.gradient(x, rows).sign(), rows)
         if number > 1:
             inertia = MOMENTUM * (x - state.before[rows])

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from linfdist._checks import integer_labels, pixel_radius, real
+from linfdist._values import shown
 from linfdist.config import check_fields
 
 
@@ -49,6 +51,7 @@ class IBPLoss:
                 f"IBPLoss: eps_train must be at least 0; got {self.eps_train}. It is a radius in "
                 "pixels of [0, 1], such as Fraction(8, 255)."
             )
+        pixel_radius(self.eps_train, "IBPLoss", "eps_train")
         if not 0 <= self.kappa <= 1:
             raise ValueError(
                 f"IBPLoss: kappa must be in [0, 1]; got {self.kappa}. It weighs the clean loss: 1 "
@@ -131,14 +134,24 @@ def _check_weights(owner: str, weights: Weights) -> None:
         )
 
 
-def hinge_loss(logits: Tensor, labels: Tensor, threshold: float, mix: float = 1.0) -> Tensor:
+def hinge_loss(
+    logits: Tensor, labels: Tensor, threshold: float | Tensor, mix: float = 1.0
+) -> Tensor:
     """mix · mean_b max_k [m_k]_+ + (1 − mix) · mean_{b,k} [m_k]_+.
 
     m_k = logit_k − logit_y + threshold and m_y = 0; the second mean is over all K classes, y among
-    them. ``logits`` has shape (batch, K); the threshold is in the unit of the logits. mix = 1, the
-    paper's multi-class hinge, is the default; the authors' code trains with 0.75 on MNIST and
-    CIFAR-10 and with 1 on Fashion-MNIST.
+    them. ``logits`` has shape (batch, K); the threshold, a number or a 0-d tensor, is in the unit
+    of the logits. mix = 1, the paper's multi-class hinge, is the default; the authors' code trains
+    with 0.75 on MNIST and CIFAR-10 and with 1 on Fashion-MNIST.
+
+    Raises:
+        TypeError: labels are no integers, another argument is no tensor or number.
+        ValueError: a shape, the threshold or mix is not what it must be.
     """
+    labels = _labels_of(logits, labels, "hinge_loss")
+    if not (isinstance(threshold, Tensor) and threshold.ndim == 0):
+        threshold = finite(threshold, "hinge_loss", "threshold")
+    mix = _weight(mix, "hinge_loss", "mix")
     column = labels.unsqueeze(1)
     margins = logits - logits.gather(1, column) + threshold
     margins = margins.scatter(1, column, 0.0).clamp_min(0)
@@ -152,7 +165,20 @@ def ibp_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, kappa: float
     Both have shape (batch, K); ``worst_margins`` bounds logit_k − logit_y from above, 0 at k = y.
     κ weighs the clean loss, as in the paper; the authors' code has it the other way round. A term
     of weight 0 is not computed.
+
+    Raises:
+        TypeError: labels are no integers, another argument is no tensor or number.
+        ValueError: a shape or κ is not what it must be.
     """
+    kappa = _weight(kappa, "ibp_loss", "kappa")
+    if not isinstance(worst_margins, Tensor):
+        raise TypeError(f"ibp_loss: worst_margins must be a tensor; got {shown(worst_margins)}.")
+    labels = _labels_of(logits, labels, "ibp_loss")
+    if worst_margins.shape != logits.shape:
+        raise ValueError(
+            f"ibp_loss: worst_margins must have the shape of logits, {tuple(logits.shape)}; got "
+            f"{tuple(worst_margins.shape)}."
+        )
     if kappa == 0:
         return F.cross_entropy(worst_margins, labels)
     if kappa == 1:
@@ -195,3 +221,24 @@ def gated_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, weight: fl
     worst = F.cross_entropy(worst_margins, labels, reduction="none")
     worst = torch.where(logits.argmax(1) == labels, worst, torch.zeros_like(worst))
     return worst.mean() + weight * F.cross_entropy(logits, labels)
+
+
+def _labels_of(logits: Tensor, labels: Tensor, caller: str) -> Tensor:
+    """The labels of rows of logits; only metadata is read."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeError(
+            f"{caller}: logits must be a tensor of floating point; got {shown(logits)}."
+        )
+    if logits.ndim != 2:
+        raise ValueError(
+            f"{caller}: logits must have shape (batch, classes); got {tuple(logits.shape)}."
+        )
+    return integer_labels(labels, logits, caller, "row of logits")
+
+
+def _weight(value: object, caller: str, name: str) -> float:
+    """A weight in [0, 1]."""
+    weight = real(value, caller, name)
+    if not 0 <= weight <= 1:
+        raise ValueError(f"{caller}: {name} must be in [0, 1]; got {weight}.")
+    return weight

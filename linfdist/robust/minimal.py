@@ -1,25 +1,29 @@
 """How far away the nearest image is that attacks find."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
+from linfdist._checks import checked_generator, pixel_radius
+from linfdist._values import shown
 from linfdist.nn import frozen
 from linfdist.robust.checks import check_finite, check_images
-from linfdist.robust.ensemble import GUIDED, AttackSetting, strongest
+from linfdist.robust.ensemble import GUIDED, AttackSetting, check_attacks, strongest
 from linfdist.robust.protocols import Classifier
 from linfdist.robust.verdicts import margins
 
 HALVINGS = 12
 
 
+@torch.inference_mode(False)
 def attacked_radius(
     net: Classifier,
     images: Tensor,
     labels: Tensor,
-    radii: Sequence[float],
+    radii: Sequence[Fraction | float],
     *,
     attacks: Mapping[str, AttackSetting] = GUIDED,
     generator: torch.Generator | None = None,
@@ -33,9 +37,13 @@ def attacked_radius(
     (batch,).
 
     Raises:
+        TypeError: the network is no ``Classifier``, or an argument is of another type.
         ValueError: images, labels, weights or a radius are not what they must be.
     """
-    check_images(net, images, labels, "attacked_radius")
+    check_attacks(attacks, "attacked_radius")
+    generator = checked_generator(generator, "attacked_radius")
+    radii = _exact(radii)
+    images, labels = check_images(net, images, labels, "attacked_radius")
     check_finite(net, "attacked_radius")
     found = torch.full((len(images),), math.inf, dtype=torch.float64, device=images.device)
     for eps in sorted(radii):
@@ -46,6 +54,20 @@ def attacked_radius(
         attack = strongest(net, *some, eps, attacks=attacks, generator=generator)
         nearer = _nearer(net, *some, attack.adversarial)
         found[rows] = nearer.masked_fill(attack.survived, math.inf)
+    return found
+
+
+def _exact(radii: Sequence[Fraction | float]) -> list[Fraction]:
+    """Radii to attack at, as rational numbers; at least one."""
+    single = isinstance(radii, str | Mapping) or (isinstance(radii, Tensor) and radii.ndim != 1)
+    if single or not isinstance(radii, Iterable):
+        raise TypeError(
+            f"attacked_radius: radii must be a sequence of radii; got {shown(radii)}. A single one "
+            "is [0.1]."
+        )
+    found = [pixel_radius(value, "attacked_radius", "each of radii") for value in radii]
+    if not found:
+        raise ValueError("attacked_radius: radii must hold at least one radius; got none.")
     return found
 
 

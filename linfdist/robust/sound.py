@@ -34,6 +34,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
+from linfdist._checks import integer_labels
+from linfdist._values import shown
 from linfdist.data import to_pixels
 from linfdist.nn import (
     LARGEST,
@@ -44,13 +46,13 @@ from linfdist.nn import (
     LpDist,
     LpDistConv2d,
     MeanShift,
-    check_pixels,
     frozen,
+    refuse_wrapped,
 )
 from linfdist.ops import linf_interval
 from linfdist.ops.float_mode import check_float_mode
 from linfdist.robust.certificates import proven
-from linfdist.robust.checks import check_eps, check_finite, check_images, check_net
+from linfdist.robust.checks import check_finite, check_images, radius
 
 SOUND = (LinfDistNet, LinfDistNetMLP)  # the networks that have a sound certificate
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # half a step, relative to the number
@@ -73,10 +75,10 @@ def sound_certified(
 
     Raises:
         TypeError: the network is not an l_inf-dist net in float32, or the images are not uint8.
-        ValueError: other shapes, labels or weights than ``interval_certified`` takes; denormals are
-            flushed.
+        ValueError: other shapes, labels, radii or weights than ``interval_certified`` takes;
+            denormals are flushed.
     """
-    _check(net, images, labels, "sound_certified")
+    images, labels = _check(net, images, labels, "sound_certified")
     eps = upward(eps, images, "sound_certified")
     with frozen(net) as net, torch.no_grad():
         return _certified(net, images, labels, eps)
@@ -92,13 +94,8 @@ def sound_radius(
     Cost: one or two passes, and more of the few images that they leave. Raises what
     ``sound_certified`` does.
     """
-    _check(net, images, labels, "sound_radius")
-    radii = upward(radii, images, "sound_radius")
-    if radii.shape != labels.shape:
-        raise ValueError(
-            f"sound_radius: radii must have shape ({len(labels)},), one for each image; got "
-            f"{tuple(radii.shape)}. Take those of interval_radius."
-        )
+    images, labels = _check(net, images, labels, "sound_radius")
+    radii = _radii(radii, images, "sound_radius")
     found = torch.zeros_like(radii)
     pending, lower_by = (radii > 0).nonzero().squeeze(1), 0.0
     with frozen(net) as net, torch.no_grad():
@@ -122,8 +119,10 @@ def sound_certificates(
 
     An image has a radius of at least eps > 0 if and only if it is certified at eps.
     """
-    certified = sound_certified(net, images, labels, eps)
+    images, labels = _check(net, images, labels, "sound_certificates")
     eps = upward(eps, images, "sound_certificates")
+    radii = _radii(radii, images, "sound_certificates")
+    certified = sound_certified(net, images, labels, eps)
     below = _step(eps, -math.inf).clamp_min(0)
     radii = torch.where(certified, radii.maximum(eps), radii.minimum(below))
     found = sound_radius(net, images, labels, radii)
@@ -133,38 +132,43 @@ def sound_certificates(
 
 def upward(eps: Fraction | float | Tensor, images: Tensor, caller: str) -> Tensor:
     """eps in float64, up where that has no such number: 8/255 lies below the nearest or above."""
-    value = eps if isinstance(eps, Tensor) else float(eps)
-    if isinstance(eps, Fraction) and Fraction(value) < eps:
-        value = math.nextafter(value, math.inf)
-    value = torch.as_tensor(value, dtype=torch.float64, device=images.device)
-    check_eps(value, caller)
-    return value
+    return radius(eps, images, caller, up=True)
+
+
+def _radii(radii: Tensor, images: Tensor, caller: str) -> Tensor:
+    """One radius for each image, in float64."""
+    radii = radius(radii, images, caller, "radii", up=True)
+    if radii.shape != images.shape[:1]:
+        raise ValueError(
+            f"{caller}: radii must have shape ({len(images)},), one for each image; got "
+            f"{tuple(radii.shape)}. Take those of interval_radius."
+        )
+    return radii
 
 
 def _certified(net: nn.Module, images: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
     return proven(sound_margins_on_box(net, *sound_pixel_box(images, eps), labels), labels)
 
 
-def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> None:
-    check_net(net, caller)
-    if not isinstance(net, SOUND) or any(
-        value.dtype != torch.float32 for value in net.parameters()
-    ):
+def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> tuple[Tensor, Tensor]:
+    refuse_wrapped(net, caller)
+    dtypes = {value.dtype for value in net.parameters()} if isinstance(net, nn.Module) else set()
+    if not isinstance(net, SOUND) or dtypes != {torch.float32}:
         raise TypeError(
             f"{caller}: net must be a LinfDistNet or a LinfDistNetMLP in float32; got "
-            f"{type(net).__name__}, {next(net.parameters()).dtype}. Use interval_certified: for "
-            "other networks rounding is not accounted for."
+            f"{', '.join([type(net).__name__, *sorted(map(str, dtypes))])}. Use "
+            "interval_certified: for other networks rounding is not accounted for."
         )
-    if images.dtype != torch.uint8:
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise TypeError(
             f"{caller}: images must be uint8, 0 to 255, so that the ball is exact; got "
-            f"{images.dtype}. Pass the images themselves, not linfdist.data.to_pixels of them."
+            f"{images.dtype if isinstance(images, Tensor) else shown(images)}. Pass the images "
+            "themselves, not linfdist.data.to_pixels of them."
         )
-    pixels = to_pixels(images)
-    check_pixels(pixels, net.input_shape)
-    check_images(net, pixels, labels, caller)
+    _, labels = check_images(net, to_pixels(images), labels, caller)
     check_finite(net, caller)
     check_float_mode(caller, images.device)
+    return images, labels
 
 
 def ball(levels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,6 +202,7 @@ def sound_margins_on_box(
     Shape (batch, num_classes); NaN where float32 numbers could overflow. Never below those of
     ``worst_case_margins_on_box``, each of whose operations is widened by more than it is off.
     """
+    labels = integer_labels(labels, lower, "sound_margins_on_box")
     lower, upper = sound_features(net.features, lower, upper)
     column = labels.unsqueeze(1)
     if isinstance(net, LinfDistNetMLP):

@@ -6,8 +6,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from linfdist._checks import checked_generator, real
+from linfdist._values import whole
 from linfdist.nn import frozen
-from linfdist.robust.attacks import Attack, ball
+from linfdist.robust.attacks import Attack, ball, column
 from linfdist.robust.checks import check_finite, check_images, radius
 from linfdist.robust.protocols import Classifier
 from linfdist.robust.verdicts import margins, verdict
@@ -16,11 +18,12 @@ from linfdist.robust.verdicts import margins, verdict
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
+@torch.inference_mode(False)
 def square_attack(
     net: Classifier,
     images: Tensor,
     labels: Tensor,
-    eps: Fraction | float,
+    eps: Fraction | float | Tensor,
     *,
     num_queries: int = 1000,
     p_init: float = 0.8,
@@ -34,21 +37,24 @@ def square_attack(
     ``p_init`` of the image's at first, halved nine times on the paper's schedule, stretched to
     ``num_queries``. It needs no gradient, so none can mislead it.
 
-    ``images`` are pixels in [0, 1], shape (batch, channels, height, width); eps is in pixels.
+    ``images`` are pixels in [0, 1], shape (batch, channels, height, width); eps, a number or
+    a tensor with one for each image, is in pixels.
     Images survive only if right at every query; images that are beaten are not attacked further.
     Random numbers are drawn on the generator's device. Before it is returned the whole batch is
     classified once more, and that verdict counts.
 
     Raises:
+        TypeError: the network is no ``Classifier``, or an argument is of another type.
         ValueError: images, labels, eps, weights or a setting are not what they must be.
     """
-    if num_queries < 1:
-        raise ValueError(f"square_attack: num_queries must be at least 1; got {num_queries}.")
+    num_queries = whole(num_queries, "square_attack: num_queries", least=1)
+    generator = checked_generator(generator, "square_attack")
+    p_init = real(p_init, "square_attack", "p_init")
     if not 0 < p_init <= 1:
         raise ValueError(f"square_attack: p_init must be in (0, 1]; got {p_init}.")
-    check_images(net, images, labels, "square_attack")
+    images, labels = check_images(net, images, labels, "square_attack")
     check_finite(net, "square_attack")
-    lower, upper = ball(images, float(radius(eps, images, "square_attack")))
+    lower, upper = ball(images, column(radius(eps, images, "square_attack"), images))
     device = images.device if generator is None else generator.device
     batch, channels, height, width = images.shape
 

@@ -15,8 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linfdist._checks import finite, float_tensor, integer_labels, positive, wholes
+from linfdist._checks import function as checked_function
+from linfdist._values import seed as checked_seed
+from linfdist._values import shown, whole
 from linfdist.ops import lp_dist
 from linfdist.robust.attacks import Attack, ball
+from linfdist.robust.checks import check_labels
 
 
 class AdderLinear(nn.Module):
@@ -29,6 +34,8 @@ class AdderLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
+        in_features = whole(in_features, "AdderLinear: in_features", least=1)
+        out_features = whole(out_features, "AdderLinear: out_features", least=1)
         self.in_features = in_features
         self.out_features = out_features
         self.weight = nn.Parameter(torch.randn(out_features, in_features))
@@ -46,18 +53,21 @@ def adder_net(widths: Sequence[int]) -> nn.Sequential:
     ``widths`` is (inputs, hidden, …, classes); images (batch, ...) are flattened, and the result
     has shape (batch, classes). Weights come from torch's global generator.
     """
-    return _normalized(AdderLinear, widths)
+    return _normalized(AdderLinear, widths, "adder_net")
 
 
 def conventional_net(widths: Sequence[int]) -> nn.Sequential:
     """``adder_net`` with dot products in place of distances, everything else the same."""
-    return _normalized(nn.Linear, widths)
+    return _normalized(nn.Linear, widths, "conventional_net")
 
 
-def _normalized(layer: Callable[[int, int], nn.Module], widths: Sequence[int]) -> nn.Sequential:
+def _normalized(
+    layer: Callable[[int, int], nn.Module], widths: Sequence[int], caller: str
+) -> nn.Sequential:
+    widths = wholes(widths, caller, "widths")
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(
-            "adder_net: widths must be at least 2 positive numbers, from the inputs to the "
+            f"{caller}: widths must be at least 2 positive numbers, from the inputs to the "
             f"classes; got {tuple(widths)}."
         )
     layers: list[nn.Module] = [nn.Flatten()]
@@ -81,7 +91,20 @@ def train(
     ``images`` are pixels. The rate falls to 0 by a half cosine; the last images of an epoch that do
     not fill a batch are left out, since batch normalisation needs more than one. ``net`` is left in
     evaluation mode.
+
+    Raises TypeError and ValueError for arguments that are not what they must be.
     """
+    _check_module(net, "train")
+    images = float_tensor(images, "train", "images")
+    labels = integer_labels(labels, images, "train")
+    epochs = whole(epochs, "train: epochs", least=1)
+    batch_size = whole(batch_size, "train: batch_size", least=2)
+    if batch_size > len(images):
+        raise ValueError(
+            f"train: batch_size must be at most {len(images)}, the images there are; got "
+            f"{batch_size}."
+        )
+    lr, seed = positive(lr, "train", "lr"), checked_seed(seed, "train")
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     generator = torch.Generator().manual_seed(seed)
@@ -125,6 +148,9 @@ def certified_radius(net: nn.Sequential, images: Tensor, labels: Tensor, norm: f
     image is misclassified; ``images`` are pixels. Raises as ``lipschitz_bound``.
     """
     inputs, inner, last = _gains(net, norm, "certified_radius")
+    images = float_tensor(images, "certified_radius", "images")
+    labels = integer_labels(labels, images, "certified_radius")
+    check_labels(labels, len(last), "certified_radius")
     with torch.no_grad():
         logits = net(images)
     column = labels.unsqueeze(1)
@@ -135,8 +161,9 @@ def certified_radius(net: nn.Sequential, images: Tensor, labels: Tensor, norm: f
 
 def _gains(net: nn.Sequential, norm: float, caller: str) -> tuple[int, float, Tensor]:
     """The inputs, Π_{l<L} Σ_j s_j, and the last layer's scales s."""
-    if norm not in (1, math.inf):
-        raise ValueError(f"{caller}: norm must be 1 or inf; got {norm}.")
+    _check_norm(norm, caller)
+    if not isinstance(net, nn.Sequential):
+        raise TypeError(f"{caller}: net must be an adder_net; got {shown(net)}.")
     adders = [module for module in net if isinstance(module, AdderLinear)]
     norms = [module for module in net if isinstance(module, nn.BatchNorm1d)]
     if not adders or len(adders) != len(norms):
@@ -148,6 +175,7 @@ def _gains(net: nn.Sequential, norm: float, caller: str) -> tuple[int, float, Te
     return adders[0].in_features, math.prod(float(s.sum()) for s in scales[:-1]), scales[-1]
 
 
+@torch.inference_mode(False)
 def attack(
     function: Callable[[Tensor], Tensor],
     images: Tensor,
@@ -165,18 +193,22 @@ def attack(
     travelled, and with it the distance, stays within eps. An image survives only if it and all
     iterates are classified right.
 
-    Raises ValueError for another norm or a negative eps.
+    Raises TypeError and ValueError for arguments that are not what they must be: another norm, a
+    negative eps, labels that are no integers.
     """
-    if norm not in (1, math.inf):
-        raise ValueError(f"attack: norm must be 1 or inf; got {norm}.")
-    if not eps >= 0:
+    _check_norm(norm, "attack")
+    checked_function(function, "attack")
+    if not (eps := finite(eps, "attack", "eps")) >= 0:
         raise ValueError(f"attack: eps must be at least 0, in pixels; got {eps}.")
+    num_steps = whole(num_steps, "attack: num_steps", least=1)
+    images = float_tensor(images, "attack", "images")
+    images, labels = images.detach().clone(), integer_labels(labels, images, "attack")
     lower, upper = ball(images, eps)
     adversarial, found = images.clone(), images.clone()
     survived = torch.ones_like(labels, dtype=torch.bool)
     for _ in range(num_steps + 1):
         x = adversarial.requires_grad_(True)
-        logits = function(x)
+        logits = function(x)  # with gradients: leaving inference mode turns them on
         wrong = survived & (logits.detach().argmax(1) != labels)
         found[wrong] = x.detach()[wrong]
         survived &= ~wrong
@@ -189,6 +221,16 @@ def attack(
         adversarial = moved.clamp(lower, upper)
     found[survived] = x.detach()[survived]
     return Attack(found, survived)
+
+
+def _check_norm(norm: object, caller: str) -> None:
+    if isinstance(norm, Tensor) or norm not in (1, math.inf):
+        raise ValueError(f"{caller}: norm must be 1 or inf; got {norm}.")
+
+
+def _check_module(net: object, caller: str) -> None:
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"{caller}: net must be a network; got {shown(net)}.")
 
 
 def _largest_moved(x: Tensor, moved: Tensor, gradient: Tensor) -> Tensor:
@@ -207,9 +249,12 @@ def survives_one_pixel(
     Every choice is tried, without a gradient; each is within l_1 distance 1. Cost: two forward
     passes a value.
     """
+    checked_function(function, "survives_one_pixel")
+    images = float_tensor(images, "survives_one_pixel", "images")
+    labels = integer_labels(labels, images, "survives_one_pixel")
     survived = torch.ones_like(labels, dtype=torch.bool)
     with torch.no_grad():
-        for position in range(images[0].numel()):
+        for position in range(images.shape[1:].numel()):
             for value in (0.0, 1.0):
                 changed = images.flatten(1).clone()
                 changed[:, position] = value

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from linfdist._checks import float_tensor, positive
+from linfdist._checks import function as checked_function
+from linfdist._values import shown, whole
 from linfdist.nn import LinfDistNet, LpDist, MeanShift, NetConfig, build_net
-from linfdist.theory.max_of_pyramids import Box, Pyramids, evaluate, pyramids
+from linfdist.theory.max_of_pyramids import Box, Pyramids, check_box, evaluate, pyramids
 from linfdist.theory.targets import Function
 from linfdist.theory.units import selected
 
@@ -33,6 +36,11 @@ class Approximation:
     rounding: float
 
     def __call__(self, x: Tensor) -> Tensor:
+        if float_tensor(x, "Approximation", "x", 2).shape[1] != self.pyramids.box.d:
+            raise ValueError(
+                f"Approximation: x must have shape (n, {self.pyramids.box.d}); got "
+                f"{tuple(x.shape)}."
+            )
         dtype = next(self.net.parameters()).dtype
         with torch.no_grad():
             return self.net(x.to(dtype)[:, None, None, :])[:, 1]
@@ -60,12 +68,16 @@ def depth(d: int, num_pyramids: int, shape: str = "deep") -> int:
     "wide": 3.
     """
     _check_shape(shape, "depth")
+    d = whole(d, "depth: d", least=1)
+    num_pyramids = whole(num_pyramids, "depth: num_pyramids", least=1)
     return 3 + (0 if shape == "wide" else num_pyramids * len(_pieces(d, shape)))
 
 
 def num_weights(d: int, num_pyramids: int, shape: str = "deep") -> int:
     """Weights of that network, zeros included, without biases."""
     _check_shape(shape, "num_weights")
+    d = whole(d, "num_weights: d", least=1)
+    num_pyramids = whole(num_pyramids, "num_weights: num_pyramids", least=1)
     if shape == "wide":
         return num_pyramids * (d + 1) + 2
     width = d + 2
@@ -74,6 +86,10 @@ def num_weights(d: int, num_pyramids: int, shape: str = "deep") -> int:
 
 def paper_bound(box: Box, values: Tensor) -> float:
     """The paper's C = 2 C_1 + C_2, with ‖x‖_∞ ≤ C_1 and |values| ≤ C_2; its offset is 2 C."""
+    check_box(box, "paper_bound")
+    values = float_tensor(values, "paper_bound", "values")
+    if not len(values):
+        raise ValueError("paper_bound: values must hold at least one value; got none.")
     return 2 * max(map(abs, box.lower + box.upper)) + values.abs().max().item()
 
 
@@ -106,9 +122,18 @@ def approximate(
 
     Raises:
         NotLipschitz: if sampling finds a pair of points between which ``function`` rises too fast.
+        TypeError: an argument is of another type.
         ValueError: if eps is too small for the precision of ``dtype`` on this box.
     """
     _check_shape(shape, "approximate")
+    checked_function(function, "approximate")
+    check_box(box, "approximate")
+    eps = positive(eps, "approximate", "eps")
+    offset = None if offset is None else positive(offset, "approximate", "offset")
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"approximate: dtype must be torch.float32 or torch.float64; got {shown(dtype)}."
+        )
     corner = torch.tensor(box.lower, dtype=torch.float64)
     middle = evaluate(function, corner[None] + torch.tensor(box.sides).double() / 2).item()
     # On the box 0 ≤ x − lower ≤ S and, f being 1-Lipschitz, |f − f(middle)| ≤ S / 2 for S the

@@ -16,6 +16,9 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from linfdist._checks import finite, float_tensor, positive, real
+from linfdist._checks import function as checked_function
+from linfdist._values import shown, whole
 from linfdist.nn import LinfDistNet
 from linfdist.robust import margin_radius
 from linfdist.theory.relu import ReLUSize, check_widths
@@ -29,13 +32,13 @@ def num_parameters(widths: Sequence[int]) -> int:
     A hidden bias only ever occurs as w − b with a weight of the next layer: it adds no function.
     ``widths``: the input's, then every layer's.
     """
-    check_widths(widths, "num_parameters")
+    widths = check_widths(widths, "num_parameters")
     return sum(inputs * out for inputs, out in pairwise(widths)) + widths[-1]
 
 
 def num_forms(widths: Sequence[int]) -> int:
     """N_L = Π_l 2 d_{l−1}: the affine forms that an output is one of, for a fixed input."""
-    check_widths(widths, "num_forms")
+    widths = check_widths(widths, "num_forms")
     return math.prod(2 * inputs for inputs in widths[:-1])
 
 
@@ -45,11 +48,15 @@ def num_cells(hyperplanes: int, dimension: int) -> int:
     Also the most sign vectors of m affine forms on R^P, each sign "> 0" or "≤ 0": forms that are 0
     join the negative ones when a small enough constant is taken from all.
     """
+    hyperplanes = whole(hyperplanes, "num_cells: hyperplanes", least=0)
+    dimension = whole(dimension, "num_cells: dimension", least=0)
     return sum(math.comb(hyperplanes, i) for i in range(dimension + 1))
 
 
 def log2_cells(log2_hyperplanes: float, dimension: int) -> float:
     """A bound of log2 ``num_cells``: P log2(e m / P) for m ≥ P, and m below that."""
+    log2_hyperplanes = finite(log2_hyperplanes, "log2_cells", "log2_hyperplanes")
+    dimension = whole(dimension, "log2_cells: dimension", least=1)
     if log2_hyperplanes < math.log2(dimension):
         return 2**log2_hyperplanes
     return dimension * (math.log2(math.e / dimension) + log2_hyperplanes)
@@ -61,6 +68,7 @@ def log2_growth(widths: Sequence[int], n: int) -> float:
     At most n and ``log2_cells`` of n N hyperplanes in R^(P+1), τ being one more parameter. Binary,
     one output: N = N_L. With M outputs the margin is the least g_y − g_k, and N = (M − 1) N_L².
     """
+    widths, n = check_widths(widths, "log2_growth"), whole(n, "log2_growth: n", least=1)
     outputs = widths[-1]
     forms = math.log2(num_forms(widths))
     forms = forms if outputs == 1 else 2 * forms + math.log2(outputs - 1)
@@ -73,6 +81,7 @@ def vc_direct(widths: Sequence[int]) -> int:
     At most n N_L hyperplanes in R^P; O(P log N_L) = Õ(L² W²). It holds for the pseudo-dimension as
     well: a threshold for each input only shifts its forms.
     """
+    widths = check_widths(widths, "vc_direct")
     forms, dimension = math.log2(num_forms(widths)), num_parameters((*widths[:-1], 1))
     return _largest(lambda n: n <= log2_cells(math.log2(n) + forms, dimension))
 
@@ -85,6 +94,8 @@ def vc_relu(size: ReLUSize, *, sparse: bool = False) -> int:
     not change, its inputs are polynomials of degree i in W_i parameters. ``sparse`` counts only
     the weights that the construction uses. The last layer counts as one output.
     """
+    if not isinstance(size, ReLUSize):
+        raise TypeError(f"vc_relu: size must be a ReLUSize; got {shown(size)}. Take relu_size's.")
     layers = size.sparse_layer_parameters if sparse else size.layer_parameters
     outputs = size.widths[-1]
     totals = list(accumulate((*layers[:-1], layers[-1] // outputs)))
@@ -121,17 +132,22 @@ def margin_error(
     No less than the share that some perturbation of l_inf norm at most r makes wrong. Images and
     r ≥ 0 in pixels; r a number or a tensor, whose shape the result has, in float64.
     """
-    r = torch.as_tensor(float(r) if not isinstance(r, Tensor) else r, dtype=torch.float64)
+    if isinstance(r, Tensor):
+        r = float_tensor(r, "margin_error", "r").detach().double()
+    else:
+        r = torch.tensor(real(r, "margin_error", "r"), dtype=torch.float64, device="cpu")
     if not bool((r >= 0).all()):
         raise ValueError(
             f"margin_error: r must be at least 0, in pixels; got {float(r.min())}. A margin below "
             "0 is a wrong prediction, which counts at every radius."
         )
-    return (margin_radius(net, images, labels) <= r.unsqueeze(-1)).double().mean(-1)
+    radii = margin_radius(net, images, labels)
+    return (radii <= r.to(radii.device).unsqueeze(-1)).double().mean(-1)
 
 
 def rademacher_eq16(vc: float, n: float) -> float:
     """√(2 V log(e n / V) / n), at least √2 below n = V  [Zhang2021, Eq. 16]; of signs only."""
+    vc, n = positive(vc, "rademacher_eq16", "vc"), positive(n, "rademacher_eq16", "n")
     return math.sqrt(2 * vc * math.log(math.e * n / vc) / n) if n >= vc else math.sqrt(2)
 
 
@@ -156,7 +172,10 @@ def paper_bound(margins: Tensor, r: float, vc: float, n: int, t: float = 1.5) ->
     Share of margins ≤ δ + r, 48 ``rademacher_eq16`` / δ, √(log log2(2/δ) / n) and t/√n; of natural
     logarithms where no base is given. ``margins``: y g(x) of the n training examples, any shape.
     """
-    _check_n(n, "paper_bound")
+    n = _sample(n, "paper_bound")
+    margins = _margins(margins, "paper_bound")
+    r, t = finite(r, "paper_bound", "r"), finite(t, "paper_bound", "t")
+    vc = positive(vc, "paper_bound", "vc")
     best = None
     for step in range(1, 101):
         delta = step / 100
@@ -174,7 +193,7 @@ def paper_bound(margins: Tensor, r: float, vc: float, n: int, t: float = 1.5) ->
 
 def direct_size(widths: Sequence[int], n: int) -> float:
     """√(2 log Π(n) / n), the size term of our bound; Π(n) is ``log2_growth``'s."""
-    _check_n(n, "direct_size")
+    widths, n = check_widths(widths, "direct_size"), _sample(n, "direct_size")
     return math.sqrt(2 * math.log(2) * log2_growth(widths, n) / n)
 
 
@@ -186,6 +205,10 @@ def direct_bound(
     With probability at least 1 − exp(−2t²) the r-robust test error is below it. ``margins`` are
     in the unit of r: y g(x), or margin / 2 / Lipschitz constant.
     """
+    n = _sample(n, "direct_bound")
+    margins = _margins(margins, "direct_bound")
+    r, t = finite(r, "direct_bound", "r"), finite(t, "direct_bound", "t")
+    widths = check_widths(widths, "direct_bound")
     return MarginBound(
         delta=0.0,
         margin_error=float((margins <= r).double().mean()),
@@ -197,9 +220,18 @@ def direct_bound(
 
 def smallest_n(size_term: Callable[[int], float]) -> int:
     """The smallest n from which a size term, falling in n, is below 1 and so says anything."""
+    checked_function(size_term, "smallest_n", "size_term")
     return _largest(lambda n: size_term(n) >= 1) + 1
 
 
-def _check_n(n: int, caller: str) -> None:
+def _sample(n: int, caller: str) -> int:
+    n = whole(n, f"{caller}: n", least=None)
     if n < 1:
         raise ValueError(f"{caller}: n must be at least 1, the size of the sample; got {n}.")
+    return n
+
+
+def _margins(margins: Tensor, caller: str) -> Tensor:
+    if not float_tensor(margins, caller, "margins").numel():
+        raise ValueError(f"{caller}: margins must hold at least one margin; got none.")
+    return margins

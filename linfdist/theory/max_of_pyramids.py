@@ -5,9 +5,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from linfdist._checks import checked_generator, finite, float_tensor, positive, real
+from linfdist._checks import function as checked_function
+from linfdist._values import seed as checked_seed
+from linfdist._values import shown, whole
 from linfdist.ops import lp_dist
 from linfdist.theory.targets import Function
 
@@ -39,8 +44,8 @@ class Box:
     upper: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lower", tuple(map(float, self.lower)))
-        object.__setattr__(self, "upper", tuple(map(float, self.upper)))
+        for name in ("lower", "upper"):
+            object.__setattr__(self, name, _coordinates(getattr(self, name), name))
         if not self.lower or len(self.lower) != len(self.upper):
             raise ValueError(
                 "Box: lower and upper must have the same number of coordinates, at least one; got "
@@ -57,6 +62,7 @@ class Box:
     @classmethod
     def unit(cls, d: int) -> "Box":
         """[0, 1]^d."""
+        d = whole(d, "Box.unit: d", least=1)
         return cls((0.0,) * d, (1.0,) * d)
 
     @property
@@ -69,12 +75,15 @@ class Box:
 
     def points(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n uniformly random points, float64, shape (n, d)."""
+        n = whole(n, "Box.points: n", least=0)
+        generator = checked_generator(generator, "Box.points")
         lower = torch.tensor(self.lower, dtype=torch.float64)
         sides = torch.tensor(self.sides, dtype=torch.float64)
         return lower + sides * _uniform((n, self.d), generator).to(lower.device)
 
     def grid(self, per_axis: int) -> Tensor:
         """per_axis evenly spaced points along each axis, both ends included; (per_axis^d, d)."""
+        per_axis = whole(per_axis, "Box.grid: per_axis", least=1)
         axes = zip(self.lower, self.upper, strict=True)
         return _product(
             [torch.linspace(low, high, per_axis, dtype=torch.float64) for low, high in axes]
@@ -87,6 +96,24 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tenso
     return torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
 
 
+def check_box(box: object, caller: str) -> None:
+    """Refuse what is no ``Box``."""
+    if not isinstance(box, Box):
+        raise TypeError(f"{caller}: box must be a Box; got {shown(box)}. Box.unit(d) is [0, 1]^d.")
+
+
+def _coordinates(value: object, name: str) -> tuple[float, ...]:
+    """Numbers of a sequence, a numpy array or a tensor."""
+    if isinstance(value, Tensor | np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(
+            f"Box: {name} must be a sequence of coordinates; got {shown(value)}. An interval is "
+            "Box((0.0,), (1.0,))."
+        )
+    return tuple(real(coordinate, "Box", f"each of {name}") for coordinate in value)
+
+
 def _product(axes: Sequence[Tensor]) -> Tensor:
     """All points with a coordinate from each axis, the last running fastest."""
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
@@ -94,12 +121,16 @@ def _product(axes: Sequence[Tensor]) -> Tensor:
 
 def paper_axes(box: Box, step: float) -> list[Tensor]:
     """The multiples of ``step`` from each lower end on: all x have one within ``step``."""
+    check_box(box, "paper_axes")
+    step = positive(step, "paper_axes", "step")
     # A side of 10.0000001 steps holds 10: the last point stays in the box.
     return [step * torch.arange(math.floor(side / step) + 1.0).double() for side in box.sides]
 
 
 def centred_axes(box: Box, radius: float) -> list[Tensor]:
     """Centres of the fewest equal cells of half width ``radius`` or less that cover each side."""
+    check_box(box, "centred_axes")
+    radius = positive(radius, "centred_axes", "radius")
     counts = [max(1, math.ceil(side / (2 * radius))) for side in box.sides]
     pairs = zip(box.sides, counts, strict=True)
     return [(torch.arange(count).double() + 0.5) * (side / count) for side, count in pairs]
@@ -151,9 +182,16 @@ def pyramids(
     Raises:
         NotLipschitz: if the values on the grid, or those of ``samples`` random pairs of points, say
             so. Nothing is proven by none being found.
+        TypeError: an argument is of another type.
+        ValueError: a number is out of its range.
     """
-    if not eps > 0:
-        raise ValueError(f"pyramids: eps must be positive; got {eps}.")
+    checked_function(function, "pyramids")
+    check_box(box, "pyramids")
+    eps = positive(eps, "pyramids", "eps")
+    quantum = finite(quantum, "pyramids", "quantum")
+    if quantum < 0:
+        raise ValueError(f"pyramids: quantum must be at least 0; got {quantum}.")
+    samples = whole(samples, "pyramids: samples", least=0)
     if layout not in ("paper", "centred"):
         raise ValueError(f"pyramids: layout must be 'paper' or 'centred'; got {layout!r}.")
     if layout == "paper":
@@ -175,8 +213,14 @@ def pyramids(
 
 def evaluate(function: Function, points: Tensor) -> Tensor:
     """The function's values in float64; refuses a wrong shape and values that are not finite."""
+    checked_function(function, "evaluate")
+    points = float_tensor(points, "evaluate", "points", 2)
     with torch.no_grad():
         values = function(points)
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"function: must take a tensor (n, d) to a tensor (n,); took it to {shown(values)}."
+        )
     if values.shape != points.shape[:1]:
         raise ValueError(
             f"function: must take (n, d) to (n,); took {tuple(points.shape)} to "
@@ -190,7 +234,10 @@ def evaluate(function: Function, points: Tensor) -> Tensor:
 
 def check_pairs(function: Function, box: Box, n: int, seed: int = 0) -> None:
     """Raise NotLipschitz if one of n random pairs, at distances of all magnitudes, shows it."""
-    generator = torch.Generator().manual_seed(seed)
+    checked_function(function, "check_pairs")
+    check_box(box, "check_pairs")
+    n = whole(n, "check_pairs: n", least=0)
+    generator = torch.Generator().manual_seed(checked_seed(seed, "check_pairs"))
     first, far = box.points(n, generator), box.points(n, generator)
     share = 10 ** (-5 * _uniform((n, 1), generator).to(first.device))
     second = first + share * (far - first)  # the box is convex

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from linfdist._checks import float_tensor, positive
+from linfdist._values import shown
+
 PLUS, MINUS, UNUSED = "#3b7dd8", "#d9822b", "#cccccc"
 
 
@@ -22,7 +25,18 @@ def draw_network(
     a neuron takes with its sign (weight below −offset / 2) is blue, with its sign turned (above
     offset / 2) orange, others grey; with ``shifts`` a line says what is added on it.
     """
+    offset = positive(offset, "draw_network", "offset")
+    if not isinstance(layers, Sequence) or not layers:
+        raise TypeError(
+            f"draw_network: layers must be a sequence of at least one weight; got {shown(layers)}."
+        )
+    for weight in layers:
+        float_tensor(weight, "draw_network", "each of layers", 2)
     sizes = [layers[0].shape[1], *(len(weight) for weight in layers)]
+    if not isinstance(names, Sequence) or not all(isinstance(each, Sequence) for each in names):
+        raise TypeError(
+            f"draw_network: names must be a sequence of texts for each column; got {shown(names)}."
+        )
     if [len(column) for column in names] != sizes:
         raise ValueError(
             f"draw_network: names must have {sizes} entries, for the inputs and each layer; got "

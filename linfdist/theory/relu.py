@@ -17,6 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from linfdist._checks import float_tensor, wholes
+from linfdist._values import shown
 from linfdist.nn import LinfDistNet, LpDist, MeanShift
 
 
@@ -68,7 +70,7 @@ def relu_size(widths: Sequence[int], *, lean: bool = False) -> ReLUSize:
     1 + ⌈log2 d⌉ hidden layers of at most 3d neurons, lean 2d. A net of L layers and width W has
     at most L (1 + ⌈log2 W⌉) hidden layers of at most 3W² neurons, lean 2W².
     """
-    check_widths(widths, "relu_size")
+    widths = check_widths(widths, "relu_size")
     first, pair = (2, 2) if lean else (3, 3)
     sizes, edges, fan = [widths[0]], [], 1
     for inputs, out in pairwise(widths):
@@ -95,6 +97,7 @@ def linf_relu(weight: Tensor, *, lean: bool = False) -> nn.Sequential:
 
     Raises ValueError for a weight that is not (out_features, in_features), both at least 1.
     """
+    weight = float_tensor(weight, "linf_relu", "weight")
     if weight.dim() != 2 or weight.numel() == 0:
         raise ValueError(
             "linf_relu: weight must have shape (out_features, in_features), both at least 1; got "
@@ -141,6 +144,15 @@ def relu_interval(net: nn.Sequential, lower: Tensor, upper: Tensor) -> tuple[Ten
 
     ``net``: linear layers, ReLU and ``nn.Flatten``; shapes as in ``net(lower)``.
     """
+    if not isinstance(net, nn.Sequential):
+        raise TypeError(f"relu_interval: net must be an nn.Sequential; got {shown(net)}.")
+    lower = float_tensor(lower, "relu_interval", "lower")
+    upper = float_tensor(upper, "relu_interval", "upper")
+    if lower.shape != upper.shape:
+        raise ValueError(
+            "relu_interval: lower and upper must have one shape; got "
+            f"{tuple(lower.shape)} and {tuple(upper.shape)}."
+        )
     for layer in net:
         if isinstance(layer, nn.Linear):
             middle, radius = layer((lower + upper) / 2), (upper - lower) / 2
@@ -151,13 +163,15 @@ def relu_interval(net: nn.Sequential, lower: Tensor, upper: Tensor) -> tuple[Ten
     return lower, upper
 
 
-def check_widths(widths: Sequence[int], caller: str) -> None:
-    """Refuse widths that are not those of a net: the input's and at least one layer's."""
+def check_widths(widths: Sequence[int], caller: str) -> tuple[int, ...]:
+    """The widths of a net, the input's and at least one layer's; others are refused."""
+    widths = wholes(widths, caller, "widths")
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(
             f"{caller}: widths must be the input's and those of one layer or more, each at least "
             f"1; got {tuple(widths)}. One neuron of 784 inputs is (784, 1)."
         )
+    return widths
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from linfdist._checks import float_tensor, real, wholes
+from linfdist._checks import function as checked_function
 from linfdist.nn import LinfDistNet, LpDist, NetConfig, build_net
 from linfdist.ops.checks import check_p
 
@@ -32,8 +34,9 @@ def lipschitz_constant(widths: Sequence[int], p: float, norm: float = math.inf) 
     Raises ValueError for fewer than two widths, one below 1, p < 1, or q < p, where the product of
     the layers' constants is not attained.
     """
-    check_p("lipschitz_constant", p)
-    _check_widths(widths, "lipschitz_constant", least=2)
+    p = check_p("lipschitz_constant", real(p, "lipschitz_constant", "p"))
+    norm = real(norm, "lipschitz_constant", "norm")
+    widths = _check_widths(widths, "lipschitz_constant", least=2)
     if not norm >= p:
         raise ValueError(
             f"lipschitz_constant: norm must be at least p={p:g}; got {norm:g}. In a norm below p "
@@ -67,8 +70,8 @@ def counter_example(widths: Sequence[int], p: float) -> CounterExample:
 
     Raises ValueError unless there are a hidden layer and two outputs, or for p < 1.
     """
-    check_p("counter_example", p)
-    _check_widths(widths, "counter_example", least=3)
+    p = check_p("counter_example", real(p, "counter_example", "p"))
+    widths = _check_widths(widths, "counter_example", least=3)
     if widths[-1] < 2:
         raise ValueError(
             f"counter_example: widths must end in at least 2 outputs; got {tuple(widths)}. A net "
@@ -90,6 +93,7 @@ def counter_example(widths: Sequence[int], p: float) -> CounterExample:
     return CounterExample(net, x, 3 * x)
 
 
+@torch.inference_mode(False)
 def local_lipschitz(
     function: Callable[[Tensor], Tensor], x: Tensor, norm: float = math.inf
 ) -> Tensor:
@@ -102,10 +106,12 @@ def local_lipschitz(
 
     Raises ValueError for another norm, whose operator norm has no formula.
     """
-    if norm not in (1, 2, math.inf):
+    checked_function(function, "local_lipschitz")
+    x = float_tensor(x, "local_lipschitz", "x")
+    if isinstance(norm, Tensor) or norm not in (1, 2, math.inf):
         raise ValueError(f"local_lipschitz: norm must be 1, 2 or inf; got {norm}.")
-    x = x.detach().requires_grad_(True)
-    out = function(x)
+    x = x.detach().clone().requires_grad_(True)
+    out = function(x)  # with gradients: leaving inference mode turns them on
     rows = [
         torch.autograd.grad(column.sum(), x, retain_graph=True)[0].flatten(1)
         for column in out.unbind(1)
@@ -113,9 +119,11 @@ def local_lipschitz(
     return torch.linalg.matrix_norm(torch.stack(rows, 1), ord=norm)
 
 
-def _check_widths(widths: Sequence[int], caller: str, least: int) -> None:
+def _check_widths(widths: Sequence[int], caller: str, least: int) -> tuple[int, ...]:
+    widths = wholes(widths, caller, "widths")
     if len(widths) < least or min(widths) < 1:
         raise ValueError(
             f"{caller}: widths must be at least {least} positive numbers, those of the input, the "
             f"hidden layers and the output; got {tuple(widths)}."
         )
+    return widths

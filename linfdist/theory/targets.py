@@ -5,7 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from linfdist._checks import finite, float_tensor
+from linfdist._checks import function as checked_function
 from linfdist._suggest import unknown
+from linfdist._values import shown, whole
 from linfdist.ops import lp_dist
 
 Function = Callable[[Tensor], Tensor]
@@ -13,11 +16,14 @@ Function = Callable[[Tensor], Tensor]
 
 def distance_to(points: Tensor) -> Function:
     """x ↦ min_i ‖x − points_i‖_∞; points of shape (m, d)."""
+    points = float_tensor(points, "distance_to", "points", 2)
     return lambda x: lp_dist(x, points.to(x.dtype)).amin(1)
 
 
 def affine(slope: Tensor, constant: float = 0.0) -> Function:
     """x ↦ slope · x + constant, for ‖slope‖₁ ≤ 1: the dual norm is the Lipschitz constant."""
+    slope = float_tensor(slope, "affine", "slope", 1)
+    constant = finite(constant, "affine", "constant")
     size = slope.abs().sum().item()
     if size > 1 + 1e-12:
         raise ValueError(f"affine: the l_1 norm of slope must be at most 1; got {size:g}.")
@@ -26,16 +32,29 @@ def affine(slope: Tensor, constant: float = 0.0) -> Function:
 
 def maximum(*functions: Function) -> Function:
     """x ↦ max_i functions_i(x)."""
+    _check_all(functions, "maximum")
     return lambda x: torch.stack([function(x) for function in functions]).amax(0)
 
 
 def minimum(*functions: Function) -> Function:
     """x ↦ min_i functions_i(x)."""
+    _check_all(functions, "minimum")
     return lambda x: torch.stack([function(x) for function in functions]).amin(0)
+
+
+def _check_all(functions: tuple[Function, ...], caller: str) -> None:
+    for each in functions:
+        checked_function(each, caller, "each of functions")
+    if not functions:
+        raise ValueError(f"{caller}: functions must be at least one; got none.")
 
 
 def clipped(function: Function, low: float, high: float) -> Function:
     """x ↦ function(x), cut to [low, high]."""
+    checked_function(function, "clipped")
+    low, high = finite(low, "clipped", "low"), finite(high, "clipped", "high")
+    if low > high:
+        raise ValueError(f"clipped: low must be at most high={high}; got {low}.")
     return lambda x: function(x).clamp(low, high)
 
 
@@ -69,9 +88,11 @@ def example(name: str, d: int) -> Function:
     distance to a curve in the shape of the sign ∞ in the first two coordinates: positive on a
     broad pen's stroke; d at least 2.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"example: name must be one of {', '.join(EXAMPLES)}; got {shown(name)}.")
     if name not in EXAMPLES:
         raise ValueError(unknown("function", name, EXAMPLES))
-    if d < 1 + (name == "lemniscate"):
+    if whole(d, "example: d", least=None) < 1 + (name == "lemniscate"):
         raise ValueError(
             f"example: {name} needs d of at least {1 + (name == 'lemniscate')}; got {d}."
         )

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from linfdist._checks import finite, float_tensor
+from linfdist._values import whole
+
 
 def selected(signs: Tensor, shifts: Tensor, offset: float) -> Tensor:
     """The weight with which ‖v − weight‖_∞ − offset = max_{signs_j ≠ 0} signs_j v_j + shifts_j.
@@ -12,7 +15,9 @@ def selected(signs: Tensor, shifts: Tensor, offset: float) -> Tensor:
     shifts_j| ≤ offset / 2 for the selected: these are then lifted to offset / 2 and above, where
     none of the others reaches. The paper selects one or two inputs; any number will do.
     """
-    return -signs * (offset + shifts)
+    signs = float_tensor(signs, "selected", "signs")
+    shifts = float_tensor(shifts, "selected", "shifts")
+    return -signs * (finite(offset, "selected", "offset") + shifts)
 
 
 def projection(
@@ -22,6 +27,7 @@ def projection(
 
     Valid for ‖v‖_∞ ≤ offset / 2. The weight has shape (in_features,), the bias none.
     """
+    j = whole(j, "projection: j", least=None)
     return _neuron(in_features, {j: (1, 0.0)}, offset, constant, "projection")
 
 
@@ -29,6 +35,7 @@ def negation(
     in_features: int, j: int, *, offset: float, constant: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Weight and bias of the neuron −v_j + constant  [Zhang2021, Eq. 12]; as ``projection``."""
+    j = whole(j, "negation: j", least=None)
     return _neuron(in_features, {j: (-1, 0.0)}, offset, constant, "negation")
 
 
@@ -46,7 +53,9 @@ def maximum(
 
     Valid for ‖v‖_∞ ≤ offset / 2 and |sign v_j + shift| ≤ offset / 2; ``sign`` is 1 or −1.
     """
-    if sign not in (1, -1):
+    j, k = whole(j, "maximum: j", least=None), whole(k, "maximum: k", least=None)
+    shift = finite(shift, "maximum", "shift")
+    if isinstance(sign, Tensor) or sign not in (1, -1):
         raise ValueError(f"maximum: sign must be 1 or -1; got {sign}.")
     if j == k:
         raise ValueError(
@@ -64,6 +73,8 @@ def _neuron(
     name: str,
 ) -> tuple[Tensor, Tensor]:
     """The selection of ``terms``, input → (sign, shift), in float64."""
+    in_features = whole(in_features, f"{name}: in_features", least=1)
+    offset, constant = finite(offset, name, "offset"), finite(constant, name, "constant")
     signs = torch.zeros(in_features, dtype=torch.float64)
     shifts = torch.zeros_like(signs)
     for j, (sign, shift) in terms.items():

@@ -207,11 +207,11 @@ def test_sizes_may_be_integers_of_any_kind(kind):
             TypeError,
             "kernel_size must be one integer or two; got '3'",
         ),
-        (lambda: LpDistConv2d(1, 2, 3.0), TypeError, "kernel_size must be an integer; got 3.0"),
+        (lambda: LpDistConv2d(1, 2, 3.0), TypeError, "kernel_size must be a whole number; got 3.0"),
         (
             lambda: LpDistConv2d(1, 2, (3, 2.5)),
             TypeError,
-            "kernel_size must be an integer; got 2.5",
+            "kernel_size must be a whole number; got 2.5",
         ),
         (lambda: LpDistConv2d(1, 2, (3, 3, 3)), ValueError, r"one integer or two; got \(3, 3, 3\)"),
         (lambda: LpDistConv2d(1, 2, 0), ValueError, "kernel_size must be at least 1; got 0"),
@@ -220,11 +220,23 @@ def test_sizes_may_be_integers_of_any_kind(kind):
         (lambda: LpDistConv2d(1, 2, 3, 1, 0, 0), ValueError, "dilation must be at least 1; got 0"),
         (lambda: LpDistConv2d(1, 2, 3, groups=0), ValueError, "groups must be at least 1; got 0"),
         (lambda: LpDistConv2d(0, 2, 3), ValueError, "in_channels must be at least 1; got 0"),
-        (lambda: LpDistConv2d(1, None, 3), TypeError, "out_channels must be an integer; got None"),
-        (lambda: LpDist(3.0, 4), TypeError, "LpDist: in_features must be an integer; got 3.0"),
-        (lambda: LpDist(3, "4"), TypeError, "LpDist: out_features must be an integer; got '4'"),
-        (lambda: BoundedLinear(3.0, 4), TypeError, "BoundedLinear: in_features must be an integer"),
-        (lambda: MeanShift(2.5), TypeError, "MeanShift: num_features must be an integer; got 2.5"),
+        (
+            lambda: LpDistConv2d(1, None, 3),
+            TypeError,
+            "out_channels must be a whole number; got None",
+        ),
+        (lambda: LpDist(3.0, 4), TypeError, "LpDist: in_features must be a whole number; got 3.0"),
+        (lambda: LpDist(3, "4"), TypeError, "LpDist: out_features must be a whole number; got '4'"),
+        (
+            lambda: BoundedLinear(3.0, 4),
+            TypeError,
+            "BoundedLinear: in_features must be a whole number",
+        ),
+        (
+            lambda: MeanShift(2.5),
+            TypeError,
+            "MeanShift: num_features must be a whole number; got 2.5",
+        ),
     ],
 )
 def test_a_size_that_is_no_integer_is_refused_by_name(make, error, message):

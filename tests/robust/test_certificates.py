@@ -207,7 +207,7 @@ def test_other_errors():
         margin_radius(small(MLP), x, labels)
     with pytest.raises(ValueError, match=r"eps must be at least 0, in pixels; got -0\.1"):
         interval_certified(small(NET), x, labels, -0.1)
-    with pytest.raises(ValueError, match="eps must be at least 0, in pixels; got nan"):
+    with pytest.raises(ValueError, match="max_radius must be at least 0, in pixels; got nan"):
         interval_radius(small(NET), x, labels, math.nan)
     with pytest.raises(ValueError, match=r"max_radius must be at least eps=0.2; got 0.1"):
         interval_radius(small(NET), x, labels, 0.1, eps=0.2)
