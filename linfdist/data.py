@@ -22,7 +22,7 @@ from linfdist._checks import channel_means, class_count, deviation, image_shape,
 from linfdist._readers import DataError as DataError
 from linfdist._suggest import unknown
 from linfdist._tinyimagenet import read_tinyimagenet
-from linfdist._values import file, shown, whole
+from linfdist._values import file, flag, shown, whole
 from linfdist.config import OMITTED_AT_DEFAULT, check_fields
 
 VALIDATION_IMAGES = 5_000  # of the training images; a tenth where that is fewer
@@ -140,6 +140,7 @@ class ImageSet:
     validation: bool = False
 
     def __post_init__(self) -> None:
+        flag(self.validation, "ImageSet: validation")
         for name, kind in (("images", Tensor), ("labels", Tensor), ("info", DatasetInfo)):
             value = getattr(self, name)
             if not isinstance(value, kind):

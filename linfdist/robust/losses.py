@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linfdist._checks import integer_labels, pixel_radius, real
+from linfdist._checks import finite, integer_labels, pixel_radius, positive, real
 from linfdist._values import shown
 from linfdist.config import check_fields
 
@@ -79,6 +79,7 @@ class MixtureLoss:
     scale_rate: float = 0.2
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.threshold > 0:
             raise ValueError(
                 f"MixtureLoss: threshold must be above 0; got {self.threshold}. It is in pixels of "
@@ -109,11 +110,13 @@ class GatedLoss:
     weights: Weights
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.eps_train >= 0:
             raise ValueError(
                 f"GatedLoss: eps_train must be at least 0; got {self.eps_train}. It is a radius in "
                 "pixels of [0, 1], such as Fraction(8, 255)."
             )
+        pixel_radius(self.eps_train, "GatedLoss", "eps_train")
         _check_weights("GatedLoss", self.weights)
 
 
@@ -171,14 +174,8 @@ def ibp_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, kappa: float
         ValueError: a shape or κ is not what it must be.
     """
     kappa = _weight(kappa, "ibp_loss", "kappa")
-    if not isinstance(worst_margins, Tensor):
-        raise TypeError(f"ibp_loss: worst_margins must be a tensor; got {shown(worst_margins)}.")
     labels = _labels_of(logits, labels, "ibp_loss")
-    if worst_margins.shape != logits.shape:
-        raise ValueError(
-            f"ibp_loss: worst_margins must have the shape of logits, {tuple(logits.shape)}; got "
-            f"{tuple(worst_margins.shape)}."
-        )
+    _check_margins(logits, worst_margins, "ibp_loss")
     if kappa == 0:
         return F.cross_entropy(worst_margins, labels)
     if kappa == 1:
@@ -193,6 +190,8 @@ def clipped_hinge_loss(logits: Tensor, labels: Tensor, threshold: float) -> Tens
     ``logits`` has shape (batch, K); the threshold is in the unit of the logits. An image that is
     classified wrong, or on the border of its class, adds 1 and has no gradient.
     """
+    labels = _labels_of(logits, labels, "clipped_hinge_loss")
+    threshold = positive(threshold, "clipped_hinge_loss", "threshold")
     column = labels.unsqueeze(1)
     margins = (logits - logits.gather(1, column)).scatter(1, column, -math.inf)
     violation = (margins.amax(1) / threshold + 1).clamp_min(0)
@@ -208,6 +207,11 @@ def mixture_loss(
     λ is ``weight`` and s is ``scale``, which only the cross entropy sees. Images that are
     classified wrong are left to the cross entropy.
     """
+    labels = _labels_of(logits, labels, "mixture_loss")
+    threshold = positive(threshold, "mixture_loss", "threshold")
+    weight = _share(weight, "mixture_loss")
+    if not (isinstance(scale, Tensor) and scale.ndim == 0):
+        scale = finite(scale, "mixture_loss", "scale")
     clean = F.cross_entropy(scale * logits, labels)
     return clipped_hinge_loss(logits, labels, threshold) + weight * clean
 
@@ -218,6 +222,9 @@ def gated_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, weight: fl
     Both have shape (batch, K); ``worst_margins`` bounds logit_k − logit_y from above, 0 at k = y.
     An image that is classified wrong has no robust loss: it is left to the clean cross entropy.
     """
+    labels = _labels_of(logits, labels, "gated_loss")
+    _check_margins(logits, worst_margins, "gated_loss")
+    weight = _share(weight, "gated_loss")
     worst = F.cross_entropy(worst_margins, labels, reduction="none")
     worst = torch.where(logits.argmax(1) == labels, worst, torch.zeros_like(worst))
     return worst.mean() + weight * F.cross_entropy(logits, labels)
@@ -234,6 +241,25 @@ def _labels_of(logits: Tensor, labels: Tensor, caller: str) -> Tensor:
             f"{caller}: logits must have shape (batch, classes); got {tuple(logits.shape)}."
         )
     return integer_labels(labels, logits, caller, "row of logits")
+
+
+def _check_margins(logits: Tensor, worst_margins: Tensor, caller: str) -> None:
+    """Refuse margins that are not of these logits; only metadata is read."""
+    if not isinstance(worst_margins, Tensor):
+        raise TypeError(f"{caller}: worst_margins must be a tensor; got {shown(worst_margins)}.")
+    if worst_margins.shape != logits.shape:
+        raise ValueError(
+            f"{caller}: worst_margins must have the shape of logits, {tuple(logits.shape)}; got "
+            f"{tuple(worst_margins.shape)}."
+        )
+
+
+def _share(value: object, caller: str) -> float:
+    """λ, the weight of a clean loss beside another: finite and at least 0."""
+    weight = finite(value, caller, "weight")
+    if not weight >= 0:
+        raise ValueError(f"{caller}: weight must be at least 0; got {weight}.")
+    return weight
 
 
 def _weight(value: object, caller: str, name: str) -> float:

@@ -65,6 +65,8 @@ ATTACKED = {"net": NET, "images": PIXELS, "labels": LABELS, "eps": EPS}
 CALLS = {
     "HingeLoss": {"threshold": EPS, "mix": 0.5},
     "IBPLoss": {"eps_train": EPS, "kappa": 0.5},
+    "MixtureLoss": {"threshold": EPS, "weights": (0.1, 0.1, 0.01), "scale": 1.0, "scale_rate": 0.2},
+    "GatedLoss": {"eps_train": EPS, "weights": (1.0, 0.5, 0.02)},
     "attacked_radius": {
         **{"net": NET, "images": PIXELS, "labels": LABELS, "radii": [EPS, 2 * EPS]},
         **{"attacks": SOME, "generator": None},
@@ -79,6 +81,11 @@ CALLS = {
     },
     "hinge_loss": {"logits": LOGITS, "labels": LABELS, "threshold": 0.5, "mix": 0.5},
     "ibp_loss": {"logits": LOGITS, "worst_margins": LOGITS, "labels": LABELS, "kappa": 0.5},
+    "clipped_hinge_loss": {"logits": LOGITS, "labels": LABELS, "threshold": 0.5},
+    "mixture_loss": {
+        **{"logits": LOGITS, "labels": LABELS, "threshold": 0.5, "weight": 0.1, "scale": 2.0},
+    },
+    "gated_loss": {"logits": LOGITS, "worst_margins": LOGITS, "labels": LABELS, "weight": 0.1},
     "interval_certified": ATTACKED,
     "interval_radius": {**ATTACKED, "max_radius": 4 * EPS, "num_steps": 3},
     "margin_radius": {"net": NET, "images": PIXELS, "labels": LABELS},
@@ -105,7 +112,7 @@ CALLS = {
     },
 }
 # What results are made of, what a network must be, and which networks there are: no arguments.
-NO_CALLS = {"SOUND", "Attack", "Classifier", "ExactRadius", "Lipschitz", "Strongest"}
+NO_CALLS = {"SOUND", "Attack", "Classifier", "ExactRadius", "Lipschitz", "Loss", "Strongest"}
 ERRORS = (TypeError, ValueError, DeviceError)
 ANY = {"together", "progress"}  # true or not
 # Of one number for all images, because these take a whole set or one image.
@@ -252,6 +259,13 @@ BAD = {
     "mix": lambda: NO_WEIGHTS,
     "kappa": lambda: NO_WEIGHTS,
     "threshold": lambda: (*NO_NUMBERS, math.nan, math.inf),
+    "weights": lambda: (
+        *(None, "111", 1.0, (1.0,), (1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0)),
+        *((math.nan, 1.0, 1.0), (math.inf, 1.0, 1.0), ("1", 1.0, 1.0), (True, 1.0, 1.0)),
+    ),
+    "weight": lambda: (*NO_NUMBERS, -0.1, math.nan, math.inf),
+    "scale": lambda: (*NO_NUMBERS, math.nan, math.inf),
+    "scale_rate": lambda: (*NO_NUMBERS, -0.1, math.nan, math.inf),
     "p": lambda: NO_NORMS,
     "guide": lambda: NO_NORMS,
     "loss": lambda: (None, "dlr", 1, ["margin"]),
@@ -268,6 +282,9 @@ EMPTY = ImageSet(LEVELS[:0], LABELS[:0], INFO)
 FOREIGN = ImageSet(LEVELS, LABELS + 1, DatasetInfo(**{**vars(INFO), "num_classes": 4}))
 
 
+LOSSES = ("hinge_loss", "ibp_loss", "clipped_hinge_loss", "mixture_loss", "gated_loss")
+
+
 def bad_values(name, parameter):
     """What the function must refuse at the parameter."""
     if parameter == "images" and CALLS[name]["images"] is LEVELS:
@@ -277,11 +294,12 @@ def bad_values(name, parameter):
     values = [*BAD[parameter]()]
     if name == "attacked_radius" and parameter == "radii":
         return [None, "0.1", 0.1, EPS, [], ["0.1"], [True], [0.1, math.nan], [-1], [8], SOME]
-    if name in ("hinge_loss", "ibp_loss") and parameter == "labels":
+    if name in LOSSES and parameter == "labels":
         return [*other_labels()]  # values are not read: that would wait for a GPU
     if name == "interval_radius" and parameter == "eps":
         return [value for value in values if value is not None]
-    if name == "HingeLoss" and parameter == "threshold":
+    positive = (("MixtureLoss", "threshold"), ("MixtureLoss", "scale"), ("HingeLoss", "threshold"))
+    if (name, parameter) in positive or (name in LOSSES[2:] and parameter == "threshold"):
         return [*values, 0, Fraction(-1, 2)]
     return values
 
@@ -394,7 +412,7 @@ def test_the_same_value_of_another_kind_gives_the_same_result(name, parameter):
         assert same(call(name, **{parameter: other}), expected), repr(other)
 
 
-@pytest.mark.parametrize("name", ["hinge_loss", "ibp_loss"])
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_has_the_same_gradient_for_labels_of_every_kind(name):
     gradients = []
     for labels in (LABELS, *same_labels()):
