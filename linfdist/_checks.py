@@ -1,9 +1,8 @@
-"""Numbers that callers pass to public functions: taken by one rule each, or refused by name."""
+"""What callers pass to public functions: taken by one rule each, or refused by name."""
 
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import torch
@@ -172,11 +171,10 @@ def float_tensor(value: object, caller: str, name: str, ndim: int | None = None)
     return value
 
 
-def function(value: object, caller: str, name: str = "function") -> Any:
-    """Something that can be called."""
+def check_function(value: object, caller: str, name: str = "function") -> None:
+    """Refuse what cannot be called."""
     if not callable(value):
         raise TypeError(f"{caller}: {name} must be a function; got {shown(value)}.")
-    return value
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -188,7 +186,7 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def refuse_inference_tensors(net: nn.Module, caller: str) -> None:
-    """Refuse inference tensors as weights, but in inference mode: torch takes them nowhere else."""
+    """Refuse weights that are inference tensors, which torch takes in inference mode alone."""
     if torch.is_inference_mode_enabled():
         return
     if any(weight.is_inference() for weight in (*net.parameters(), *net.buffers())):

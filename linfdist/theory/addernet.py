@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist._checks import finite, float_tensor, integer_labels, positive, wholes
-from linfdist._checks import function as checked_function
+from linfdist._checks import check_function, finite, float_tensor, integer_labels, positive, wholes
 from linfdist._values import seed as checked_seed
 from linfdist._values import shown, whole
 from linfdist.ops import lp_dist
@@ -197,7 +196,7 @@ def attack(
     negative eps, labels that are no integers.
     """
     _check_norm(norm, "attack")
-    checked_function(function, "attack")
+    check_function(function, "attack")
     if not (eps := finite(eps, "attack", "eps")) >= 0:
         raise ValueError(f"attack: eps must be at least 0, in pixels; got {eps}.")
     num_steps = whole(num_steps, "attack: num_steps", least=1)
@@ -249,7 +248,7 @@ def survives_one_pixel(
     Every choice is tried, without a gradient; each is within l_1 distance 1. Cost: two forward
     passes a value.
     """
-    checked_function(function, "survives_one_pixel")
+    check_function(function, "survives_one_pixel")
     images = float_tensor(images, "survives_one_pixel", "images")
     labels = integer_labels(labels, images, "survives_one_pixel")
     survived = torch.ones_like(labels, dtype=torch.bool)

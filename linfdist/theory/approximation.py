@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from linfdist._checks import float_tensor, positive
-from linfdist._checks import function as checked_function
+from linfdist._checks import check_function, float_tensor, positive
 from linfdist._values import shown, whole
 from linfdist.nn import LinfDistNet, LpDist, MeanShift, NetConfig, build_net
 from linfdist.theory.max_of_pyramids import Box, Pyramids, check_box, evaluate, pyramids
@@ -126,7 +125,7 @@ def approximate(
         ValueError: if eps is too small for the precision of ``dtype`` on this box.
     """
     _check_shape(shape, "approximate")
-    checked_function(function, "approximate")
+    check_function(function, "approximate")
     check_box(box, "approximate")
     eps = positive(eps, "approximate", "eps")
     offset = None if offset is None else positive(offset, "approximate", "offset")

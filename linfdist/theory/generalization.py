@@ -16,8 +16,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from linfdist._checks import finite, float_tensor, positive, real
-from linfdist._checks import function as checked_function
+from linfdist._checks import check_function, finite, float_tensor, positive, real
 from linfdist._values import shown, whole
 from linfdist.nn import LinfDistNet
 from linfdist.robust import margin_radius
@@ -220,7 +219,7 @@ def direct_bound(
 
 def smallest_n(size_term: Callable[[int], float]) -> int:
     """The smallest n from which a size term, falling in n, is below 1 and so says anything."""
-    checked_function(size_term, "smallest_n", "size_term")
+    check_function(size_term, "smallest_n", "size_term")
     return _largest(lambda n: size_term(n) >= 1) + 1
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linfdist._checks import checked_generator, finite, float_tensor, positive, real
-from linfdist._checks import function as checked_function
+from linfdist._checks import check_function, checked_generator, finite, float_tensor, positive, real
 from linfdist._values import seed as checked_seed
 from linfdist._values import shown, whole
 from linfdist.ops import lp_dist
@@ -185,7 +184,7 @@ def pyramids(
         TypeError: an argument is of another type.
         ValueError: a number is out of its range.
     """
-    checked_function(function, "pyramids")
+    check_function(function, "pyramids")
     check_box(box, "pyramids")
     eps = positive(eps, "pyramids", "eps")
     quantum = finite(quantum, "pyramids", "quantum")
@@ -213,7 +212,7 @@ def pyramids(
 
 def evaluate(function: Function, points: Tensor) -> Tensor:
     """The function's values in float64; refuses a wrong shape and values that are not finite."""
-    checked_function(function, "evaluate")
+    check_function(function, "evaluate")
     points = float_tensor(points, "evaluate", "points", 2)
     with torch.no_grad():
         values = function(points)
@@ -234,7 +233,7 @@ def evaluate(function: Function, points: Tensor) -> Tensor:
 
 def check_pairs(function: Function, box: Box, n: int, seed: int = 0) -> None:
     """Raise NotLipschitz if one of n random pairs, at distances of all magnitudes, shows it."""
-    checked_function(function, "check_pairs")
+    check_function(function, "check_pairs")
     check_box(box, "check_pairs")
     n = whole(n, "check_pairs: n", least=0)
     generator = torch.Generator().manual_seed(checked_seed(seed, "check_pairs"))

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from linfdist._checks import float_tensor, real, wholes
-from linfdist._checks import function as checked_function
+from linfdist._checks import check_function, float_tensor, real, wholes
 from linfdist.nn import LinfDistNet, LpDist, NetConfig, build_net
 from linfdist.ops.checks import check_p
 
@@ -106,7 +105,7 @@ def local_lipschitz(
 
     Raises ValueError for another norm, whose operator norm has no formula.
     """
-    checked_function(function, "local_lipschitz")
+    check_function(function, "local_lipschitz")
     x = float_tensor(x, "local_lipschitz", "x")
     if isinstance(norm, Tensor) or norm not in (1, 2, math.inf):
         raise ValueError(f"local_lipschitz: norm must be 1, 2 or inf; got {norm}.")

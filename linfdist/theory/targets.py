@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from linfdist._checks import finite, float_tensor
-from linfdist._checks import function as checked_function
+from linfdist._checks import check_function, finite, float_tensor
 from linfdist._suggest import unknown
 from linfdist._values import shown, whole
 from linfdist.ops import lp_dist
@@ -44,14 +43,14 @@ def minimum(*functions: Function) -> Function:
 
 def _check_all(functions: tuple[Function, ...], caller: str) -> None:
     for each in functions:
-        checked_function(each, caller, "each of functions")
+        check_function(each, caller, "each of functions")
     if not functions:
         raise ValueError(f"{caller}: functions must be at least one; got none.")
 
 
 def clipped(function: Function, low: float, high: float) -> Function:
     """x ↦ function(x), cut to [low, high]."""
-    checked_function(function, "clipped")
+    check_function(function, "clipped")
     low, high = finite(low, "clipped", "low"), finite(high, "clipped", "high")
     if low > high:
         raise ValueError(f"clipped: low must be at most high={high}; got {low}.")
