@@ -18,12 +18,12 @@ OMITTED_AT_DEFAULT: Mapping[str, bool] = types.MappingProxyType({"omitted_at_def
 _hints = cache(get_type_hints)
 
 
-def check_fields(config: Any, infinite: Collection[str] = ()) -> None:
+def check_fields(config: Any, ranged: Collection[str] = ()) -> None:
     """Give every field of a frozen dataclass a value of its type, or refuse it by name.
 
     Called first in ``__post_init__``: what passes can be compared, recorded and read again. Numbers
-    of numpy become Python's and lists tuples. Numbers are finite, except ∞ in the ``infinite``
-    fields, and are never NaN.
+    of numpy become Python's and lists tuples. Numbers are finite, except in the ``ranged`` fields,
+    whose range the class checks itself.
 
     Raises:
         TypeError: a value of another type: True for a number, "0.1" for a Fraction, 64 for a tuple.
@@ -31,11 +31,11 @@ def check_fields(config: Any, infinite: Collection[str] = ()) -> None:
     """
     owner = type(config).__name__
     for name, kind in _hints(type(config)).items():
-        value = _checked(kind, getattr(config, name), f"{owner}: {name}", name in infinite)
+        value = _checked(kind, getattr(config, name), f"{owner}: {name}", name not in ranged)
         object.__setattr__(config, name, value)
 
 
-def _checked(kind: Any, value: Any, what: str, infinite: bool) -> Any:
+def _checked(kind: Any, value: Any, what: str, finite: bool) -> Any:
     """``value`` in the type of a field, ``kind``; ``what`` names it."""
     origin, members = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
@@ -43,18 +43,18 @@ def _checked(kind: Any, value: Any, what: str, infinite: bool) -> Any:
             return None
         members = tuple(member for member in members if member is not type(None))
         if len(members) == 1:
-            return _checked(members[0], value, what, infinite)
+            return _checked(members[0], value, what, finite)
         kind = members
     if origin is Literal:
         if not isinstance(value, str) or value not in members:
             raise ValueError(f"{what} must be one of {', '.join(members)}; got {value!r}.")
         return value
     if origin is tuple:
-        return _checked_tuple(members, value, what, infinite)
+        return _checked_tuple(members, value, what, finite)
     if kind is int:
         return whole(value, what, least=None)
     if kind in (float, Fraction):
-        return _checked_number(kind, value, what, infinite)
+        return _checked_number(kind, value, what, finite)
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         wanted = " or ".join(_NAMES.get(one, one.__name__) for one in kinds)
@@ -66,7 +66,7 @@ _NAMES: Mapping[type, str] = types.MappingProxyType({bool: "True or False", str:
 _COUNTS: Mapping[int, str] = types.MappingProxyType({2: "two", 3: "three"})
 
 
-def _checked_number(kind: type, value: Any, what: str, infinite: bool) -> Any:
+def _checked_number(kind: type, value: Any, what: str, finite: bool) -> Any:
     """As an int or a float, exactly; for a field of a Fraction also a Fraction."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         advice = " Write Fraction(8, 255) or 8 / 255." if kind is Fraction else ""
@@ -74,8 +74,8 @@ def _checked_number(kind: type, value: Any, what: str, infinite: bool) -> Any:
     try:
         number = float(value)
     except OverflowError:
-        number = math.nan
-    if math.isnan(number) or (math.isinf(number) and not infinite):
+        number, finite = math.inf, True
+    if finite and not math.isfinite(number):
         raise ValueError(f"{what} must be a finite number; got {value}.")
     if isinstance(value, numbers.Integral) and (kind is Fraction or number == value):
         return int(value)
@@ -84,7 +84,7 @@ def _checked_number(kind: type, value: Any, what: str, infinite: bool) -> Any:
     return number
 
 
-def _checked_tuple(members: tuple[Any, ...], value: Any, what: str, infinite: bool) -> tuple:
+def _checked_tuple(members: tuple[Any, ...], value: Any, what: str, finite: bool) -> tuple:
     several = members[-1] is Ellipsis
     count = "" if several else f"{_COUNTS.get(len(members), len(members))} "
     if not isinstance(value, tuple | list):
@@ -94,7 +94,7 @@ def _checked_tuple(members: tuple[Any, ...], value: Any, what: str, infinite: bo
     if len(value) != len(members):
         raise ValueError(f"{what} must be {count}numbers; got {value}.")
     return tuple(
-        _checked(member, item, what, infinite) for member, item in zip(members, value, strict=True)
+        _checked(member, item, what, finite) for member, item in zip(members, value, strict=True)
     )
 
 

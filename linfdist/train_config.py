@@ -68,7 +68,7 @@ class TrainConfig:
     lr_schedule: LrSchedule = field(default="paper", metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
-        check_fields(self, infinite=("p_start", "p_end", "relaxation"))
+        check_fields(self, ranged=("p_start", "p_end", "relaxation"))
         if min(self.epochs) < 0 or sum(self.epochs) == 0:
             raise ValueError(
                 "TrainConfig: epochs must be three numbers (e1, e2, e3) of at least 0, not all 0; "
@@ -86,7 +86,8 @@ class TrainConfig:
                 )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"TrainConfig: betas must be in [0, 1); got {self.betas}.")
-        if not self.p_start >= 1 or (self.p_start < math.inf and not self.p_end < math.inf):
+        rises = self.p_start < math.inf
+        if not self.p_start >= 1 or math.isnan(self.p_end) or (rises and self.p_end == math.inf):
             raise ValueError(
                 "TrainConfig: p_start must be in [1, inf] and p_end finite unless p_start is inf; "
                 f"got {self.p_start} and {self.p_end}. The last phase is at p = inf anyway."

@@ -44,6 +44,8 @@ def test_to_pixels():
 def test_center_crop():
     images = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8)
     assert torch.equal(data.center_crop(images, 4), images[:, :, 2:6, 2:6])
+    assert torch.equal(data.center_crop(images, 5), images[:, :, 1:6, 1:6])
+    # Of an odd rest the larger part is cut off below and on the right.
     with pytest.raises(ValueError, match=r"at most the image's sides \(8, 8\); got 9"):
         data.center_crop(images, 9)
 

@@ -52,6 +52,8 @@ def test_eps_grows_while_kappa_beta_and_the_rate_fall(bound):
     assert recipe.lr == pytest.approx(1e-4) and recipe.optimizer.param_groups[0]["lr"] == recipe.lr
     recipe.at(2.9)
     assert recipe.lr == 1e-3
+    recipe.at(3)  # the drop comes with the first step of its epoch
+    assert recipe.lr == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class HingeLoss:
     mix: float = 1.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, ranged=("mix",))
         if not self.threshold > 0:
             raise ValueError(
                 f"HingeLoss: threshold must be above 0; got {self.threshold}. It is in pixels of "
@@ -45,7 +45,7 @@ class IBPLoss:
     kappa: float
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, ranged=("kappa",))
         if not self.eps_train >= 0:
             raise ValueError(
                 f"IBPLoss: eps_train must be at least 0; got {self.eps_train}. It is a radius in "
