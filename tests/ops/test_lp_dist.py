@@ -8,7 +8,7 @@ import pytest
 import torch
 from pairs import P_VALUES, SHAPES, sample
 
-from linfdist.ops import lp_dist, reference
+from linfdist.ops import backend, lp_dist, reference
 
 
 def assert_within(actual, expected, tolerance):
@@ -209,3 +209,20 @@ def test_the_reference_is_the_same_chunk_by_chunk(monkeypatch, p, rows):
     monkeypatch.setattr(reference, "CHUNK_ELEMENTS", rows * w.numel())
     for ours, theirs in zip(everything(), whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(backend() == "reference", reason="the reference leaves nothing out")
+@pytest.mark.parametrize("p", [3.3, 8.7, 100.0])
+@pytest.mark.parametrize("exponent", [-20.0, -40.0, -60.0, -70.0])
+def test_a_gradient_entry_is_left_out_below_two_to_the_minus_64_alone(p, exponent):
+    """The largest of a pair is 1 here, the other 2^exponent."""
+    x = torch.tensor([[1.0, 2 ** (exponent / (p - 1))]]).repeat(1, 20).requires_grad_()
+    x.data[0, 2::2] = 0
+    lp_dist(x, torch.zeros(1, 40), p).sum().backward()
+    norm = lp_dist(x.detach(), torch.zeros(1, 40), p).item()
+    wanted = (x[0, 1].item() / norm) ** (p - 1)
+    if exponent > -64:
+        assert x.grad[0, 1].item() == pytest.approx(wanted, rel=1e-3)
+    else:
+        assert x.grad[0, 1] == 0
+    assert x.grad[0, 0].item() == pytest.approx(norm ** (1 - p), rel=1e-3)
