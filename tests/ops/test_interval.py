@@ -96,3 +96,13 @@ def test_leading_axes_and_strides():
     assert low.shape == high.shape == (6, 2, 7)
     again = linf_interval(x.contiguous(), x.contiguous() + 1, w.contiguous())
     assert torch.equal(low, again[0]) and torch.equal(high, again[1])
+
+
+@pytest.mark.parametrize("bound", [0, 1])
+def test_no_gradient_where_a_bound_touches_the_weight(bound):
+    """Both bounds are 0 there."""
+    weight = torch.zeros(2, 4, requires_grad=True)
+    lower, upper = torch.zeros(1, 4, requires_grad=True), torch.zeros(1, 4, requires_grad=True)
+    linf_interval(lower, upper, weight)[bound].sum().backward()
+    for operand in (lower, upper, weight):
+        assert not operand.grad.any()

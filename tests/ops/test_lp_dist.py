@@ -8,7 +8,7 @@ import pytest
 import torch
 from pairs import P_VALUES, SHAPES, sample
 
-from linfdist.ops import lp_dist, reference
+from linfdist.ops import backend, lp_dist, reference
 
 
 def assert_within(actual, expected, tolerance):
@@ -171,3 +171,58 @@ def test_native_equals_the_reference(p):
     else:
         gradients = reference.lp_dist_backward(grad, x.detach(), w.detach(), distance, p)
     torch.testing.assert_close((x.grad, w.grad), gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_the_op_itself_has_the_gradient_of_p_infinity_too():
+    """``lp_dist`` takes another op where a gradient is wanted; a caller of this one may not."""
+    x, w, grad = sample((13, 7, 29), torch.float32)
+    expected = [value.clone().requires_grad_() for value in (x, w)]
+    lp_dist(*expected).backward(grad)
+    found = [value.clone().requires_grad_() for value in (x, w)]
+    distance = torch.ops.linfdist.lp_dist(*found, math.inf)
+    distance.backward(grad)
+    assert torch.equal(distance, lp_dist(x, w))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("p", [1.0, 3.3, math.inf])
+def test_the_reference_is_the_same_chunk_by_chunk(monkeypatch, p, rows):
+    """Real layers take several chunks of the batch; these tests, one."""
+    x, w, grad = sample((7, 5, 11), torch.float64)
+
+    def everything():
+        distance, index = reference.lp_dist(x, w, p), reference.first_index(x, w)
+        smooth, total = reference.lse_dist(x, w, 3.0)
+        back = (
+            reference.linf_dist_backward(grad, x, w, index)
+            if math.isinf(p)
+            else reference.lp_dist_backward(grad, x, w, distance, p)
+        )
+        bounds = reference.linf_interval(x, x + 0.3, w)
+        through = reference.linf_interval_backward(grad, 2 * grad, x, x + 0.3, w)
+        smooth_back = reference.lse_dist_backward(grad, x, w, total, 3.0)
+        return [distance, index, smooth, total, *back, *bounds, *through, *smooth_back]
+
+    whole = everything()
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", rows * w.numel())
+    for ours, theirs in zip(everything(), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(backend() == "reference", reason="the reference leaves nothing out")
+@pytest.mark.parametrize("p", [3.3, 8.7, 100.0])
+@pytest.mark.parametrize("exponent", [-20.0, -40.0, -60.0, -70.0])
+def test_a_gradient_entry_is_left_out_below_two_to_the_minus_64_alone(p, exponent):
+    """The largest of a pair is 1 here, the other 2^exponent."""
+    x = torch.tensor([[1.0, 2 ** (exponent / (p - 1))]]).repeat(1, 20).requires_grad_()
+    x.data[0, 2::2] = 0
+    lp_dist(x, torch.zeros(1, 40), p).sum().backward()
+    norm = lp_dist(x.detach(), torch.zeros(1, 40), p).item()
+    wanted = (x[0, 1].item() / norm) ** (p - 1)
+    if exponent > -64:
+        assert x.grad[0, 1].item() == pytest.approx(wanted, rel=1e-3)
+    else:
+        assert x.grad[0, 1] == 0
+    assert x.grad[0, 0].item() == pytest.approx(norm ** (1 - p), rel=1e-3)

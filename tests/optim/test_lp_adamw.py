@@ -204,6 +204,31 @@ def test_groups_hold_every_parameter_once(kind):
     assert head == ([] if kind == "net" else ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"])
 
 
+def test_the_head_decays_plainly_unless_nothing_decays():
+    for decay, of_head in (("lp", "l2"), ("l2", "l2"), ("none", "none")):
+        groups = param_groups(net_of("net_mlp"), decay)
+        assert [group["decay"] for group in groups] == [decay, of_head]
+
+
+def test_defaults_are_the_paper_s():
+    (group,) = LpAdamW(parameters()).param_groups
+    expected = {
+        "lr": 0.02,
+        "betas": (0.9, 0.99),
+        "eps": 1e-10,
+        "weight_decay": 0.005,
+        "decay": "lp",
+        "p": math.inf,
+    }
+    assert {name: group[name] for name in expected} == expected
+
+
+def test_set_p_is_of_every_group():
+    optimizer = LpAdamW([{"params": [param]} for param in parameters()])
+    set_p(optimizer, 8.0)
+    assert [group["p"] for group in optimizer.param_groups] == [8.0, 8.0]
+
+
 def test_a_convolution_is_trained_with_lp_decay():
     layer = LpDistConv2d(1, 2, 3)
     assert param_groups(torch.nn.Sequential(layer))[0]["params"] == [layer.weight]

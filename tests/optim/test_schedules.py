@@ -80,3 +80,26 @@ def test_the_weight_of_the_cross_entropy_falls_as_p_rises():
     assert {weight_at(t, PAPER, (0.0, 0.0, 0.0)) for t in (0, 50, 200, 400)} == {0.0}
     rising = [weight_at(t, PAPER, (0.0, 0.1, 0.4)) for t in (0, 50, 200, 350)]
     assert rising == pytest.approx([0, 0.1, 0.2, 0.4])
+
+
+def test_no_schedule_moves_past_its_end():
+    assert lr_at(5, (5, 0, 0), 0.04) == 0.04  # where the constant phase is all there is
+    assert lr_at(400, PAPER) == lr_at(450, PAPER) == lr_at(1e6, PAPER)
+    assert lr_at(450, PAPER) == pytest.approx(0, abs=1e-12)
+    assert eps_at(1e6, PAPER, 0.4) == 0.4 and relaxation_at(1e6, PAPER, 9.0) == 1
+    assert p_at(1e6, PAPER) == math.inf
+
+
+def test_an_infinite_p_is_infinite_in_every_phase():
+    assert {p_at(t, PAPER, math.inf, 1000.0) for t in (0, 50, 200, 349.9, 400)} == {math.inf}
+    assert {p_at(t, PAPER, math.inf, math.inf, 8.0) for t in (0, 200)} == {math.inf}
+
+
+def test_phases_meet_without_a_jump():
+    e1, e2, _ = PAPER
+    just = 1e-9
+    assert p_at(e1 + just, PAPER) == pytest.approx(8) and p_at(e1 - just, PAPER) == 8
+    assert lr_at(e1 + just, PAPER) == pytest.approx(0.02)
+    assert relaxation_at(e1 + just, PAPER, 9.0) == pytest.approx(9)
+    assert relaxation_at(e1 + e2 - just, PAPER, 9.0) == pytest.approx(1)
+    assert eps_at(e1 - just, PAPER, 0.4) == pytest.approx(0.4)
