@@ -38,6 +38,8 @@ from linfdist.record_files import (
 from linfdist.recorded_run import FILES as FILES
 from linfdist.recorded_run import Run, read_anywhere, read_run
 
+VALIDATION = "validation"  # the folder of runs on validation images
+
 
 class RunExists(RuntimeError):
     """A run is recorded already; records are written once."""
@@ -313,6 +315,8 @@ def find_runs(
 ) -> list[Run]:
     """Every recorded run that matches, sorted by experiment, scale and seed.
 
+    Without an experiment, runs on validation images are left out: no table counts them.
+
     Beside the runs may lie what is none: a folder that is not called seed<k>, as seed0.bak, and a
     whole run that lies elsewhere than its metrics.json says, as a copy does. Both are left out with
     a NotARunWarning.
@@ -322,6 +326,7 @@ def find_runs(
     """
     tables = [runs_dir()] if experiment is None else [runs_dir() / experiment]
     rows = [row for table in tables for row in _inside(table, 2 if experiment is None else 0)]
+    rows = [row for row in rows if experiment is not None or row.parent.name != VALIDATION]
     scales = [folder for row in rows for folder in _inside(row, 1) if scale in (None, folder.name)]
     found = []
     for path in (path for folder in scales for path in _inside(folder, 1)):

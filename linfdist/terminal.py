@@ -1,5 +1,6 @@
 """The terminal: closed streams, streams that cannot show every letter, and progress bars."""
 
+import contextlib
 import os
 import sys
 from typing import TextIO
@@ -39,9 +40,13 @@ def shows_bar(progress: bool) -> bool:
 
 
 def say(text: str) -> None:
-    """A line on standard error, at once; nothing where that is closed."""
+    """A line on standard error, at once; nothing where that is closed or cannot be written.
+
+    What is said must not end the work that it is about.
+    """
     if sys.stderr is not None:
-        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def write_above(bar: tqdm, text: str, stream: TextIO | None) -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
 
+from linfdist import records
 from linfdist._suggest import unknown
 from linfdist.experiments import differences, smoothing
 from linfdist.experiments.base import SCALES as SCALES
@@ -15,7 +16,7 @@ from linfdist.experiments.base import PaperNumbers as PaperNumbers
 from linfdist.experiments.base import QuotedRow as QuotedRow
 from linfdist.experiments.base import Scale as Scale
 
-VALIDATION = "validation/"  # before the name of an experiment
+VALIDATION = f"{records.VALIDATION}/"  # before the name of an experiment
 LIST = "python -m linfdist list"
 LISTED = f"`{LIST}`"  # what shows every name
 

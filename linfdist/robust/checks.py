@@ -90,7 +90,8 @@ def check_net(net: nn.Module, caller: str, *needed: str) -> None:
         )
     if devices == ["meta"]:
         raise ValueError(
-            f"{caller}: net must have weights; got {name} on device meta. Build it on another."
+            f"{caller}: net must have weights; got {name} on the device meta, which holds no "
+            "values. Call net.to_empty(device=...), then net.load_state_dict."
         )
     refuse_inference_tensors(net, caller)
 

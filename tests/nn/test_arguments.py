@@ -131,7 +131,7 @@ def test_numbers_of_numpy_and_tensors_build_the_same_network(build):
         net = call(build, **changes)
         assert same(net.state_dict(), expected)
         assert same([value for _, value in net.named_buffers()], buffers)
-        assert net(torch.zeros(1, 2, 8, 8)).dtype == torch.float32
+        assert net(torch.zeros(2, 2, 8, 8)).dtype == torch.float32
         assert net.input_shape == (2, 8, 8) and type(net.num_classes) is int
 
 

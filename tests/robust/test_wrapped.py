@@ -101,7 +101,7 @@ def test_a_network_that_was_compiled_in_place_keeps_every_certificate():
 class Half(nn.Module):
     """No more than an attack needs."""
 
-    num_classes = 3
+    num_classes, input_shape = 3, tuple(X.shape[1:])
 
     def forward(self, x, p=float("inf")):
         return x.flatten(1)[:, :3] ** 2
@@ -109,11 +109,11 @@ class Half(nn.Module):
 
 def test_what_a_network_lacks_is_named():
     for name in ("evaluate", "interval_certified", "interval_radius"):
-        message = rf"{name}: net must be a linfdist\.robust\.Classifier; Half has no worst_case_ma"
+        message = f"{name}: net must have worst_case_margins_on_box; got Half, which has not"
         with pytest.raises(TypeError, match=message):
             ENTRIES[name](Half())
     assert pgd(Half(), X, LABELS, EPS).survived.shape == (4,)
     del Half.num_classes
     for name in ("pgd", "accuracy"):
-        with pytest.raises(TypeError, match="Half has no num_classes"):
+        with pytest.raises(TypeError, match="net must have num_classes; got Half, which has not"):
             ENTRIES[name](Half())
