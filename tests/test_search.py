@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import made_records
 import pytest
 import torch
 
@@ -57,9 +58,7 @@ def recertified(run):
     """What is certified to the last bit when a copy of the record, which lacks it, gets it."""
     copy = run.path.parents[4] / "old" / Path(*run.path.parts[-5:])
     shutil.copytree(run.path, copy)
-    (copy / records.CHECKSUMS).unlink()
-    table = run.certificates.drop(columns=["sound_radius", "certified_sound"])
-    table.to_csv(copy / "certificates.csv", index=False)
+    made_records.rewrite(copy, run.certificates.drop(columns=["sound_radius", "certified_sound"]))
     done = recertify.recertify(records.read_run(copy))
     return done.certificates["certified_sound"].tolist()
 
