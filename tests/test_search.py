@@ -144,3 +144,13 @@ def test_a_trial_does_not_read_the_test_set_nor_write_elsewhere(folders, setting
 
 def test_no_trial_ends_in_an_empty_table(tmp_path):
     assert trials(tmp_path).empty and "certified" in trials(tmp_path)
+
+
+def test_the_trials_that_are_kept_left_the_test_set_alone():
+    kept = sorted((Path(__file__).resolve().parents[1] / "runs" / "search").glob("*/*.json"))
+    assert kept
+    for path in kept:
+        found = read_sealed(path)
+        assert path.name == f"{found['name']}-seed{found['seed']}.json"
+        assert found["setting"]["validation"] is True and found["environment"]["dirty"] is False
+        assert found["split"]["validation"] == data.VALIDATION_IMAGES
