@@ -271,7 +271,7 @@ FAULTS = (
         stage="certificate",
         outcome="named error",
         error="TypeError",
-        times=68,
+        times=85,
         tests=("robust/test_wrapped.py::test_every_entry_refuses_what_wraps_a_network",),
     ),
     Fault(
