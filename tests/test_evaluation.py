@@ -185,6 +185,29 @@ def test_no_image_certified_by_the_constant_changes_its_class(config, p):
     assert survived.double().mean() >= certified
 
 
+def test_a_margin_of_exactly_eps_is_no_certificate():
+    """The theorem is of every eps below the radius."""
+    net = small(NET)
+    test = noise(net)
+    radius = margin_radius(net, to_pixels(test.images), test.labels)
+    eps = Fraction(radius[1].item())
+    assert eps > 0
+    _, table = evaluate(net, test, eps)
+    assert table["margin_radius"][1] == float(eps) and not table["certified_margin"][1]
+    _, table = evaluate(net, test, eps * Fraction(999_999, 1_000_000))
+    assert table["certified_margin"][1]
+
+
+@pytest.mark.parametrize("config", [NET, MLP], ids=lambda config: config.kind)
+def test_a_tie_is_not_certified_by_the_constant(config):
+    net = small(config).requires_grad_(False)
+    last = net.last if config is NET else net.fc2
+    last.weight[1:] = last.weight[0]
+    last.bias.zero_()
+    test = ImageSet(noise(net).images, torch.zeros(100, dtype=torch.int64), INFO)
+    assert clean_and_certified(net, test, eps=Fraction(0)) == (1, 0)
+
+
 def test_a_finite_p_certifies_nothing():
     net = small(NET)
     assert clean_and_certified(net, noise(net), eps=EPS, p=8.0)[1] is None

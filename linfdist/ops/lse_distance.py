@@ -26,6 +26,7 @@ from torch import Tensor
 from linfdist.ops import native, reference
 from linfdist.ops.checks import cast_in_autocast, check_pair, check_t, dtype_in_op
 from linfdist.ops.lp_distance import as_rows, lp_dist, plain, uses_native
+from linfdist.ops.precision import matmul_setting
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,8 @@ def _product(a: Tensor, b: Tensor, onto: Tensor | None = None) -> Tensor:
 
 def _factor_dtype(rows: Tensor) -> torch.dtype:
     """bfloat16 on a GPU at "medium", where torch alone would take TF32."""
-    medium = rows.dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
-    return torch.bfloat16 if medium and rows.device.type == "cuda" else rows.dtype
+    on_gpu = rows.device.type == "cuda" and rows.dtype == torch.float32
+    return torch.bfloat16 if on_gpu and matmul_setting() == "medium" else rows.dtype
 
 
 def _blocks(weight: Tensor, centre: Tensor, t: float):

@@ -98,7 +98,7 @@ class _Process:
         if wanted == self.current:
             return
         if self.current is None:
-            self.before = _legacy(), [knob.fp32_precision for knob in _KNOBS]
+            self.before = matmul_setting(), [knob.fp32_precision for knob in _KNOBS]
         if wanted is None:
             _restore(*self.before)
         else:
@@ -110,8 +110,8 @@ class _Process:
         self.current = wanted
 
 
-def _legacy() -> str | None:
-    """The old setting; None where the new ones contradict it, which torch refuses to read."""
+def matmul_setting() -> str | None:
+    """Torch's old setting; None where the new ones contradict it, which torch refuses to read."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:

@@ -1,5 +1,7 @@
 """GroupSort: the projection is the nearest point, and the network is 1-Lipschitz."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -60,6 +62,17 @@ def test_rows_of_the_ball_and_ties_stay():
 def test_the_projection_s_gradient_is_that_of_differences():
     weight = (torch.randn(3, 6, dtype=torch.float64) * 2).requires_grad_(True)
     assert torch.autograd.gradcheck(project_rows, (weight,))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e5])
+def test_rows_are_not_above_norm_1_by_the_rounding_of_theta(scale):
+    """θ is rounded in units of the entries: beside them a norm of 1 is small."""
+    torch.manual_seed(0)
+    weight = scale * torch.randn(40, 30)
+    weight[20:] = weight[20:, :1] + scale * 1e-6 * torch.randn(20, 30)  # many entries remain
+    rows = [sum(map(Fraction, row)) for row in project_rows(weight).abs().tolist()]
+    assert max(rows) <= 1 + Fraction(30, 2**24)
+    assert min(rows) > Fraction(1, 4)
 
 
 def test_a_unit_linear_stays_in_the_ball_under_any_optimiser():

@@ -83,6 +83,21 @@ def test_no_image_in_a_certified_box_changes_the_prediction(config):
 
 
 @BOTH
+def test_a_tie_is_no_certificate(config):
+    """Two classes of one logit: argmax may take the first, but nothing is proven of it."""
+    net = small(config).eval().requires_grad_(False)
+    last = net.last if config is NET else net.fc2
+    last.weight[1:] = last.weight[0]
+    last.bias.zero_()
+    x, labels = torch.rand(8, 1, 4, 4), torch.zeros(8, dtype=torch.int64)
+    assert (net(x).argmax(1) == 0).all()
+    margins = net.worst_case_margins_on_box(x, x, labels)
+    assert (margins == 0).all()
+    assert not interval_certified(net, x, labels, 0).any()
+    assert (interval_radius(net, x, labels, 0.1) == 0).all()
+
+
+@BOTH
 def test_interval_radius_agrees_with_the_verdict_at_eps(config):
     net = small(config)
     x, labels = images_and_labels(net)

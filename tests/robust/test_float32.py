@@ -28,6 +28,7 @@ from linfdist.robust import (
     strongest,
 )
 from linfdist.robust.ensemble import CONVENTIONAL, GUIDED
+from linfdist.training import BoundTrainConfig, IBPLoss, TrainConfig, fit
 
 EPS = Fraction(1, 50)
 NET = NetConfig(kind="net", hidden=(16, 16))
@@ -61,11 +62,8 @@ def batch(net, number=12):
         return images, still(to_pixels(images)).argmax(1)
 
 
-def answers(net):
-    """What every entry point says of a batch."""
-    images, labels = batch(net)
-    x = to_pixels(images)
-    info = DatasetInfo(
+def noise_info(net):
+    return DatasetInfo(
         name="noise",
         title="Noise",
         input_shape=net.input_shape,
@@ -74,8 +72,14 @@ def answers(net):
         std=0.3,
         eps=EPS,
     )
+
+
+def answers(net):
+    """What every entry point says of a batch."""
+    images, labels = batch(net)
+    x = to_pixels(images)
     found = {}
-    test = ImageSet(images, labels, info)
+    test = ImageSet(images, labels, noise_info(net))
     metrics, table = evaluate(net, test, EPS, batch_size=8)
     found["evaluate"] = str(metrics) + table.to_csv()
     found["watched"] = clean_and_certified(net, test, eps=EPS)
@@ -187,6 +191,32 @@ def test_every_answer_is_that_of_float32(name, setting, expected):
         found = answers(net)
     assert found.keys() == expected[name].keys()
     assert [key for key in found if not same(found[key], expected[name][key])] == []
+
+
+@pytest.mark.parametrize("setting", ["autocast", "all backends"])
+@pytest.mark.parametrize("name", ["net_mlp", "dm_medium"])
+def test_a_training_is_that_of_its_configuration(name, setting, tmp_path):
+    """So a run that is resumed under autocast, or without it, ends with the same bits."""
+    images, labels = batch(NETS[name]())
+    if name == "dm_medium":
+        config = BoundTrainConfig(
+            epochs=(1, 1, 1), bound="ibp", eps_train=EPS, batch_size=4, kappa=(1, 0.5)
+        )
+    else:
+        loss = IBPLoss(eps_train=EPS, kappa=0.5)
+        config = TrainConfig(epochs=(1, 1, 1), loss=loss, batch_size=4)
+    ended = []
+    for told in (contextlib.nullcontext, SETTINGS[setting]):
+        net, path = NETS[name](), tmp_path / "c"
+        test = ImageSet(images, labels, noise_info(net))
+        path.unlink(missing_ok=True)
+        with told():
+            fit(net, test, config, seed=0, checkpoint=path, stop_after_steps=4, progress=False)
+        net = NETS[name]()
+        rows = fit(net, test, config, seed=0, test=test, checkpoint=path, progress=False)
+        ended.append((net.state_dict(), [row["train_loss"] for row in rows]))
+    assert ended[0][1] == ended[1][1]
+    assert all(torch.equal(ended[0][0][key], value) for key, value in ended[1][0].items())
 
 
 def test_autocast_does_change_what_these_networks_compute():

@@ -81,6 +81,41 @@ def revealed(operation: str, end: int, monkeypatch, skipped, nets: int) -> bool:
     return False
 
 
+def convolution_violations(seed: int) -> int:
+    """Exact features outside of their bounds where a convolution's rounding is large beside all.
+
+    The distance is that of one pixel to the kernel's centre; the mean shift takes it away again.
+    """
+    rng = np.random.default_rng(seed)
+    big, weight, shift = rng.uniform(50, 100), *rng.uniform(0.3, 1, 2)
+    config = NetConfig(kind="conv_net_mlp", hidden=(1,), mlp_hidden=1, channels=((1, 1),))
+    net = build_net(config, input_shape=(1, 1, 1), num_classes=2, mean=(0.0,), std=1.0)
+    net.eval().requires_grad_(False)
+    convolution, first, _, distance, second = net.features.layers
+    convolution.weight.zero_()[0, 0, 1, 1] = -big
+    first.running_mean.fill_(big)
+    distance.weight.fill_(-weight)
+    second.running_mean.fill_(shift)
+    x = torch.from_numpy(rng.uniform(0.1, 1, (8, 1, 1, 1)).astype(np.float32))
+    low, high = (
+        end.double().numpy().astype(object) for end in sound.sound_features(net.features, x, x)
+    )
+    real = exact_nets.features(net, exact_nets.fractions(x))
+    return int((low > real).sum() + (real > high).sum())
+
+
+@pytest.mark.parametrize("end", [0, 1], ids=["lower", "upper"])
+def test_a_missing_step_after_a_convolution_is_caught(end, monkeypatch):
+    """It is the third of six: two of the normalisation come before, four shifts and distances."""
+    assert sum(convolution_violations(seed) for seed in range(20)) == 0
+    found = 0
+    for seed in range(20):
+        with monkeypatch.context() as patch:
+            patch.setattr(sound, "_step", without(lambda call: call == 4 + end))
+            found += convolution_violations(seed)
+    assert found > 0
+
+
 def without(skips):
     """The step of ``outward``, but for the calls for which ``skips`` holds."""
     step, calls = sound._step, count()

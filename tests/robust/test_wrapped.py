@@ -67,10 +67,20 @@ ENTRIES = {
     "strongest": lambda net: strongest(net, X, LABELS, EPS, attacks={}),
     "attacked_radius": lambda net: attacked_radius(net, X, LABELS, [0.1], attacks={}),
 }
-# DistributedDataParallel needs a group of processes; it keeps its network as DataParallel does.
+
+
+def distributed(net):
+    """Without the group of processes that its constructor needs."""
+    wrapper = object.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(wrapper)
+    wrapper.module = net
+    return wrapper
+
+
 WRAPPERS = {
     "OptimizedModule": (lambda net: torch.compile(net, backend="eager"), r"its \._orig_mod"),
     "DataParallel": (nn.DataParallel, r"its \.module"),
+    "DistributedDataParallel": (distributed, r"its \.module"),
     "AveragedModel": (AveragedModel, r"its \.module"),
     "Sequential": (nn.Sequential, "Pass a network of linfdist.nn"),
 }

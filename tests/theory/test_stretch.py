@@ -42,7 +42,9 @@ def random_net(widths, seed, magnitude):
     shape = (1, 1, inputs)
     net = build_net(config, input_shape=shape, num_classes=outputs, mean=[0.0], std=1.0).double()
     with torch.no_grad():
-        for value in net.state_dict().values():
+        for name, value in net.state_dict().items():
+            if "normalize" in name:
+                continue
             value.copy_(magnitude * torch.randn(value.shape, generator=generator))
     x, y = torch.rand(2, 16, *shape, generator=generator, dtype=torch.float64)
     return net.eval(), x, x + 10 ** float(torch.randn((), generator=generator)) * (y - x)
