@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from linfdist import distributed, environment, records
-from linfdist._checks import pixel_radius
-from linfdist._values import seed as checked_seed
-from linfdist._values import shown, whole
+from linfdist import records
 from linfdist.data import ImageSet, check_image_set, to_pixels
 from linfdist.nn import LinfDistNetMLP, LogSumExp, frozen
 from linfdist.robust import (
@@ -27,14 +24,13 @@ from linfdist.robust import (
     sound_certificates,
 )
 from linfdist.robust.certificates import proven
-from linfdist.robust.checks import (
-    check_finite,
-    check_labels,
-    check_net,
-    lipschitz_constant,
-    norm,
-)
-from linfdist.terminal import shows_bar
+from linfdist.robust.checks import check_finite, check_labels, check_net, lipschitz_constant, norm
+from linfdist.system import devices as system_devices
+from linfdist.system import distributed
+from linfdist.system.inputs import pixel_radius
+from linfdist.system.terminal import shows_bar
+from linfdist.system.values import seed as checked_seed
+from linfdist.system.values import shown, whole
 
 COLUMNS = (
     "index",
@@ -236,7 +232,7 @@ def _real_device(device: torch.device | str) -> torch.device:
     """A device that can be used."""
     if not isinstance(device, str | torch.device):
         raise TypeError(f"evaluate: device must be a name or a torch.device; got {shown(device)}.")
-    return environment.usable_device(device)
+    return system_devices.usable_device(device)
 
 
 def _evaluate_batch(

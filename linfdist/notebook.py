@@ -4,7 +4,7 @@ import ast
 from collections.abc import Sequence
 from typing import Any
 
-from linfdist._suggest import unknown
+from linfdist.system.names import unknown
 
 
 class UnknownParameter(ValueError):

@@ -7,18 +7,12 @@ from fractions import Fraction
 
 import pandas as pd
 import pytest
-import small_baselines
 import torch
+from helpers import small_baselines
 
 from linfdist import records
 from linfdist.data import DatasetInfo, ImageSet, to_pixels
-from linfdist.evaluation import (
-    COLUMNS,
-    ContradictionError,
-    accuracy,
-    clean_and_certified,
-    evaluate,
-)
+from linfdist.evaluation import COLUMNS, ContradictionError, accuracy, clean_and_certified, evaluate
 from linfdist.nn import LogSumExp, NetConfig, build_net, frozen, reestimate_mean_shift
 from linfdist.ops.precision import matmul_precision
 from linfdist.robust import interval_certified, margin_radius, sound_certified

@@ -14,12 +14,12 @@ bound. Neither network nor the code was ever public; here it proposes the slopes
 the ReLUs, which are those variables once the others are at their best, from each neuron's bounds.
 """
 
-from linfdist.baselines.bounds import Trace, interval, margin_bounds
+from linfdist.baselines.cap import cap_margins
+from linfdist.baselines.colt import instability, latent_attack, prefix_length, zonotope_point
 from linfdist.baselines.config import BaselineConfig
-from linfdist.baselines.convex import cap_margins
 from linfdist.baselines.counts import flop_count, parameter_count
 from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound
-from linfdist.baselines.latent import instability, latent_attack, prefix_length, zonotope_point
+from linfdist.baselines.ibp import Trace, interval, margin_bounds
 from linfdist.baselines.nets import (
     BaselineNet,
     CapNet,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from linfdist.config import check_fields
+from linfdist.system.serialise import check_fields
 
 BaselineKind = Literal[
     "dm_large", "dm_medium", "cnn7_bn", "resnet_tiny", "cap", "colt", "groupsort", "pvt"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist.baselines.bounds import Step, Trace, concrete, margin_bounds, merged
+from linfdist.baselines.ibp import Step, Trace, concrete, margin_bounds, merged
 from linfdist.baselines.layers import Residual
 from linfdist.nn import Normalize
 

@@ -8,16 +8,22 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from linfdist._checks import channel_means, class_count, deviation, image_shape, integer_labels
-from linfdist._values import shown
-from linfdist.baselines.bounds import Trace, interval, merged, unless_overflow
+from linfdist.baselines.cap import cap_margins, polytope
 from linfdist.baselines.config import BaselineConfig
-from linfdist.baselines.convex import cap_margins, polytope
 from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound, upper_bounds
 from linfdist.baselines.groupsort import unit_linear
+from linfdist.baselines.ibp import Trace, interval, merged, unless_overflow
 from linfdist.baselines.layers import MaxMin, Residual
-from linfdist.baselines.verifier import Verifier
+from linfdist.baselines.pvt import Verifier
 from linfdist.nn import Normalize, check_pixels
+from linfdist.system.inputs import (
+    channel_means,
+    class_count,
+    deviation,
+    image_shape,
+    integer_labels,
+)
+from linfdist.system.values import shown
 
 # Images that are bounded at once: the matrices of a dual network, from every neuron back to the
 # pixels, take about 60 MB an image of MNIST's size for CAP, and 30 MB for COLT's dense layers.

@@ -18,13 +18,13 @@ import torch
 
 from linfdist import baselines, data
 from linfdist.baselines import BaselineNet
-from linfdist.batches import Batches
 from linfdist.bench.timing import best_seconds
+from linfdist.data.batches import Batches
 from linfdist.experiments.base import Experiment, Scale
 from linfdist.experiments.runner import build
 from linfdist.nn import flop_count
 from linfdist.ops.precision import matmul_precision
-from linfdist.recipe import recipe_of
+from linfdist.training.recipe import recipe_of
 
 Row = dict[str, Any]
 PHASES = ("warm-up", "ramp", "end")  # of e1, e2 and e3 epochs

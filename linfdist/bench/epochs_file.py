@@ -10,12 +10,13 @@ from typing import Any, Self
 import pandas as pd
 import torch
 
-from linfdist import environment, records
+from linfdist import records
 from linfdist.bench.epochs import PHASES, TIMES, Row
 from linfdist.bench.file import SAME, file_name, in_form, json_files
 from linfdist.experiments import table4
-from linfdist.record_files import replace_file, sealed_text
-from linfdist.recorded_run import read_sealed
+from linfdist.records.files import replace_file, sealed_text
+from linfdist.records.run import read_sealed
+from linfdist.system import devices
 
 PREFIX = "epochs-"
 CASE = ("experiment", "phase")
@@ -24,7 +25,7 @@ CASE = ("experiment", "phase")
 def path_of(scale: str, device: torch.device) -> Path:
     """Where a device's record is kept; CPUs share one name, as in "epochs-reduced-cpu.json"."""
     cpu = device.type == "cpu"
-    name = "cpu.json" if cpu else file_name(environment.device_name(device))
+    name = "cpu.json" if cpu else file_name(devices.device_name(device))
     return records.runs_dir() / "bench" / f"{PREFIX}{scale}-{name}"
 
 

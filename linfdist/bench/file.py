@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from linfdist.bench.roofline import Hardware
-from linfdist.environment import code_sha256
-from linfdist.record_files import named, replace_file, sealed_text, try_file
-from linfdist.recorded_run import read_sealed
 from linfdist.records import RecordError, RunExists
+from linfdist.records.environment import code_sha256
+from linfdist.records.files import named, replace_file, sealed_text, try_file
+from linfdist.records.run import read_sealed
 
 Row = dict[str, Any]
 OF_CONTENT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)

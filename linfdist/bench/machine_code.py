@@ -1,4 +1,4 @@
-"""The CUDA kernels' inner loops, as ``python tests/sass.py --json`` counts their instructions.
+"""The inner loops of the CUDA kernels, with their instructions counted (tests/helpers/sass.py).
 
 Nothing here was measured: a count says how many pairs a second the code cannot exceed.
 """
@@ -13,7 +13,7 @@ from pandas.io.formats.style import Styler
 
 from linfdist import records
 from linfdist.bench import roofline
-from linfdist.recorded_run import read_sealed
+from linfdist.records.run import read_sealed
 
 FILE = "sass.json"
 ARCHITECTURE, CAPABILITY = "sm_90", "9.0"  # what the file's bounds are for

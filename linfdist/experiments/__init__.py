@@ -7,14 +7,14 @@ from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
 
 from linfdist import records
-from linfdist._suggest import unknown
-from linfdist.experiments import differences, smoothing
+from linfdist.experiments import differences, smoothing_study
 from linfdist.experiments.base import SCALES as SCALES
 from linfdist.experiments.base import Change as Change
 from linfdist.experiments.base import Experiment as Experiment
 from linfdist.experiments.base import PaperNumbers as PaperNumbers
 from linfdist.experiments.base import QuotedRow as QuotedRow
 from linfdist.experiments.base import Scale as Scale
+from linfdist.system.names import unknown
 
 VALIDATION = f"{records.VALIDATION}/"  # before the name of an experiment
 LIST = "python -m linfdist list"
@@ -36,7 +36,7 @@ TABLES: Mapping[int, ModuleType] = MappingProxyType(
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         experiment.name: experiment
-        for module in (*(t for _, t in sorted(TABLES.items())), smoothing, differences)
+        for module in (*(t for _, t in sorted(TABLES.items())), smoothing_study, differences)
         for experiment in module.EXPERIMENTS
     }
 )

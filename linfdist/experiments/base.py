@@ -7,8 +7,8 @@ from typing import Literal
 
 from linfdist import data
 from linfdist.baselines import BaselineConfig
-from linfdist.config import OMITTED_AT_DEFAULT
 from linfdist.nn import NetConfig
+from linfdist.system.serialise import OMITTED_AT_DEFAULT
 from linfdist.training import AnyTrainConfig
 
 ScaleName = Literal["smoke", "reduced", "paper"]

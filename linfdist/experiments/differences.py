@@ -9,11 +9,11 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from linfdist.experiments import smoothing
+from linfdist.experiments import smoothing_study
 from linfdist.experiments.base import Experiment
 from linfdist.robust import HingeLoss
 
-(BASE,) = (row for row in smoothing.EXPERIMENTS if row.name == "smoothing/mnist_net_lp")
+(BASE,) = (row for row in smoothing_study.EXPERIMENTS if row.name == "smoothing/mnist_net_lp")
 
 
 def _experiment(name: str, title: str, loss: Mapping[str, Any]) -> Experiment:

@@ -11,29 +11,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from linfdist import (
-    _values,
-    baselines,
-    data,
-    disk,
-    distributed,
-    environment,
-    experiments,
-    records,
-)
-from linfdist import checkpoint as checkpoints
+from linfdist import baselines, data, experiments, records
 from linfdist.baselines import BaselineConfig, build_baseline
-from linfdist.config import from_dict, to_dict
 from linfdist.evaluation import evaluate
 from linfdist.experiments.base import Scale
 from linfdist.nn import build_net, flop_count, parameter_count
 from linfdist.nn.state import check_state_dict
-from linfdist.recipe import recipe_of
-from linfdist.record_checks import count_of_images
-from linfdist.record_files import json_text, named, sync_folder, write_file
+from linfdist.records import environment
+from linfdist.records import run as records_run
+from linfdist.records.checks import count_of_images
+from linfdist.records.files import json_text, named
 from linfdist.robust.checks import check_finite
-from linfdist.terminal import say
+from linfdist.system import devices, disk, distributed
+from linfdist.system import values as _values
+from linfdist.system.disk import sync_folder, write_file
+from linfdist.system.serialise import from_dict, to_dict
+from linfdist.system.terminal import say
+from linfdist.training import checkpoint as checkpoints
 from linfdist.training import fit
+from linfdist.training.recipe import recipe_of
 
 WEIGHTS = "weights.pt"  # in the work folder
 
@@ -47,7 +43,7 @@ def run(
     restart: bool = False,
     progress: bool = True,
     seconds: float | None = None,
-) -> records.Run | None:
+) -> records_run.Run | None:
     """Train the experiment's network from ``seed``, evaluate it on the test set, write the record.
 
     The name "validation/table1/mnist_net" stands for "table1/mnist_net" without the test set: the
@@ -134,7 +130,7 @@ def run(
                 **({"resumed_from": earlier} if earlier else {}),
                 "training_seconds": round(training_seconds, 1),
                 "evaluation_seconds": round(evaluation_seconds, 1),
-                "peak_memory_mb": environment.peak_memory_mb(device),
+                "peak_memory_mb": devices.peak_memory_mb(device),
             },
             epochs=epochs,
             certificates=certificates,
@@ -192,7 +188,7 @@ def counts(net: nn.Module) -> dict[str, int]:
     return {"parameters": parameters, "flops": flops}
 
 
-def setting_of(run: records.Run) -> Scale:
+def setting_of(run: records_run.Run) -> Scale:
     """The setting that config.json holds; RecordError if it holds none of this package's."""
     try:
         return from_dict(Scale, run.config["setting"])
@@ -203,14 +199,14 @@ def setting_of(run: records.Run) -> Scale:
         ) from error
 
 
-def untrained(run: records.Run) -> nn.Module:
+def untrained(run: records_run.Run) -> nn.Module:
     """The network of a recorded run as its training began."""
     setting = setting_of(run)
     info = replace(data.DATASETS[setting.dataset], num_classes=run.config["num_classes"])
     return build(setting, info, run.seed)
 
 
-def load_trained(run: records.Run, path: os.PathLike[str] | str | None = None) -> nn.Module:
+def load_trained(run: records_run.Run, path: os.PathLike[str] | str | None = None) -> nn.Module:
     """The trained network of a recorded run, its weights read from the work folder or ``path``.
 
     Raises:

@@ -7,10 +7,11 @@ from types import MappingProxyType
 from typing import Any
 
 from linfdist.data import DATASETS, Augmentation
-from linfdist.experiments import compared
+from linfdist.experiments import baselines
 from linfdist.experiments.base import Experiment, PaperNumbers, Scale
 from linfdist.nn import NetConfig
-from linfdist.training import HingeLoss, IBPLoss, Loss, MixtureLoss, TrainConfig
+from linfdist.robust.losses import HingeLoss, IBPLoss, Loss, MixtureLoss
+from linfdist.training import TrainConfig
 
 NET = "ℓ∞-dist Net"
 NET_MLP = "ℓ∞-dist Net+MLP"
@@ -258,10 +259,10 @@ def _with_mixture(experiment: Experiment) -> Experiment:
     )
 
 
-METHODS = compared.METHODS
+METHODS = baselines.METHODS
 LSE = tuple(map(_with_lse, PAPER_ROWS))
 MIXED = tuple(_with_mixture(row) for row in LSE if row.name.removeprefix("table1/") in MIXTURES)
 OURS = (*LSE, *MIXED)  # rows that the paper has not
 OWN = (*PAPER_ROWS, *OURS)  # of l_inf-dist nets
-EXPERIMENTS = (*compared.EXPERIMENTS, *OWN)
+EXPERIMENTS = (*baselines.EXPERIMENTS, *OWN)
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}

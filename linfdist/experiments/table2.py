@@ -5,11 +5,12 @@ from fractions import Fraction
 
 from linfdist.baselines import BaselineConfig
 from linfdist.data import DATASETS, Augmentation
-from linfdist.experiments import compared
+from linfdist.experiments import baselines
 from linfdist.experiments.base import Experiment, PaperNumbers, QuotedRow, Scale
 from linfdist.experiments.table1 import NET_MLP, smoke
 from linfdist.nn import NetConfig
-from linfdist.training import BoundTrainConfig, IBPLoss, TrainConfig
+from linfdist.robust.losses import IBPLoss
+from linfdist.training import BoundTrainConfig, TrainConfig
 
 TITLE = "Table 2. TinyImageNet"
 
@@ -58,7 +59,7 @@ _TINY = replace(
 
 
 def _title(model: str) -> str:
-    return f"{compared.LOSS_FUSION}, {model}"
+    return f"{baselines.LOSS_FUSION}, {model}"
 
 
 CNN7_BN = _title("CNN7+BN")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from linfdist.experiments import compared, table1, table3
+from linfdist.experiments import baselines, table1, table3
 from linfdist.experiments.base import Experiment, PaperNumbers
 from linfdist.nn import NetConfig
 
@@ -45,9 +45,9 @@ EXPERIMENTS = (
     ),
 )
 # Those of Table 1 that the paper prints again: all but CROWN-IBP with loss fusion.
-METHODS = compared.METHODS
+METHODS = baselines.METHODS
 AGAIN = tuple(
     row
-    for row in compared.EXPERIMENTS
-    if row.dataset == "cifar10" and row.title != compared.LOSS_FUSION
+    for row in baselines.EXPERIMENTS
+    if row.dataset == "cifar10" and row.title != baselines.LOSS_FUSION
 )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from linfdist.config import check_fields
+from linfdist.system.serialise import check_fields
 
 Kind = Literal["net", "net_mlp", "conv_net_mlp"]
 

@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from linfdist._checks import image_shape
-from linfdist.nn.bounded import BoundedLinear
-from linfdist.nn.dist import LpDist, LpDistConv2d
+from linfdist.nn.distance import LpDist, LpDistConv2d
+from linfdist.nn.head import BoundedLinear
+from linfdist.system.inputs import image_shape
 
 
 def parameter_count(net: nn.Module) -> int:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from linfdist import distributed
-from linfdist._checks import real, refuse_inference_tensors
-from linfdist._values import shown, whole
-from linfdist.nn.modes import replica
-from linfdist.nn.smoothing import LogSumExp
+from linfdist.nn.frozen import replica
+from linfdist.nn.logsumexp import LogSumExp
 from linfdist.ops.precision import ieee_float32
+from linfdist.system import distributed
+from linfdist.system.inputs import real, refuse_inference_tensors
+from linfdist.system.values import shown, whole
 
 
 class MeanShift(nn.Module):

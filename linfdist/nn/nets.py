@@ -6,14 +6,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from linfdist._checks import channel_means, class_count, deviation, image_shape, integer_labels
-from linfdist._values import shown
-from linfdist.nn.bounded import BoundedLinear, BoundedTanh, sums_hold
 from linfdist.nn.config import NetConfig
-from linfdist.nn.dist import LpDist, LpDistConv2d
+from linfdist.nn.distance import LpDist, LpDistConv2d
+from linfdist.nn.head import BoundedLinear, BoundedTanh, sums_hold
+from linfdist.nn.logsumexp import LogSumExp
 from linfdist.nn.mean_shift import MeanShift
 from linfdist.nn.normalize import Normalize
-from linfdist.nn.smoothing import LogSumExp
+from linfdist.system.inputs import (
+    channel_means,
+    class_count,
+    deviation,
+    image_shape,
+    integer_labels,
+)
+from linfdist.system.values import shown
 
 
 def check_pixels(x: Tensor, input_shape: tuple[int, int, int]) -> None:

@@ -1,5 +1,6 @@
 """Tables: the paper's with the numbers recorded here beside the printed ones, and our own."""
 
+from linfdist.report.comparisons import effects, show_effects
 from linfdist.report.curves import (
     FATES,
     certified_shares,
@@ -8,12 +9,11 @@ from linfdist.report.curves import (
     plot_fates,
     plot_margins,
 )
-from linfdist.report.effects import effects, show_effects
 from linfdist.report.formats import ACCURACIES, format_flops, format_pixels
+from linfdist.report.ledger import VERDICTS, headlines, ledger
 from linfdist.report.ledger_page import VERDICT_COLORS, show_ledger, verdicts
-from linfdist.report.ledger_rule import VERDICTS, headlines, ledger
 from linfdist.report.results import show, table, text
-from linfdist.report.robust import by_attack, robust_column, show_robust_column, wilson
+from linfdist.report.robust_column import by_attack, robust_column, show_robust_column, wilson
 from linfdist.report.settings import hyper_parameters, layers
 from linfdist.report.study import show_study, study
 

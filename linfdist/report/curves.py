@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from linfdist import data, experiments, records
-from linfdist.attacked import Attacked
-from linfdist.records import Run, certified, certified_radii, eps_of
+from linfdist.records import certified, certified_radii, eps_of
+from linfdist.records.attacks import Attacked
+from linfdist.records.run import Run
 
 FATES = {
     "beaten by PGD-20": "#c0504d",

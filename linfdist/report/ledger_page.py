@@ -4,7 +4,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from linfdist.report.formats import format_flops, format_percent
-from linfdist.report.ledger_rule import BETTER, NOISE, NOT, REDUCED, REPRODUCED, VERDICTS
+from linfdist.report.ledger import BETTER, NOISE, NOT, REDUCED, REPRODUCED, VERDICTS
 
 VERDICT_COLORS = {
     REPRODUCED: "#2e8b57",

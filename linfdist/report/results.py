@@ -6,8 +6,8 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from linfdist import data, experiments, records
-from linfdist._suggest import unknown
-from linfdist.experiments import Experiment, QuotedRow, printed
+from linfdist.experiments import Experiment, QuotedRow, printed_settings
+from linfdist.records import run as records_run
 from linfdist.report.formats import (
     PRINTED,
     format_flops,
@@ -17,6 +17,7 @@ from linfdist.report.formats import (
 )
 from linfdist.report.settings import architectures, hyper_parameter_table
 from linfdist.report.timings import show_timings, timings, timings_text
+from linfdist.system.names import unknown
 
 TIMES = 4
 SETTING_TABLES = {
@@ -48,11 +49,11 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
     if number == TIMES:
         return timings(scale)
     if number == 5:
-        return architectures(printed.TABLE5)
+        return architectures(printed_settings.TABLE5)
     if number == 6:
         return hyper_parameter_table()
     if number == 8:
-        return architectures(printed.TABLE8)
+        return architectures(printed_settings.TABLE8)
     return _results(number, scale)
 
 
@@ -147,7 +148,7 @@ def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
     }
 
 
-def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records.Run]) -> str:
+def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records_run.Run]) -> str:
     """The scale, and how its runs' data are not the paper's: "reduced (40 of 200 classes)"."""
     setting = experiment.scales[scale]
     notes = [] if setting.dataset == experiment.dataset else [setting.dataset]
@@ -159,7 +160,7 @@ def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records.Run])
     return f"{scale} ({', '.join(notes)})" if notes else scale
 
 
-def results_of(runs: Sequence[records.Run]) -> dict[str, float]:
+def results_of(runs: Sequence[records_run.Run]) -> dict[str, float]:
     """Means over an experiment's runs: accuracies, with their deviations, and epochs.
 
     "train" is the last epoch's of epochs.csv: a mean over its steps, at p = ∞, of augmented images

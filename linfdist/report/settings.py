@@ -6,11 +6,12 @@ import pandas as pd
 import torch
 
 from linfdist import data, experiments
-from linfdist.experiments import printed
+from linfdist.experiments import printed_settings
 from linfdist.nn import NetConfig, build_net, flop_count
 from linfdist.report.formats import format_flops, format_pixels
 from linfdist.robust import Loss
-from linfdist.training import GatedLoss, HingeLoss, IBPLoss, MixtureLoss, TrainConfig
+from linfdist.robust.losses import GatedLoss, HingeLoss, IBPLoss, MixtureLoss
+from linfdist.training import TrainConfig
 
 COSINE = ", a half cosine from the start"
 SMOOTHINGS = {
@@ -122,7 +123,7 @@ def _smoothing(train: TrainConfig) -> dict[str, str]:
 def hyper_parameter_table() -> pd.DataFrame:
     """Table 6 beside the settings of the paper's scale."""
     columns = {}
-    for name, wanted in printed.TABLE6.items():
+    for name, wanted in printed_settings.TABLE6.items():
         experiment = experiments.get(name)
         heading = f"{data.DATASETS[experiment.dataset].title}, {experiment.title}"
         columns[heading, "paper"] = dict(wanted)

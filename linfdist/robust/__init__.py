@@ -1,10 +1,13 @@
 """Robustness: losses, certificates and attacks."""
 
-from linfdist.robust.attacks import Attack, pgd
+from linfdist.robust.attacks.ensemble import Strongest, strongest
+from linfdist.robust.attacks.guided import guided_pgd
+from linfdist.robust.attacks.nearest import attacked_radius
+from linfdist.robust.attacks.pgd import Attack, pgd
+from linfdist.robust.attacks.square import square_attack
 from linfdist.robust.certificates import interval_certified, interval_radius, margin_radius
-from linfdist.robust.ensemble import Strongest, strongest
+from linfdist.robust.checks import Classifier, Lipschitz
 from linfdist.robust.exact import ExactRadius, exact_radius
-from linfdist.robust.guided import guided_pgd
 from linfdist.robust.losses import (
     GatedLoss,
     HingeLoss,
@@ -17,10 +20,7 @@ from linfdist.robust.losses import (
     ibp_loss,
     mixture_loss,
 )
-from linfdist.robust.minimal import attacked_radius
-from linfdist.robust.protocols import Classifier, Lipschitz
 from linfdist.robust.sound import SOUND, sound_certificates, sound_certified, sound_radius
-from linfdist.robust.square import square_attack
 
 __all__ = [
     "SOUND",

@@ -6,16 +6,17 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from linfdist._values import whole
 from linfdist.nn import LARGEST, frozen
 from linfdist.robust.checks import (
+    Classifier,
+    Lipschitz,
     check_finite,
     check_images,
     check_net,
     lipschitz_constant,
     radius,
 )
-from linfdist.robust.protocols import Classifier, Lipschitz
+from linfdist.system.values import whole
 
 BOUNDS = ("worst_case_margins_on_box",)  # what a network must have beside its logits
 ROUNDING = 2e-6  # pixels: what the rounding of float32 logits and of the box can cost a margin

@@ -3,12 +3,14 @@
 import inspect
 import math
 from itertools import chain
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from linfdist._checks import (
+from linfdist.nn import LogSumExp, Normalize, refuse_wrapped
+from linfdist.system.inputs import (
     image_shape,
     integer_labels,
     pixel_radius,
@@ -17,8 +19,7 @@ from linfdist._checks import (
     refuse_inference_tensors,
     upward,
 )
-from linfdist._values import shown, whole
-from linfdist.nn import LogSumExp, Normalize, refuse_wrapped
+from linfdist.system.values import shown, whole
 
 FLOATS = (torch.float32, torch.float64)
 ROUNDED = 1e-3  # pixels: what lies so far outside of [0, 1] is taken for a rounding
@@ -176,7 +177,7 @@ def _pixels(images: Tensor, caller: str) -> Tensor:
             "Use torch.as_tensor."
         )
     if images.dtype not in FLOATS or images.layout != torch.strided:
-        fix = "linfdist.data.to_pixels" if images.dtype == torch.uint8 else "images.float()"
+        fix = "linfdist.data.sets.to_pixels" if images.dtype == torch.uint8 else "images.float()"
         layout = "" if images.layout == torch.strided else f", {images.layout}"
         raise TypeError(
             f"{caller}: images must be floating point in [0, 1], float32 or float64 and dense; got "
@@ -256,3 +257,25 @@ def lipschitz_constant(net: nn.Module, caller: str) -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"{caller}: net.lipschitz must be finite and above 0; got {value}.")
     return value
+
+
+class Classifier(Protocol):
+    """An ``nn.Module`` from pixels, (batch, *input_shape), to logits, (batch, num_classes).
+
+    ``worst_case_margins_on_box`` returns upper bounds of logit_k − logit_y at p = ∞ on the box
+    lower <= pixels <= upper, 0 at k = y, shape (batch, num_classes).
+    """
+
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+    def __call__(self, x: Tensor, p: float = ...) -> Tensor: ...
+
+    def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Lipschitz(Protocol):
+    """Every logit is ``lipschitz``-Lipschitz in the pixels, in l_inf, at p = ∞."""
+
+    lipschitz: float

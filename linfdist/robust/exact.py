@@ -33,14 +33,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linfdist._checks import real
-from linfdist._values import shown, whole
 from linfdist.nn import LinfDistNet, LpDist, MeanShift
 from linfdist.ops import linf_interval
 from linfdist.ops.float_mode import check_float_mode
 from linfdist.robust.certificates import interval_radius
 from linfdist.robust.checks import check_finite, check_images, check_net
 from linfdist.robust.sound import outward
+from linfdist.system.inputs import real
+from linfdist.system.values import shown, whole
 
 BATCH = 128  # boxes that are looked at together
 SWEEPS = 3  # passes up the net for each box, with one down between two

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linfdist._checks import finite, integer_labels, pixel_radius, positive, real
-from linfdist._values import shown
-from linfdist.config import check_fields
+from linfdist.system.inputs import finite, integer_labels, pixel_radius, positive, real
+from linfdist.system.serialise import check_fields
+from linfdist.system.values import shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,6 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from linfdist._checks import integer_labels
-from linfdist._values import shown
 from linfdist.data import to_pixels
 from linfdist.nn import (
     LARGEST,
@@ -53,6 +51,8 @@ from linfdist.ops import linf_interval
 from linfdist.ops.float_mode import check_float_mode
 from linfdist.robust.certificates import proven
 from linfdist.robust.checks import check_finite, check_images, radius
+from linfdist.system.inputs import integer_labels
+from linfdist.system.values import shown
 
 SOUND = (LinfDistNet, LinfDistNetMLP)  # the networks that have a sound certificate
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # half a step, relative to the number

@@ -15,12 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist._checks import check_function, finite, float_tensor, integer_labels, positive, wholes
-from linfdist._values import seed as checked_seed
-from linfdist._values import shown, whole
 from linfdist.ops import lp_dist
-from linfdist.robust.attacks import Attack, ball
+from linfdist.robust.attacks.pgd import Attack, ball
 from linfdist.robust.checks import check_labels
+from linfdist.system.inputs import (
+    check_function,
+    finite,
+    float_tensor,
+    integer_labels,
+    positive,
+    wholes,
+)
+from linfdist.system.values import seed as checked_seed
+from linfdist.system.values import shown, whole
 
 
 class AdderLinear(nn.Module):

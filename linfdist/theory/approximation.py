@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from linfdist._checks import check_function, float_tensor, positive
-from linfdist._values import shown, whole
 from linfdist.nn import LinfDistNet, LpDist, MeanShift, NetConfig, build_net
+from linfdist.system.inputs import check_function, float_tensor, positive
+from linfdist.system.values import shown, whole
 from linfdist.theory.max_of_pyramids import Box, Pyramids, check_box, evaluate, pyramids
 from linfdist.theory.targets import Function
 from linfdist.theory.units import selected

@@ -16,10 +16,10 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from linfdist._checks import check_function, finite, float_tensor, positive, real
-from linfdist._values import shown, whole
 from linfdist.nn import LinfDistNet
 from linfdist.robust import margin_radius
+from linfdist.system.inputs import check_function, finite, float_tensor, positive, real
+from linfdist.system.values import shown, whole
 from linfdist.theory.relu import ReLUSize, check_widths
 
 # --- how many patterns, and the VC dimension --------------------------------------------------

@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linfdist._checks import check_function, checked_generator, finite, float_tensor, positive, real
-from linfdist._values import seed as checked_seed
-from linfdist._values import shown, whole
 from linfdist.ops import lp_dist
+from linfdist.system.inputs import (
+    check_function,
+    checked_generator,
+    finite,
+    float_tensor,
+    positive,
+    real,
+)
+from linfdist.system.values import seed as checked_seed
+from linfdist.system.values import shown, whole
 from linfdist.theory.targets import Function
 
 BLOCK = 2**24  # distances held at once by the evaluation of pyramids: 128 MB

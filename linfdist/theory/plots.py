@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from linfdist._checks import float_tensor, positive
-from linfdist._values import shown
+from linfdist.system.inputs import float_tensor, positive
+from linfdist.system.values import shown
 
 PLUS, MINUS, UNUSED = "#3b7dd8", "#d9822b", "#cccccc"
 

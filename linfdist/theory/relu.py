@@ -17,9 +17,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from linfdist._checks import float_tensor, wholes
-from linfdist._values import shown
 from linfdist.nn import LinfDistNet, LpDist, MeanShift
+from linfdist.system.inputs import float_tensor, wholes
+from linfdist.system.values import shown
 
 
 @dataclass(frozen=True, kw_only=True)

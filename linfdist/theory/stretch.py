@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from linfdist._checks import check_function, float_tensor, real, wholes
 from linfdist.nn import LinfDistNet, LpDist, NetConfig, build_net
 from linfdist.ops.checks import check_p
+from linfdist.system.inputs import check_function, float_tensor, real, wholes
 
 
 def lipschitz_constant(widths: Sequence[int], p: float, norm: float = math.inf) -> float:

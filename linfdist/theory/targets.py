@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from linfdist._checks import check_function, finite, float_tensor
-from linfdist._suggest import unknown
-from linfdist._values import shown, whole
 from linfdist.ops import lp_dist
+from linfdist.system.inputs import check_function, finite, float_tensor
+from linfdist.system.names import unknown
+from linfdist.system.values import shown, whole
 
 Function = Callable[[Tensor], Tensor]
 

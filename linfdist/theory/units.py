@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from linfdist._checks import finite, float_tensor
-from linfdist._values import whole
+from linfdist.system.inputs import finite, float_tensor
+from linfdist.system.values import whole
 
 
 def selected(signs: Tensor, shifts: Tensor, offset: float) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from threads import one_thread
+from helpers.threads import one_thread
 
 
 @pytest.fixture(autouse=True)

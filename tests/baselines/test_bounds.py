@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_baselines import WIDTHS, ascent, ball, batch, margins_at, points_in, small
+from helpers.small_baselines import WIDTHS, ascent, ball, batch, margins_at, points_in, small
 from torch import nn
 
 from linfdist.baselines import interval, margin_bounds

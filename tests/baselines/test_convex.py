@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
-from small_baselines import ascent, ball, batch, margins_at, points_in, small
+from helpers.small_baselines import ascent, ball, batch, margins_at, points_in, small
 from torch import nn
 
 from linfdist.baselines import cap_margins, crown_ibp_margins, interval
-from linfdist.baselines.convex import polytope
+from linfdist.baselines.cap import polytope
 
 SLACK = 1e-9
 

@@ -4,9 +4,9 @@ from fractions import Fraction
 
 import pytest
 import torch
+from helpers.small_baselines import ball, batch, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_baselines import ball, batch, small
 from torch import nn
 
 from linfdist.baselines import groupsort

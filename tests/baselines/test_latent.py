@@ -3,19 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_baselines import ascent, ball, batch, margins_at, points_in, small
+from helpers.small_baselines import ascent, ball, batch, margins_at, points_in, small
 from torch import nn
 
-from linfdist.baselines import (
-    instability,
-    interval,
-    latent_attack,
-    prefix_length,
-    zonotope_point,
-)
-from linfdist.baselines.bounds import merged
-from linfdist.baselines.convex import polytope
+from linfdist.baselines import instability, interval, latent_attack, prefix_length, zonotope_point
+from linfdist.baselines.cap import polytope
 from linfdist.baselines.crown import chord, upper_bounds
+from linfdist.baselines.ibp import merged
 
 SLACK = 1e-9
 

@@ -6,14 +6,14 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
-from small_baselines import SHAPE, WIDTHS, batch, small
+from helpers.small_baselines import SHAPE, WIDTHS, batch, small
 
 from linfdist.baselines import BaselineConfig, build_baseline, flop_count, parameter_count
 from linfdist.baselines.layers import Residual
-from linfdist.config import from_dict, to_dict
 from linfdist.data import DATASETS, load, to_pixels
 from linfdist.robust import ibp_loss, interval_certified, interval_radius, margin_radius, pgd
 from linfdist.robust.certificates import pixel_box
+from linfdist.system.serialise import from_dict, to_dict
 
 KINDS = pytest.mark.parametrize("kind", list(WIDTHS))
 IBP_KINDS = pytest.mark.parametrize("kind", [kind for kind in WIDTHS if kind != "cap"])

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from small_baselines import ascent, ball, batch, margins_at, points_in, small
+from helpers.small_baselines import ascent, ball, batch, margins_at, points_in, small
 from torch import nn
 
 from linfdist.baselines import PvtNet, crown_ibp_margins
-from linfdist.baselines.verifier import Verifier
+from linfdist.baselines.pvt import Verifier
 
 SLACK = 1e-9
 

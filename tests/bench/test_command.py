@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from linfdist import environment
-from linfdist.__main__ import main
 from linfdist.bench import distances, iterations, peers
 from linfdist.bench.file import file_name
-from linfdist.record_files import sealed_text
-from linfdist.recorded_run import read_sealed
+from linfdist.cli import main
+from linfdist.records import environment
+from linfdist.records.files import sealed_text
+from linfdist.records.run import read_sealed
 
 SHAPE = (6, 20, 10)
 
@@ -142,7 +142,9 @@ def test_a_device_has_a_file(device, name):
 
 
 def test_the_code_is_known_by_its_content(tmp_path, monkeypatch):
-    monkeypatch.setattr(environment, "__file__", str(tmp_path / "linfdist" / "environment.py"))
+    monkeypatch.setattr(
+        environment, "__file__", str(tmp_path / "linfdist" / "records" / "environment.py")
+    )
     folder = tmp_path / "linfdist"
     folder.mkdir()
     (folder / "a.py").write_text("a = 1\n")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from linfdist import experiments, report
-from linfdist.__main__ import main
 from linfdist.bench import epochs, recorded
 from linfdist.bench.epochs_file import EpochTimes, epoch_seconds
+from linfdist.cli import main
 from linfdist.experiments import table4
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from linfdist.bench import machine_code, recorded
-from linfdist.record_files import sealed_text
+from linfdist.records.files import sealed_text
 
 PIPES = {"FMA": 1.1, "ALU": 1.0, "MUFU": 0.0, "LDS": 0.12, "issue": 2.3}
 

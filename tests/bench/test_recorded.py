@@ -7,7 +7,7 @@ import pytest
 
 from linfdist import records
 from linfdist.bench import plots, recorded, roofline
-from linfdist.record_files import sealed_text
+from linfdist.records.files import sealed_text
 
 ENVIRONMENT = {"device": "a CPU", "threads": 2, "backend": "native (avx2)"}
 H100 = {

@@ -9,20 +9,24 @@ import pickle
 import shutil
 from pathlib import Path
 
-import deaths
 import numpy as np
 import pytest
 import torch
-from dots import CONFIG, TRAIN, fresh, same
+from helpers import deaths
+from helpers.dots import CONFIG, TRAIN, fresh, same
+from helpers.original_files import idx, write_original
 
 import linfdist
-from linfdist import checkpoint, data, faults, record_files, records, training
-from linfdist.checkpoint import CheckpointError
-from linfdist.data import DataError
+from linfdist import data, records
+from linfdist.data import DataError, sets
 from linfdist.experiments import runner
 from linfdist.optim import LpAdamW
-from linfdist.records import RecordError, RunExists
-from linfdist.training import fit
+from linfdist.records import RecordError, RunExists, files, store
+from linfdist.records import run as records_run
+from linfdist.system import disk
+from linfdist.testing import faults
+from linfdist.training import checkpoint, fit, loop
+from linfdist.training.checkpoint import CheckpointError
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -90,12 +94,12 @@ def test_of_two_processes_one_records_the_run(tmp_path, monkeypatch):
 
 def test_a_run_that_another_process_recorded_meanwhile_stays(tmp_path, monkeypatch):
     """Another work folder, so that no lock keeps them apart."""
-    write = record_files.write_files
+    write = files.write_files
 
     def slow(folder, texts):
         write(folder, texts)
-        monkeypatch.setattr(records, "write_files", write)
-        monkeypatch.setattr(records, "refuse_recorded", records.run_dir)  # the last look was before
+        monkeypatch.setattr(store, "write_files", write)
+        monkeypatch.setattr(store, "refuse_recorded", records.run_dir)  # the last look was before
         theirs = records.run_dir(deaths.NAME, "smoke", 0)
         shutil.copytree(folder, theirs)
         (theirs / "theirs").touch()
@@ -104,13 +108,14 @@ def test_a_run_that_another_process_recorded_meanwhile_stays(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         deaths.tiny(patch, tmp_path)
-        patch.setattr(records, "write_files", slow)
+        patch.setattr(store, "write_files", slow)
         refuse, seen = records.refuse_recorded, []
 
         def look(*run):
             seen.append(run)
             return records.run_dir(*run) if len(seen) == 4 else refuse(*run)
 
+        patch.setattr(store, "refuse_recorded", look)
         patch.setattr(records, "refuse_recorded", look)
         with pytest.raises(RunExists, match="a run is recorded once"):
             runner.run(deaths.NAME, scale="smoke", device="cpu", progress=False)
@@ -125,7 +130,7 @@ def test_a_run_that_another_process_recorded_meanwhile_stays(tmp_path, monkeypat
 @pytest.mark.parametrize("what", ["weight", "running_mean", "exp_avg", "exp_avg_sq"])
 def test_an_update_that_is_not_finite_is_never_saved(tmp_path, monkeypatch, what, value):
     """The loss of the step is finite; the first that is not would come after the save."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)  # after every step
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # after every step
     path, step, steps = tmp_path / "c", LpAdamW.step, []
     net, whole = fresh(), fresh()
     fit(whole, TRAIN, CONFIG, seed=0, progress=False)
@@ -179,7 +184,7 @@ def recorded(tmp_path, monkeypatch):
 
     def forged(content):
         torch.save(content, path)
-        return records.Run(**{**vars(run), "weights_sha256": record_files.sha256(path)})
+        return records_run.Run(**{**vars(run), "weights_sha256": disk.sha256(path)})
 
     return run, forged
 
@@ -260,13 +265,12 @@ def test_every_load_in_the_package_refuses_code():
 
 def test_only_the_originals_are_read(tmp_path, monkeypatch):
     """torchvision once kept MNIST in MNIST/processed, and still reads it from there."""
-    import test_data
 
     for prefix, number in (("train", 7), ("t10k", 5)):
         images, labels = np.zeros((number, 28, 28)), np.arange(number)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             name = f"MNIST/raw/{prefix}-{kind}-ubyte"
-            test_data.write_original(monkeypatch, tmp_path, name, test_data.idx(array))
+            write_original(monkeypatch, tmp_path, name, idx(array))
     processed = tmp_path / "MNIST" / "processed"
     processed.mkdir()
     other = (torch.full((7, 28, 28), 9, dtype=torch.uint8), torch.zeros(7, dtype=torch.int64))
@@ -274,4 +278,4 @@ def test_only_the_originals_are_read(tmp_path, monkeypatch):
         torch.save(other, processed / name)
     read = data.load("mnist", "train", root=tmp_path, download=False)
     assert not read.images.any() and read.labels.tolist() == [*range(7)]
-    assert "processed" not in inspect.getsource(data)
+    assert "processed" not in inspect.getsource(sets)

@@ -7,16 +7,18 @@ import shutil
 import signal
 from itertools import count
 
-import deaths
 import pytest
 import torch
-from dots import CONFIG, TRAIN, fresh, same
+from helpers import deaths
+from helpers.dots import CONFIG, TRAIN, fresh, same
 
-from linfdist import checkpoint, faults, inject, records, report
-from linfdist.checkpoint import CheckpointError
+from linfdist import records, report
 from linfdist.experiments import runner
 from linfdist.records import RecordError, RunExists
-from linfdist.training import fit
+from linfdist.records import run as records_run
+from linfdist.testing import faults, inject
+from linfdist.training import checkpoint, fit
+from linfdist.training.checkpoint import CheckpointError
 
 KILLED = -signal.SIGKILL
 
@@ -166,7 +168,7 @@ def trained(tmp_path_factory):
 
 
 def the_run(folder):
-    (run,) = (records.read_run(path) for path in (folder / "runs").rglob("seed[0-9]"))
+    (run,) = (records_run.read_run(path) for path in (folder / "runs").rglob("seed[0-9]"))
     return run
 
 

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import small_baselines
 import torch
-from arguments import parameters_of, refusal, same
+from helpers import small_baselines
+from helpers.arguments import parameters_of, refusal, same
 
 from linfdist import baselines
 from linfdist.baselines import BaselineConfig, build_baseline

@@ -5,13 +5,13 @@ import math
 import types
 
 import pytest
-import small_baselines
 import torch
+from helpers import small_baselines
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from linfdist.nn import LogSumExp, MeanShift, NetConfig, build_net, frozen, reestimate_mean_shift
-from linfdist.nn.modes import replica
+from linfdist.nn.frozen import replica
 
 MLP = NetConfig(kind="net_mlp", hidden=(12, 8), mlp_hidden=7)
 

@@ -8,17 +8,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import small_baselines
 import torch
+from helpers import small_baselines
 
-from linfdist import checkpoint
 from linfdist.baselines import BaselineConfig, build_baseline
-from linfdist.bound_config import BoundTrainConfig
-from linfdist.checkpoint import CheckpointError
 from linfdist.data import DatasetInfo, ImageSet, to_pixels
 from linfdist.evaluation import clean_and_certified, evaluate
 from linfdist.nn import NetConfig, Normalize, build_net, reestimate_mean_shift
-from linfdist.recipe import recipe_of
 from linfdist.robust import (
     exact_radius,
     interval_certified,
@@ -28,7 +24,10 @@ from linfdist.robust import (
     sound_certified,
 )
 from linfdist.robust.checks import check_finite
-from linfdist.training import HingeLoss, IBPLoss, TrainConfig, fit
+from linfdist.robust.losses import HingeLoss, IBPLoss
+from linfdist.training import BoundTrainConfig, TrainConfig, checkpoint, fit
+from linfdist.training.checkpoint import CheckpointError
+from linfdist.training.recipe import recipe_of
 
 STD = 0.3758  # bfloat16 makes 0.375 of it
 MEAN = (0.4, 0.6)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from pairs import P_VALUES, SHAPES, sample
+from helpers.pairs import P_VALUES, SHAPES, sample
 
 from linfdist.ops import backend, linf_interval, lp_dist, lse_dist, native
 

@@ -8,10 +8,10 @@ import math
 
 import emulator
 import numpy as np
-import oracles
 import pytest
 import torch
-from pairs import P_VALUES, SHAPES, sample
+from helpers import oracles
+from helpers.pairs import P_VALUES, SHAPES, sample
 
 from linfdist.ops import linf_interval, lp_dist
 

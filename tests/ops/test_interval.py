@@ -1,10 +1,10 @@
 """linf_interval against the oracle, sampled points and its own gradient."""
 
 import numpy as np
-import oracles
 import pytest
 import torch
-from pairs import SHAPES, sample
+from helpers import oracles
+from helpers.pairs import SHAPES, sample
 
 from linfdist.ops import linf_interval, lp_dist, reference
 

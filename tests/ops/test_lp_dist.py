@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-import oracles
 import pytest
 import torch
-from pairs import P_VALUES, SHAPES, sample
+from helpers import oracles
+from helpers.pairs import P_VALUES, SHAPES, sample
 
 from linfdist.ops import backend, lp_dist, reference
 

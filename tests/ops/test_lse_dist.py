@@ -3,12 +3,12 @@
 import math
 
 import numpy as np
-import oracles
 import pytest
 import torch
+from helpers import oracles
+from helpers.pairs import SHAPES, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import SHAPES, sample
 
 from linfdist.ops import lp_dist, lse_dist, lse_distance, reference
 from linfdist.ops.lse_distance import RANGES

@@ -5,7 +5,7 @@ import math
 import emulator
 import pytest
 import torch
-from pairs import SHAPES, sample
+from helpers.pairs import SHAPES, sample
 
 from linfdist.ops import lp_dist, native
 from linfdist.ops.lse_distance import RANGES

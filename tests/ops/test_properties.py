@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import oracles
 import pytest
 import torch
+from helpers import oracles
+from helpers.pairs import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import sample
 
 from linfdist.ops import backend, linf_interval, lp_dist
 
@@ -104,7 +104,11 @@ def test_every_instruction_set(isa):
         pytest.skip("the native kernels are not built")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, isa],
-        env={**os.environ, "LINFDIST_ISA": isa, "PYTHONPATH": str(Path(oracles.__file__).parent)},
+        env={
+            **os.environ,
+            "LINFDIST_ISA": isa,
+            "PYTHONPATH": str(Path(oracles.__file__).parents[1]),
+        },
         capture_output=True,
         text=True,
     )

@@ -2,9 +2,8 @@
 
 import json
 
-import disassembly
 import pytest
-import sass
+from helpers import disassembly, sass
 
 REASON = disassembly.missing()
 needs_code = pytest.mark.skipif(REASON is not None, reason=f"nothing to count: {REASON}")

@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from adamw_cases import P_VALUES, SETTINGS, SHAPES, check, sample
+from helpers.adamw_cases import P_VALUES, SETTINGS, SHAPES, check, sample
 
 from linfdist.ops import backend
 from linfdist.optim import LpAdamW, set_p

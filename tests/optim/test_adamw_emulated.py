@@ -5,7 +5,7 @@ import math
 import emulator
 import pytest
 import torch
-from adamw_cases import P_VALUES, SETTINGS, SHAPES, check, sample
+from helpers.adamw_cases import P_VALUES, SETTINGS, SHAPES, check, sample
 
 pytestmark = pytest.mark.skipif(
     emulator.compiler() is None, reason="the emulation needs a C++20 compiler: install g++"

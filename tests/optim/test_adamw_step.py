@@ -8,10 +8,10 @@ import sys
 from copy import deepcopy
 from pathlib import Path
 
-import adamw_cases
 import pytest
 import torch
-from adamw_cases import P_VALUES, SETTINGS, SHAPES, check, sample
+from helpers import adamw_cases
+from helpers.adamw_cases import P_VALUES, SETTINGS, SHAPES, check, sample
 
 from linfdist.ops import backend, native
 from linfdist.optim import LpAdamW, set_p
@@ -177,7 +177,7 @@ def test_a_checkpoint_from_when_adam_was_torch_s_goes_on():
 
 SCRIPT = """
 import itertools, sys, torch
-from adamw_cases import P_VALUES, SETTINGS, SHAPES, check, sample
+from helpers.adamw_cases import P_VALUES, SETTINGS, SHAPES, check, sample
 from linfdist.ops import backend
 from linfdist.optim.adamw_step import adamw_step_
 assert backend() == f"native ({sys.argv[1]})", backend()
@@ -193,7 +193,7 @@ for shape, p, dtype in itertools.product(SHAPES, P_VALUES, (torch.float32, torch
 def test_every_instruction_set(isa):
     if backend() == "reference":
         pytest.skip("the native kernels are not built")
-    folder = str(Path(adamw_cases.__file__).parent)
+    folder = str(Path(adamw_cases.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, isa],
         env={**os.environ, "LINFDIST_ISA": isa, "PYTHONPATH": folder},

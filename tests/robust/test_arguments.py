@@ -12,16 +12,16 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from arguments import functions_of, parameters_of, refusal, same
+from helpers.arguments import functions_of, parameters_of, refusal, same
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import linfdist
 from linfdist import evaluation, robust
 from linfdist.data import DatasetInfo, ImageSet, to_pixels
-from linfdist.environment import DeviceError
 from linfdist.nn import NetConfig, build_net, reestimate_mean_shift
-from linfdist.robust.ensemble import CONVENTIONAL, AttackSetting
+from linfdist.robust.attacks.ensemble import CONVENTIONAL, AttackSetting
+from linfdist.system.devices import DeviceError
 
 SHAPE = (1, 2, 2)
 EPS = Fraction(1, 16)  # of which float16, too, is that number

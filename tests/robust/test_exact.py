@@ -4,10 +4,10 @@ import itertools
 import math
 from fractions import Fraction
 
-import exact_nets
 import numpy as np
 import pytest
 import torch
+from helpers import exact_nets
 from scipy.optimize import linprog
 
 from linfdist.nn import NetConfig, build_net
@@ -19,7 +19,7 @@ from linfdist.robust import (
     margin_radius,
     sound_radius,
 )
-from linfdist.robust.ensemble import GUIDED
+from linfdist.robust.attacks.ensemble import GUIDED
 
 TOLERANCE = 1e-3
 

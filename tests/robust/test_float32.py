@@ -5,9 +5,9 @@ import threading
 from fractions import Fraction
 
 import pytest
-import small_baselines
 import torch
-from threads import one_thread
+from helpers import small_baselines
+from helpers.threads import one_thread
 from torch import nn
 
 from linfdist.data import DatasetInfo, ImageSet, to_pixels
@@ -27,8 +27,9 @@ from linfdist.robust import (
     square_attack,
     strongest,
 )
-from linfdist.robust.ensemble import CONVENTIONAL, GUIDED
-from linfdist.training import BoundTrainConfig, IBPLoss, TrainConfig, fit
+from linfdist.robust.attacks.ensemble import CONVENTIONAL, GUIDED
+from linfdist.robust.losses import IBPLoss
+from linfdist.training import BoundTrainConfig, TrainConfig, fit
 
 EPS = Fraction(1, 50)
 NET = NetConfig(kind="net", hidden=(16, 16))

@@ -5,11 +5,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import small_baselines
 import torch
+from helpers import small_baselines
+from helpers.threads import one_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threads import one_thread
 from torch import nn
 
 from linfdist.baselines import BaselineConfig, build_baseline

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from sound_cases import random_images
-from threads import one_thread
+from helpers.sound_cases import random_images
+from helpers.threads import one_thread
 from torch import Tensor
 
 from linfdist.data import to_pixels

@@ -5,10 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import small_baselines
 import torch
-from sound_cases import EPS, random_images, random_net, up, violations
-from threads import one_thread
+from helpers import small_baselines
+from helpers.sound_cases import EPS, random_images, random_net, up, violations
+from helpers.threads import one_thread
 from torch import nn
 
 from linfdist.data import to_pixels

@@ -4,20 +4,17 @@ import math
 from fractions import Fraction
 from itertools import count
 
-import exact_nets
 import mpmath
 import numpy as np
 import pytest
 import torch
-from sound_cases import random_images, random_net, up, violations
+from helpers import exact_nets
+from helpers.sound_cases import random_images, random_net, up, violations
 from torch import Tensor
 
 from linfdist.data import to_pixels
 from linfdist.nn import LinfDistNet, NetConfig, build_net
-from linfdist.robust import (
-    sound,
-    sound_certified,
-)
+from linfdist.robust import sound, sound_certified
 
 OPERATIONS = ("mean", "std", "dist", "shift", "last dist", "bias", "margin")
 

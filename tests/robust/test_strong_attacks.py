@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from linfdist.nn import LogSumExp, NetConfig, build_net, reestimate_mean_shift
 from linfdist.robust import guided_pgd, interval_certified, pgd, square_attack, strongest
-from linfdist.robust.attacks import ball
-from linfdist.robust.ensemble import CONVENTIONAL, GUIDED, AttackSetting
-from linfdist.robust.guided import _checkpoints, _Climb, _halve
-from linfdist.robust.square import _side, _square
-from linfdist.robust.verdicts import margins, verdict
+from linfdist.robust.attacks.ensemble import CONVENTIONAL, GUIDED, AttackSetting
+from linfdist.robust.attacks.guided import _checkpoints, _Climb, _halve
+from linfdist.robust.attacks.margins import margins, verdict
+from linfdist.robust.attacks.pgd import ball
+from linfdist.robust.attacks.square import _side, _square
 
 NET = NetConfig(kind="net", hidden=(16, 16))
 MLP = NetConfig(kind="net_mlp", hidden=(16, 16), mlp_hidden=8)

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
-import small_baselines
 import torch
-from threads import one_thread
+from helpers import small_baselines
+from helpers.threads import one_thread
 
 from linfdist.data import DatasetInfo, ImageSet, to_pixels
 from linfdist.evaluation import clean_and_certified, evaluate

@@ -24,7 +24,8 @@ from linfdist.robust import (
     square_attack,
     strongest,
 )
-from linfdist.training import HingeLoss, TrainConfig, fit
+from linfdist.robust.losses import HingeLoss
+from linfdist.training import TrainConfig, fit
 
 EPS = Fraction(1, 50)
 INFO = DatasetInfo(

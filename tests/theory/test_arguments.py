@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from arguments import functions_of, parameters_of, refusal, same
+from helpers.arguments import functions_of, parameters_of, refusal, same
 from torch import nn
 
 from linfdist.theory import (

@@ -1,0 +1,105 @@
+"""``python -m linfdist attack``: the full attack ensemble on recorded runs."""
+
+import argparse
+import sys
+
+from linfdist import data, experiments, records
+from linfdist.cli.arguments import count, positive, seed
+from linfdist.experiments import batch
+from linfdist.experiments.attack import CERTIFIED, hunt
+from linfdist.records import RecordError, RunExists, run
+from linfdist.records.attacks import Attacked
+from linfdist.records.run import Run
+from linfdist.system import devices
+
+DESCRIPTION = """\
+Attack recorded runs at p = inf, with gradients of the same weights at finite p among others.
+
+  python -m linfdist attack table1/mnist_net --seed 1      one run
+  python -m linfdist attack table1 table3/e_net            every recorded row, seed 0
+  python -m linfdist attack table1/mnist_net --images 500  the first 500 test images
+
+Attacked is every image that the recorded PGD-20 missed and that is not certified, and the
+--certified images of the smallest certified radius: those can be beaten only if a certificate is
+wrong. An image that is beaten is left alone, but with --each, which compares the attacks.
+attacks.csv and attacks.json go beside the record, once; the weights are taken from the work folder.
+A run that is stopped leaves nothing, and the runs before it are recorded.
+
+Exit code: 1 if a certified image was beaten; else 2 if a run could not be attacked; else 0.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``python -m linfdist attack``."""
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("names", nargs="+", help="tables or rows: table1 table1/mnist_net")
+    parser.add_argument("--scale", default="reduced", help="default: reduced")
+    parser.add_argument("--seed", type=seed, default=0, help="of the run; and of the attacks")
+    parser.add_argument(
+        "--images", type=positive, help="the first so many test images; default: all"
+    )
+    parser.add_argument("--certified", type=count, default=CERTIFIED, help=f"default: {CERTIFIED}")
+    parser.add_argument("--each", action="store_true", help="every attack on every image")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(action=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Attack every named run that can be, and say at the end which could not."""
+    experiments.check_scale(args.scale)
+    device = devices.usable_device(args.device)
+    failed, broken = 0, 0
+    for name in batch.select(args.names):
+        try:
+            found = hunt(
+                _recorded(name, args.scale, args.seed),
+                images=args.images,
+                certified=args.certified,
+                each=args.each,
+                seed=args.seed,
+                device=device,
+                progress=not args.quiet,
+            )
+        except (RecordError, RunExists, data.DataError) as error:
+            failed += 1
+            print(f"python -m linfdist attack: {name}: {error}", file=sys.stderr)
+            continue
+        except KeyboardInterrupt:
+            print(f"\nStopped; nothing is recorded of {name}.", file=sys.stderr)
+            return 130
+        print(_line(found))
+        if len(found.unsound):
+            broken += 1
+            print(_alarm(found), file=sys.stderr)
+    return 1 if broken else 2 if failed else 0
+
+
+def _recorded(name: str, scale: str, seed: int) -> Run:
+    path = records.run_dir(name, scale, seed)
+    if not path.exists():
+        raise RecordError(
+            f"{path} must be a recorded run; there is none. Train it: python -m linfdist run "
+            f"{name} --scale {scale} --seed {seed}"
+        )
+    return run.read_run(path)
+
+
+def _line(found: Attacked) -> str:
+    shown = found.accuracies()
+    parts = (f"{name} {100 * shown[name]:.2f}" for name in ("clean", "pgd", "strongest"))
+    return (
+        f"{found.run.experiment} seed {found.run.seed}: {', '.join(parts)}, certified "
+        f"{100 * shown['certified']:.2f} % of {found.images} images "
+        f"({sum(found.seconds.values()):.0f} s)"
+    )
+
+
+def _alarm(found: Attacked) -> str:
+    beaten = found.unsound
+    return (
+        f"UNSOUND: {len(beaten)} certified images of {found.run.path} were beaten, image "
+        f"{', '.join(map(str, beaten['index']))}. A certificate is wrong, or the attack left the "
+        "ball: that is a bug of this package. Please report it."
+    )

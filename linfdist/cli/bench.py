@@ -1,0 +1,162 @@
+"""``python -m linfdist bench``: the cases in turn, a table at the end, a file after each case."""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from linfdist.bench import distances, iterations, peers, roofline
+from linfdist.bench.file import Results, Row, refuse_existing, try_writing
+from linfdist.cli import bench_epochs
+from linfdist.cli.arguments import file
+from linfdist.records import environment
+from linfdist.system import devices
+
+OUT_OF_TIME = 3
+DESCRIPTION = """\
+Time whole steps of training and the distances alone, ours beside torch.cdist, torch.compile, and
+on a CPU numba and scipy: the paper's nets and shapes on a GPU, smaller ones on a CPU.
+
+  python -m linfdist bench --json runs/bench/my-cpu.json
+  python -m linfdist bench --json runs/bench/h100.json --seconds 300 --resume
+  python -m linfdist bench --peer my_kernels:distance
+  python -m linfdist bench epochs --help                       epochs of Table 4's methods instead
+
+Every peer's result is compared with ours before it is timed. --peer takes any function
+distance(x, weight, p) of a module in the working directory: x (batch, in), weight (out, in) and the
+result (batch, out) are float32 tensors on the device, and gradients go through autograd.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--device", help="cpu or cuda; default: the GPU if there is one")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default %(default)s)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="a candidate slower than this is timed once (default %(default)s)",
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="leave out what would take longer at its speed so far (default %(default)s)",
+    )
+    parser.add_argument("--quick", action="store_true", help="the smallest net and shape only")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="time this distance(x, weight, p) as well; may be given again",
+    )
+    parser.add_argument("--json", type=file, metavar="FILE", help="write the tables here as well")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        metavar="N",
+        help="begin no case after N seconds; exit code 3 if one is left",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with FILE: keep its cases of this code on this device, replace all others",
+    )
+    parser.set_defaults(action=main)
+    others = parser.add_subparsers(metavar="epochs")
+    bench_epochs.add_arguments(others.add_parser("epochs", help="of Table 4's methods instead"))
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the tables, and write them as JSON where asked; 3 if time did not suffice."""
+    started = time.monotonic()
+    device = devices.usable_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if not args.resume:
+        refuse_existing(args.json)
+    try_writing(args.json)
+    distances.small_check(device)
+    results = Results(args.json, environment.describe(device), roofline.hardware(device))
+    if args.resume:
+        results.resume()
+    extra = peers.load(args.peer)
+    left = [
+        (case, run)
+        for case, names, run in _cases(args, device, extra, results)
+        if not results.has(case, names)
+    ]
+    done = 0
+    interrupted = False
+    try:
+        for _, run in tqdm(left, unit="case"):
+            if time.monotonic() - started > args.seconds:
+                break
+            run()
+            done += 1
+    except KeyboardInterrupt:
+        interrupted = True
+    _print(results, device)
+    if args.json:
+        print(f"Written to {args.json}.")
+    if done == len(left):
+        return 0
+    print(f"{len(left) - done} cases are left; --resume measures them.", file=sys.stderr)
+    return 130 if interrupted else OUT_OF_TIME
+
+
+def _cases(
+    args: argparse.Namespace,
+    device: torch.device,
+    extra: dict[str, peers.Peer],
+    results: Results,
+) -> Iterator[tuple[Row, list[str], Callable[[], None]]]:
+    """The cases, candidates they must have, how to run them; steps first, then small to large."""
+    how = {"device": device, "rounds": args.rounds, "patience": args.patience}
+    how["hardware"] = results.hardware
+    scale = iterations.SCALES[device.type]
+
+    def time_step(case: Row, net: str, p: float) -> None:
+        results.add(case, iterations=iterations.measure(net, scale, p, **how))
+
+    def time_distance(case: Row, shape: tuple[int, int, int], p: float, backward: bool) -> None:
+        how_fast = results.speeds(case["p"], case["pass"])
+        found = distances.measure(
+            shape, p, backward, limit=args.limit, speeds=how_fast, extra=extra, **how
+        )
+        results.add(case, rows=found)
+
+    only = 1 if args.quick else None
+    for net, p in product(iterations.NETS[:only], distances.P_VALUES):
+        case = iterations.case(net, scale, p)
+        yield case, [peers.OURS], partial(time_step, case, net, p)
+    shapes = distances.SHAPES[device.type][:only]
+    for given in product(shapes, distances.P_VALUES, (False, True)):
+        case = distances.case(*given)
+        yield case, [peers.OURS, *extra], partial(time_distance, case, *given)
+
+
+def _print(results: Results, device: torch.device) -> None:
+    surroundings = results.environment
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    print(f"{surroundings['device']}{threads}, {surroundings['backend']}, float32")
+    if results.hardware is not None:
+        print(results.hardware)
+    for rows in (results.iterations, results.rows):
+        if rows:
+            table = pd.DataFrame(rows).fillna({"note": ""})
+            print("\n" + table.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))

@@ -1,0 +1,112 @@
+"""``python -m linfdist bench epochs``: Table 4, in rounds that alternate between its methods."""
+
+import argparse
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from linfdist import experiments
+from linfdist.bench import epochs
+from linfdist.bench.epochs_file import EpochTimes, path_of
+from linfdist.bench.file import refuse_existing, try_writing
+from linfdist.cli.arguments import file, several
+from linfdist.experiments import table4
+from linfdist.records import environment
+from linfdist.system import devices
+
+OUT_OF_TIME = 3
+DESCRIPTION = """\
+Time the training epoch of every method of Table 4, on steps in the middle of each phase of its
+schedule. Each round times all methods, one after the other; medians over the rounds count.
+
+  python -m linfdist bench epochs --scale reduced
+  python -m linfdist bench epochs --scale paper --batch 16     on a CPU
+  python -m linfdist bench epochs --scale paper --device cuda
+
+A round is written when it is whole, to runs/bench/epochs-<scale>-<device>.json, from where
+`python -m linfdist table 4` has it. A file that is there already is left alone without --resume;
+--json runs/bench/epochs-<scale>-mine.json stands beside it.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--scale", default="reduced", help="of the networks (default %(default)s)")
+    parser.add_argument(
+        "--batch", type=several, help="images of a step, at most; default: the recipe's own"
+    )
+    # Without a default of their own, so that what stands before "epochs" counts, too.
+    shared = {"default": argparse.SUPPRESS}
+    parser.add_argument("--device", help="cpu or cuda; default: the GPU if there is one", **shared)
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads; default: torch's own choice", **shared
+    )
+    parser.add_argument("--rounds", type=int, help="timed rounds (default 5)", **shared)
+    parser.add_argument(
+        "--json", type=file, metavar="FILE", help="write here instead of runs/bench", **shared
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="N",
+        help="begin no round after N seconds; exit code 3 if one is left",
+        **shared,
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the file: keep its rounds of this code, device and batch, replace others",
+        **shared,
+    )
+    parser.set_defaults(action=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Time the rounds, each written when it is whole; 3 if time did not suffice."""
+    started = time.monotonic()
+    experiments.check_scale(args.scale)
+    device = devices.usable_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    times = EpochTimes(
+        path=args.json or path_of(args.scale, device),
+        environment=environment.describe(device),
+        code_sha256=environment.code_sha256("linfdist"),
+        scale=args.scale,
+        batch=args.batch,
+    )
+    if args.resume:
+        times.resume()
+    else:
+        refuse_existing(times.path)
+    try_writing(times.path)
+    interrupted = False
+    try:
+        while times.rounds < args.rounds and time.monotonic() - started <= args.seconds:
+            times.add_round(_round(args, device, times.rounds))
+    except KeyboardInterrupt:
+        interrupted = True
+    except torch.OutOfMemoryError as error:
+        said = str(error).splitlines()[0]
+        print(f"python -m linfdist: {said} Give a smaller --batch.", file=sys.stderr)
+        return 2
+    if times.rounds:
+        print(f"{times.device}, {times.environment['backend']}; {args.scale} scale, seconds")
+        print(times.summary().to_string(float_format="{:.4g}".format))
+        print(f"Written to {times.path}.")
+    left = args.rounds - times.rounds
+    if left <= 0:
+        return 0
+    print(f"{left} rounds are left; --resume measures them.", file=sys.stderr)
+    return 130 if interrupted else OUT_OF_TIME
+
+
+def _round(args: argparse.Namespace, device: torch.device, index: int) -> list[epochs.Row]:
+    """Each method once."""
+    rows = []
+    for row in tqdm(table4.ROWS, desc=f"round {index + 1}/{args.rounds}", unit="method"):
+        rows += epochs.measure(row.experiment, args.scale, batch=args.batch, device=device)
+    return rows

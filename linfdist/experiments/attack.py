@@ -1,0 +1,143 @@
+"""Attack recorded runs with the ensemble, and record which image fell to which attack."""
+
+import math
+import time
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from linfdist import data, records
+from linfdist.baselines import BaselineNet
+from linfdist.experiments.runner import load_trained, setting_of
+from linfdist.nn import LogSumExp
+from linfdist.records import attacks as attacked
+from linfdist.records import environment
+from linfdist.records.attacks import Attacked
+from linfdist.records.run import Run
+from linfdist.robust.attacks.ensemble import CONVENTIONAL, GUIDED, AttackSetting
+from linfdist.system import devices, values
+from linfdist.system.terminal import shows_bar
+
+CERTIFIED = 10  # how many certified images are attacked, those of the smallest radius first
+
+
+BATCH = 256
+
+
+def hunt(
+    run: Run,
+    *,
+    images: int | None = None,
+    certified: int = CERTIFIED,
+    each: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+    attacks: Mapping[str, AttackSetting] | None = None,
+) -> Attacked:
+    """Attack the first ``images`` test images of a run with its own weights, and record it.
+
+    Attacked are the images that the run's PGD-20 missed and that are not certified, and
+    ``certified`` of the certified ones: those of the smallest radius. Both are as
+    ``records.certified`` and ``records.certified_radii`` say. The ``attacks`` are
+    ``GUIDED``, or ``CONVENTIONAL`` for a net without a p; each meets the images that are left, or
+    with ``each`` all, so that they can be compared.
+
+    Raises:
+        RunExists: a hunt on this run is recorded already.
+        RecordError: the weights are missing, or not those of the record.
+        TypeError or ValueError: a number that is none, or that is too small; attacks whose
+            settings cannot be recorded.
+    """
+    attacked.refuse_attacked(run)
+    if images is not None:
+        images = values.whole(images, "hunt: images", least=1)
+    certified = values.whole(certified, "hunt: certified")
+    seed = values.seed(seed, "hunt")
+    each = values.flag(each, "hunt: each")
+    attacked.try_attacked(run)
+    device = devices.usable_device(device)
+    net = load_trained(run).to(device)
+    setting = setting_of(run)
+    eps = setting.eps
+    first = run.certificates[:images]
+    targets = pick(run, len(first), certified)
+    test = setting.test_set()
+    indices = torch.tensor(targets["index"].tolist(), device="cpu")
+    pixels = data.to_pixels(test.images[indices]).to(device)
+    labels = test.labels[indices].to(device)
+    attacks = attacks or attacks_on(net)
+    settings = {name: _settings(attack) for name, attack in attacks.items()}
+    about = {
+        "eps": str(eps),
+        "images": len(first),
+        "certified": int(targets["certified_interval"].sum()),
+        "each": each,
+        "seed": seed,
+        "attacks": values.plain(settings, "hunt: settings of attacks"),
+    }
+    table = targets[list(attacked.COLUMNS)].reset_index(drop=True)
+    table["beaten_by"] = None
+    seconds = {}
+    quiet = not shows_bar(progress)
+    with tqdm(total=len(attacks), disable=quiet, desc=run.experiment, unit="attack") as bar:
+        for name, attack in attacks.items():
+            started = time.perf_counter()
+            left = table["beaten_by"].isna()
+            bar.set_postfix_str(f"{name}, {left.sum()} images left")
+            rows = range(len(table)) if each else left.to_numpy().nonzero()[0]
+            rows = torch.tensor(rows, device="cpu")
+            held = survivors(net, pixels[rows], labels[rows], eps, attack, seed)
+            table.loc[rows.numpy(), name] = held
+            table.loc[left & (table[name] == 0), "beaten_by"] = name
+            seconds[name] = round(time.perf_counter() - started, 1)
+            bar.update()
+    table = table[[*attacked.COLUMNS, *attacks, "beaten_by"]]
+    about |= {"seconds": seconds, "environment": environment.describe(device)}
+    return attacked.write_attacked(run, table, about)
+
+
+def attacks_on(net: nn.Module) -> Mapping[str, AttackSetting]:
+    """The ensemble for a network: guided by finite p where it has a p."""
+    return CONVENTIONAL if isinstance(net, BaselineNet) else GUIDED
+
+
+def pick(run: Run, images: int, certified: int) -> pd.DataFrame:
+    """The rows to attack: missed by PGD-20 and not certified; and the thinnest certificates."""
+    first = run.certificates[:images]
+    sure = records.certified(run)[:images]
+    thinnest = records.certified_radii(run)[:images][sure].sort_values(kind="stable")
+    open_ = first[(first["survived_pgd"] == 1) & ~sure]
+    return pd.concat([open_, first.loc[thinnest.index[:certified]]]).sort_values("index")
+
+
+def survivors(
+    net: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    eps: Fraction,
+    attack: AttackSetting,
+    seed: int,
+) -> list[int]:
+    """1 for each image that survives an attack, 0 for the others; a batch at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    held: list[int] = []
+    for some, theirs in zip(pixels.split(BATCH), labels.split(BATCH), strict=True):
+        held += attack(net, some, theirs, eps, generator).survived.int().tolist()
+    return held
+
+
+def _settings(attack: AttackSetting) -> dict[str, Any]:
+    """Ready for JSON, which has no infinity."""
+    arguments = dict(attack.arguments)
+    guide = arguments.get("guide")
+    if isinstance(guide, LogSumExp):
+        arguments["guide"] = repr(guide)
+    elif guide is not None and math.isinf(guide):
+        arguments["guide"] = "inf"
+    return {"method": attack.method, **arguments}

@@ -1,0 +1,109 @@
+"""Sound certificates for runs that were recorded before there were any, from their weights."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from linfdist import records
+from linfdist.evaluation import sound_columns
+from linfdist.experiments.runner import load_trained, setting_of, untrained
+from linfdist.records import environment
+from linfdist.records import run as records_run
+from linfdist.robust import SOUND
+from linfdist.system import devices
+from linfdist.system.terminal import shows_bar, write_above
+from linfdist.system.values import whole
+
+
+def recertify(
+    run: records_run.Run,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 512,
+    advance: Callable[[int], object] = lambda images: None,
+) -> records_run.Run | None:
+    """Add ``sound_radius`` and ``certified_sound`` to a recorded run's certificates.
+
+    The weights are those of the work folder, checked by their SHA-256. environment.json says under
+    ``recertified`` what computed the columns. ``advance`` is told of the images that are done.
+    In a run that has the columns, a radius below eps of an image that is certified at eps is raised
+    to eps, without weights; environment.json says so under ``radii_raised``.
+    None where neither is to be done, or the network has no sound certificate: nothing is changed.
+
+    Raises:
+        RecordError: the weights are missing or others, the data set is not that of the record, or
+            the record cannot be written.
+        ContradictionError: a sound verdict contradicts the recorded one.
+    """
+    batch_size = whole(batch_size, "recertify: batch_size", least=1)
+    low = records.low_radii(run)
+    if low.any():
+        note = environment.describe(device) | {"images": int(low.sum())}
+        return records.raise_low_radii(run, radii_raised=note)
+    if "certified_sound" in run.certificates or not isinstance(untrained(run), SOUND):
+        return None
+    records.try_amending(run.path)
+    device = devices.usable_device(device)
+    net = load_trained(run).to(device)
+    started = time.perf_counter()
+    setting = setting_of(run)
+    test = setting.test_set().to(device)
+    before = run.certificates
+    if test.labels.tolist() != before["label"].tolist():
+        raise records.RecordError(
+            f"{run.path}: the labels must be those of the "
+            f"{'validation' if setting.validation else 'test'} set of {setting.dataset}; they "
+            "differ. The record or the data set is damaged: restore it."
+        )
+    radii = torch.tensor(before["interval_radius"].tolist(), dtype=torch.float64, device=device)
+    certified = torch.tensor(before["certified_interval"].tolist(), device=device).bool()
+    parts = []
+    for start in range(0, len(test), batch_size):
+        rows = slice(start, start + batch_size)
+        found = sound_columns(
+            net, test.images[rows], test.labels[rows], setting.eps, radii[rows], certified[rows]
+        )
+        parts.append(pd.DataFrame({name: value.cpu().numpy() for name, value in found.items()}))
+        advance(len(found["certified_sound"]))
+    seconds = round(time.perf_counter() - started, 1)
+    surroundings = environment.describe(device) | {"seconds": seconds}
+    columns = pd.concat(parts, ignore_index=True)
+    return records.amend_run(run, columns, recertified=surroundings)
+
+
+def recertify_all(
+    runs: Iterable[records_run.Run], *, device: torch.device | str = "cpu", progress: bool = True
+) -> list[str]:
+    """Recertify every run, say what became of each, and return the names of those that failed."""
+    runs, failed = list(runs), []
+    quiet = not shows_bar(progress)
+    total = sum(len(run.certificates) for run in runs)
+    with tqdm(total=total, disable=quiet, unit="image") as bar:
+        for run in runs:
+            name = f"{run.experiment}, {run.scale}, seed {run.seed}"
+            end = bar.n + len(run.certificates)
+            try:
+                done = recertify(run, device=device, advance=bar.update)
+            except records.RecordError as error:
+                failed.append(name)
+                write_above(bar, f"{name}: {error}", sys.stderr)
+            else:
+                write_above(bar, f"{name}: {_said(run, done)}", sys.stdout)
+            bar.update(end - bar.n)
+    return failed
+
+
+def _said(run: records_run.Run, done: records_run.Run | None) -> str:
+    table = (done or run).certificates
+    if done is not None and "certified_sound" in run.certificates:
+        return f"{done.environment['radii_raised']['images']} radii raised to eps"
+    if done is None and "certified_sound" in table and table["certified_sound"].notna().all():
+        return "has sound certificates"
+    if done is None:
+        return "its network has no sound certificate; see linfdist.robust.SOUND"
+    lost = int((table["certified_interval"] - table["certified_sound"]).sum())
+    return f"{int(table['certified_sound'].sum())} of {len(table)} certified, {lost} fewer"

@@ -1,0 +1,104 @@
+"""A search for settings that never reads the test set, and a file of each setting that was tried.
+
+    base = experiments.get_scale("validation/table1/cifar10_net_mixture", "reduced")
+    for lr in (0.01, 0.02):
+        setting = replace(base, train=replace(base.train, lr=lr))
+        trial(f"lr {lr}", setting, folder=Path("work/search/lr"))
+    print(trials(Path("work/search/lr")))
+
+What was chosen so is then trained as a row of a table, on all training images, and evaluated on
+the test set once.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from linfdist.evaluation import clean_and_certified
+from linfdist.experiments.base import Scale
+from linfdist.experiments.runner import build
+from linfdist.records import RecordError, environment
+from linfdist.records.files import replace_file, sealed_text
+from linfdist.records.run import read_sealed
+from linfdist.system.serialise import to_dict
+from linfdist.training import fit
+
+
+def trial(
+    name: str,
+    setting: Scale,
+    *,
+    folder: Path,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train a setting on a part of the training images, and certify the ones that were kept.
+
+    The file <name>-seed<k>.json in ``folder`` holds what is returned: name, seed, clean and
+    certified (fractions of the validation images at p = ∞ and the setting's eps, as
+    ``clean_and_certified`` takes them), seconds by the clock and by the processors, the split, the
+    setting, the last epoch's row and what it ran on. A trial that is in ``folder`` is not made
+    again. Trials of one folder may run side by side.
+
+    Raises:
+        ValueError: the setting is not one of validation, or the name is no name of a file.
+        RecordError: the file is damaged, or of another setting.
+    """
+    if not setting.validation:
+        raise ValueError(
+            "trial: setting.validation must be True, so that the test set is left alone; got "
+            'False. Take it from get_scale("validation/<row>", scale).'
+        )
+    if Path(name).name != name:
+        raise ValueError(f"trial: name must be the name of a file, without folders; got {name!r}.")
+    path = folder / f"{name}-seed{seed}.json"
+    if path.exists():
+        return _known(path, setting)
+    train, validation = setting.train_set().to(device), setting.test_set().to(device)
+    net = build(setting, train.info, seed)
+    started, started_cpu = time.perf_counter(), time.process_time()
+    rows = fit(
+        net, train, setting.train, seed=seed, test=validation, device=device, progress=progress
+    )
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
+    clean, certified = clean_and_certified(net, validation, eps=setting.eps)
+    found = {
+        "name": name,
+        "seed": seed,
+        "clean": clean,
+        "certified": certified,
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu_seconds, 3),
+        "split": {"train": len(train), "validation": len(validation)},
+        "setting": to_dict(setting),
+        "last_epoch": to_dict(rows[-1]),
+        "environment": environment.describe(device),
+    }
+    replace_file(path, sealed_text(found))
+    return found
+
+
+def trials(folder: Path) -> pd.DataFrame:
+    """Name, seed, clean, certified, seconds and cpu_seconds of a folder's trials, the best first.
+
+    Raises:
+        RecordError: a file is damaged.
+    """
+    columns = ["name", "seed", "clean", "certified", "seconds", "cpu_seconds"]
+    found = pd.DataFrame([read_sealed(path) for path in sorted(folder.glob("*.json"))])
+    return found.reindex(columns=columns).sort_values("certified", ascending=False, kind="stable")
+
+
+def _known(path: Path, setting: Scale) -> dict[str, Any]:
+    """The trial in a file, once it is one of this setting."""
+    found = read_sealed(path)
+    if found["setting"] != to_dict(setting):
+        raise RecordError(
+            f"{path} must be of this setting; it is of another. Give the trial another name, or "
+            "delete the file to make it again."
+        )
+    return found

@@ -1,0 +1,209 @@
+"""What the files of a record must hold, and how they must agree; RecordError names what does not.
+
+A record can be edited and given new checksums. What is derived is then derived again: the metrics
+from the certificates; and how many images and epochs there are follows from the setting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from linfdist.data import DATASETS, VALIDATION_IMAGES
+from linfdist.records.files import RecordError
+from linfdist.records.metrics import accuracies
+
+if TYPE_CHECKING:
+    from linfdist.records.run import Run
+
+# Test images of each data set; of TinyImageNet, of which some classes may be left out, a class.
+TEST_IMAGES: Mapping[str, int] = {
+    "mnist": 10_000,
+    "fashion_mnist": 10_000,
+    "cifar10": 10_000,
+    "tinyimagenet": 50,
+    "digits": 357,
+}
+# Training images, of which a tenth at most is kept for validation.
+TRAIN_IMAGES: Mapping[str, int] = {
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "cifar10": 50_000,
+    "tinyimagenet": 500,
+    "digits": 1_440,
+}
+NUMBER = (int, float)
+OR_NONE = type(None)
+SUMMARY = {
+    "experiment": str,
+    "scale": str,
+    "seed": int,
+    "seconds": NUMBER,
+    "weights_sha256": str,
+    "metrics": dict,
+}
+CONFIG = {"setting": dict, "num_classes": int, "parameters": int, "flops": int}
+SETTING = {"dataset": str, "eps": str, "net": dict, "train": dict}
+ENVIRONMENT = {
+    "commit": (str, OR_NONE),
+    "dirty": (bool, OR_NONE),
+    "versions": dict,
+    "platform": str,
+    "device": str,
+    "threads": int,
+    "backend": str,
+    "training_seconds": NUMBER,
+    "evaluation_seconds": NUMBER,
+    "peak_memory_mb": NUMBER,
+}
+FLAGS = ("certified_interval", "survived_pgd")
+# Radii and flags that are there for every image or for none.
+PAIRS = (("margin_radius", "certified_margin"), ("sound_radius", "certified_sound"))
+COLUMNS = ("index", "label", "predicted", *PAIRS[0], "interval_radius", *FLAGS)
+
+
+def check_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """What metrics.json holds, before its metrics are derived again."""
+    if summary.keys() != SUMMARY.keys():
+        raise RecordError(f"{path} has other keys than a run's: {', '.join(summary)}. Restore it.")
+    _check_types(path, summary, SUMMARY)
+    _check_types(path, summary["metrics"], dict.fromkeys(summary["metrics"], NUMBER))
+
+
+def check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """What config.json holds, as far as tables and curves read it."""
+    _check_types(path, config, CONFIG)
+    setting = config["setting"]
+    _check_types(path, setting, SETTING)
+    epochs = setting["train"].get("epochs")
+    images = setting.get("test_images")
+    try:
+        eps = Fraction(setting["eps"])
+    except (ValueError, ZeroDivisionError):
+        eps = Fraction(-1)
+    checks = {
+        "dataset": setting["dataset"] in DATASETS,
+        "eps": eps >= 0,
+        "epochs": isinstance(epochs, list) and all(_is(number, int) for number in epochs),
+        "test_images": images is None or (_is(images, int) and images > 0),
+        "num_classes": config["num_classes"] > 0,
+    }
+    wrong = [name for name, right in checks.items() if not right]
+    if wrong:
+        raise RecordError(f"{path} has a value that no run has in {', '.join(wrong)}. Restore it.")
+
+
+def check_environment(path: Path, environment: Mapping[str, Any]) -> None:
+    """What environment.json holds."""
+    _check_types(path, environment, ENVIRONMENT)
+
+
+def count_of_images(
+    dataset: str, num_classes: int, taken: int | None, *, validation: bool = False
+) -> int:
+    """How many images a run is tested on: ``taken``, or all test or validation images."""
+    if taken is not None:
+        return taken
+    classes = num_classes if dataset == "tinyimagenet" else 1
+    if validation:
+        return min(VALIDATION_IMAGES, TRAIN_IMAGES[dataset] * classes // 10)
+    return TEST_IMAGES[dataset] * classes
+
+
+def check_tables(run: Run) -> None:
+    """The certificates and the epochs, and that the metrics are those of the certificates.
+
+    Raises:
+        RecordError: columns or values that no run has; images, epochs or metrics that contradict
+            the other files.
+    """
+    path, table = run.path / "certificates.csv", run.certificates
+    _check_columns(path, table, run.config["num_classes"])
+    setting = run.config["setting"]
+    wanted = count_of_images(
+        setting["dataset"],
+        run.config["num_classes"],
+        setting.get("test_images"),
+        validation=setting.get("validation", False),
+    )
+    if len(table) != wanted:
+        raise RecordError(
+            f"{path} must have a row for each of the {wanted} test images; it has {len(table)}. "
+            "Restore it."
+        )
+    derived = accuracies(table)
+    if derived.keys() != run.metrics.keys() or any(
+        abs(derived[name] - value) > 1e-9 for name, value in run.metrics.items()
+    ):
+        raise RecordError(
+            f"{run.path / 'metrics.json'} must have the metrics that certificates.csv gives, "
+            f"{_listed(derived)}; it has {_listed(run.metrics)}. Restore both."
+        )
+    path, table = run.path / "epochs.csv", run.epochs
+    wanted = sum(setting["train"]["epochs"])
+    if table.get("epoch", pd.Series()).tolist() != [*range(1, wanted + 1)]:
+        raise RecordError(
+            f"{path} must have a row for each of the {wanted} epochs; it has {len(table)}. "
+            "Restore it."
+        )
+    if "train_accuracy" not in table or not _between(table["train_accuracy"], 0, 1):
+        raise RecordError(f"{path} must have fractions as train_accuracy. Restore it.")
+
+
+def _check_columns(path: Path, table: pd.DataFrame, num_classes: int) -> None:
+    missing = [name for name in COLUMNS if name not in table]
+    missing += [name for name in PAIRS[1] if name not in table and {*PAIRS[1]} & {*table}]
+    if missing:
+        raise RecordError(f"{path} lacks the columns {', '.join(missing)}. Restore it.")
+    wrong = [] if table["index"].tolist() == [*range(len(table))] else ["index"]
+    wrong += [name for name in FLAGS if not table[name].isin([0, 1]).all()]
+    if not _between(table["interval_radius"], 0, math.inf):
+        wrong.append("interval_radius")
+    for name in ("label", "predicted"):
+        whole = pd.api.types.is_integer_dtype(table[name])
+        if not (whole and table[name].between(0, num_classes - 1).all()):
+            wrong.append(name)
+    for radius, flag in PAIRS:
+        if flag not in table or (table[radius].isna().all() and table[flag].isna().all()):
+            continue
+        if not _between(table[radius], 0, math.inf):
+            wrong.append(radius)
+        if not table[flag].isin([0, 1]).all():
+            wrong.append(flag)
+    if wrong:
+        raise RecordError(f"{path} has a value that no run has in {', '.join(wrong)}. Restore it.")
+
+
+def _between(numbers: pd.Series, low: float, high: float) -> bool:
+    """Whether all are finite numbers from low to high; False where one is missing."""
+    if not pd.api.types.is_numeric_dtype(numbers):
+        return False
+    return bool((numbers.between(low, high) & (numbers.abs() < math.inf)).all())
+
+
+def _check_types(path: Path, found: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    lacking = [name for name in types if name not in found]
+    if lacking:
+        raise RecordError(f"{path} lacks {', '.join(lacking)}. Restore it.")
+    wrong = [name for name, kind in types.items() if not _is(found[name], kind)]
+    if wrong:
+        raise RecordError(f"{path} has a value of another type in {', '.join(wrong)}. Restore it.")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """``isinstance`` for JSON: a truth value is no number, nor is what no float holds."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, int) and abs(value) > 2**63:
+        return False
+    return isinstance(value, kinds)
+
+
+def _listed(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.6g}" for name, value in metrics.items())

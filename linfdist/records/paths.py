@@ -1,0 +1,60 @@
+"""Where records and work files live on disk."""
+
+import os
+import tomllib
+from pathlib import Path
+
+from linfdist.records.files import CHECKSUMS as CHECKSUMS
+from linfdist.records.files import RecordError as RecordError
+from linfdist.records.files import expanded
+from linfdist.records.metrics import accuracies as accuracies
+from linfdist.records.metrics import certified as certified
+from linfdist.records.metrics import certified_radii as certified_radii
+from linfdist.records.metrics import eps_of as eps_of
+from linfdist.records.run import FILES as FILES
+
+
+def checkout() -> Path | None:
+    """The checkout this package is imported from; None where it is installed as a copy."""
+    folder = Path(__file__).resolve().parents[2]
+    project = folder / "pyproject.toml"
+    if not project.is_file():
+        return None
+    name = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("name")
+    return folder if name == "linfdist" else None
+
+
+def repository() -> Path:
+    """The checkout this package is imported from, else the working directory."""
+    return checkout() or Path.cwd()
+
+
+def runs_dir() -> Path:
+    """Where records are kept: ``LINFDIST_RUNS``, else runs/ in the repository."""
+    return expanded(os.environ.get("LINFDIST_RUNS") or repository() / "runs")
+
+
+_OTHER_RUNS = ", by LINFDIST_RUNS. Nothing was done yet."
+
+
+_OTHER_WORK = ", by LINFDIST_WORK. Nothing was done yet."
+
+
+def run_dir(experiment: str, scale: str, seed: int) -> Path:
+    """The folder of one recorded run."""
+    return runs_dir() / experiment / scale / f"seed{seed}"
+
+
+def work_dir(experiment: str, scale: str, seed: int) -> Path:
+    """The folder of a run's checkpoint and weights, which are not part of the record."""
+    return work_root() / experiment / scale / f"seed{seed}"
+
+
+def work_root() -> Path:
+    """Where what is not recorded is kept: ``LINFDIST_WORK``, else work/ in the repository."""
+    root = expanded(os.environ.get("LINFDIST_WORK") or repository() / "work")
+    if root.resolve() == runs_dir().resolve():
+        raise RecordError(
+            f"LINFDIST_WORK and LINFDIST_RUNS must be two folders; both are {root}. Change one."
+        )
+    return root

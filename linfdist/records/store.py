@@ -1,0 +1,332 @@
+"""How a run is written, changed and found; the format is in runs/README.md."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from linfdist.records.files import CHECKSUMS as CHECKSUMS
+from linfdist.records.files import RecordError as RecordError
+from linfdist.records.files import csv_text, json_text, named, write_files
+from linfdist.records.metrics import accuracies as accuracies
+from linfdist.records.metrics import certified as certified
+from linfdist.records.metrics import certified_radii as certified_radii
+from linfdist.records.metrics import eps_of as eps_of
+from linfdist.records.metrics import is_sound
+from linfdist.records.paths import _OTHER_RUNS, _OTHER_WORK, run_dir, runs_dir
+from linfdist.records.run import FILES as FILES
+from linfdist.records.run import Run, read_anywhere, read_run
+from linfdist.system import disk
+from linfdist.system.disk import exchange, sha256, sync_folder, write_file
+
+VALIDATION = "validation"  # the folder of runs on validation images
+
+
+class RunExists(RuntimeError):
+    """A run is recorded already; records are written once."""
+
+
+class RunInProgress(RecordError):
+    """Another process is at the same run."""
+
+
+class NotARunWarning(UserWarning):
+    """A folder among the records is left out: it is not called as a run is, or is a copy of one."""
+
+
+def refuse_recorded(experiment: str, scale: str, seed: int) -> Path:
+    """The folder of a run that is not recorded yet; RunExists if it is."""
+    path = run_dir(experiment, scale, seed)
+    if path.exists():
+        raise RunExists(
+            f"{path} exists: a run is recorded once. Choose another seed, or delete that folder "
+            "to run it again."
+        )
+    return path
+
+
+def try_recording(path: Path) -> None:
+    """RecordError unless a run can be recorded at ``path``: called before the work for it."""
+    with named(path, "be a folder that can be made; it cannot be", _OTHER_RUNS):
+        disk.try_folder(path)
+
+
+@contextlib.contextmanager
+def lock(work: Path) -> Iterator[None]:
+    """Keep every other process out of a run's work folder; RunInProgress if one is there.
+
+    The system frees the lock when its process ends, however it ends.
+
+    Raises:
+        RecordError: the folder or the file ``lock`` in it cannot be made.
+    """
+    with named(work, "be a folder that can be written to; it cannot be", _OTHER_WORK):
+        work.mkdir(parents=True, exist_ok=True)
+        descriptor = disk.open_own(work / "lock")
+    with os.fdopen(descriptor, "wb") as file:
+        with named(work, "be a folder whose files can be locked; they cannot be", _OTHER_WORK):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunInProgress(
+                    f"{work}: this run is already in progress in another process. Wait for it, or "
+                    "choose another seed."
+                ) from error
+        yield
+
+
+def write_run(
+    experiment: str,
+    scale: str,
+    seed: int,
+    *,
+    config: dict[str, Any],
+    metrics: dict[str, float],
+    environment: dict[str, Any],
+    epochs: list[dict[str, Any]],
+    certificates: pd.DataFrame,
+    seconds: float,
+    weights: Path,
+) -> Run:
+    """Record a run: all of it appears at once, under its final name, or nothing does.
+
+    Of the weights only the SHA-256 of the file is kept.
+
+    Raises:
+        RunExists: the run is recorded already.
+        RecordError: it cannot be written, or the files contradict one another: the metrics are not
+            those of the certificates, or an image has no row. Nothing is recorded.
+    """
+    path = refuse_recorded(experiment, scale, seed)
+    summary = {
+        "experiment": experiment,
+        "scale": scale,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "weights_sha256": sha256(weights),
+        "metrics": metrics,
+    }
+    texts = {
+        "config.json": json_text(config),
+        "metrics.json": json_text(summary),
+        "environment.json": json_text(environment),
+        "epochs.csv": csv_text(pd.DataFrame(epochs)),
+        "certificates.csv": csv_text(certificates),
+    }
+    again = (
+        ": the same call goes on, or says that the run is recorded. Training and weights are kept."
+    )
+    with named(path, "be written whole; it cannot be", again), _folder_for(path) as unfinished:
+        write_files(unfinished, texts)
+        read_anywhere(unfinished)  # what could not be read is not recorded
+        refuse_recorded(experiment, scale, seed)
+        try:
+            unfinished.rename(path)
+        except OSError:
+            refuse_recorded(experiment, scale, seed)  # another process was first
+            raise
+        for folder in path.parents[:5]:  # up to what runs/ lies in, which may be new
+            sync_folder(folder)
+    return read_run(path)
+
+
+def amend_run(run: Run, columns: pd.DataFrame, **noted: Any) -> Run:
+    """Add columns to the certificates of a recorded run; nothing else of them is changed.
+
+    ``certified_accuracy`` follows from them, and ``noted`` goes into environment.json. The folder
+    is exchanged for the new one at once: a crash leaves the old record or the new one, whole, and
+    maybe a hidden folder beside it.
+
+    Raises:
+        RecordError: the run has a column of that name, a file of it is damaged, or the folder
+            cannot be exchanged.
+    """
+    before = _cells(run.text("certificates.csv"))
+    taken = [name for name in columns if name in before]
+    if taken or len(columns) != len(before):
+        raise RecordError(
+            f"{run.path}: new columns must have new names and one value for each of the "
+            f"{len(before)} images; got {', '.join(taken) or f'{len(columns)} values'}."
+        )
+    return _amend(run, pd.concat([before, _cells(csv_text(columns))], axis=1), noted)
+
+
+def low_radii(run: Run) -> pd.Series:
+    """Of each image: whether its sound radius lies below eps, although it is certified at eps.
+
+    Decimals are compared: a radius of eps is stored rounded down.
+    """
+    table = run.certificates
+    if not is_sound(table):
+        return pd.Series(False, index=table.index)
+    low = (table["sound_radius"] * 1e6).round() < _millionths(eps_of(run))
+    return low & (table["certified_sound"] == 1)
+
+
+def raise_low_radii(run: Run, **noted: Any) -> Run:
+    """Write eps as the sound radius of the images of ``low_radii``; no other cell is changed.
+
+    They are certified at eps by the record itself: no weights are needed. ``noted`` goes into
+    environment.json. The folder is exchanged as by ``amend_run``.
+
+    Raises:
+        RecordError: no radius is low, a file is damaged, or the folder cannot be exchanged.
+    """
+    low = low_radii(run)
+    if not low.any():
+        raise RecordError(f"{run.path}: no sound radius lies below eps at a certified image.")
+    table = _cells(run.text("certificates.csv"))
+    table.loc[low, "sound_radius"] = f"{_millionths(eps_of(run)) / 1e6:.12g}"
+    return _amend(run, table, noted)
+
+
+def _millionths(eps: Fraction) -> int:
+    return eps * 10**6 // 1
+
+
+def _cells(text: str) -> pd.DataFrame:
+    """A table as it is written, every cell as text."""
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+
+
+def _amend(run: Run, cells: pd.DataFrame, noted: dict[str, Any]) -> Run:
+    """Exchange a record for one with these certificates, and the metrics that they give.
+
+    What else is in the folder goes with it.
+    """
+    texts = {name: run.text(name) for name in FILES}
+    table = cells.to_csv(index=False)
+    summary = json.loads(texts["metrics.json"])
+    found = accuracies(pd.read_csv(io.StringIO(table)))
+    summary["metrics"]["certified_accuracy"] = found["certified_accuracy"]
+    changed = {
+        "metrics.json": json_text(summary),
+        "environment.json": json_text(run.environment | noted),
+        "certificates.csv": table,
+    }
+    with _exchanging(run.path), _folder_for(run.path) as unfinished:
+        for path in run.path.iterdir():  # the record of a hunt, too
+            if path.name not in (*FILES, CHECKSUMS) and path.is_file():
+                write_file(unfinished / path.name, path.read_bytes())
+        write_files(unfinished, texts | changed)
+        read_anywhere(unfinished)
+        exchange(unfinished, run.path)
+        sync_folder(run.path.parent)  # before the old folder goes
+    return read_run(run.path)
+
+
+def try_amending(path: Path) -> None:
+    """RecordError unless a record's folder can be exchanged: called before the work for it."""
+    with _exchanging(path), contextlib.ExitStack() as until_tried:
+        both = []
+        for _ in range(2):
+            both.append(disk.hidden_folder(path))
+            until_tried.callback(both[-1].rmdir)
+        exchange(*both)
+
+
+@contextlib.contextmanager
+def _exchanging(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be exchanged for another folder: {error}. {disk.advice(error)}, or "
+            "copy the records to a file system that can exchange folders, and set LINFDIST_RUNS. "
+            "The record is as it was."
+        ) from error
+
+
+@contextlib.contextmanager
+def _folder_for(path: Path) -> Iterator[Path]:
+    """A hidden folder beside ``path``; what it is called in the end is deleted."""
+    unfinished = disk.hidden_folder(path)
+    try:
+        yield unfinished
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def find_runs(
+    experiment: str | None = None, scale: str | None = None, seed: int | None = None
+) -> list[Run]:
+    """Every recorded run that matches, sorted by experiment, scale and seed.
+
+    Without an experiment, runs on validation images are left out: no table counts them.
+
+    Beside the runs may lie what is none: a folder that is not called seed<k>, as seed0.bak, and a
+    whole run that lies elsewhere than its metrics.json says, as a copy does. Both are left out with
+    a NotARunWarning.
+
+    Raises:
+        RecordError: a run is damaged, or a folder cannot be read.
+    """
+    tables = [runs_dir()] if experiment is None else [runs_dir() / experiment]
+    rows = [row for table in tables for row in _inside(table, 2 if experiment is None else 0)]
+    rows = [row for row in rows if experiment is not None or row.parent.name != VALIDATION]
+    scales = [folder for row in rows for folder in _inside(row, 1) if scale in (None, folder.name)]
+    found = []
+    for path in (path for folder in scales for path in _inside(folder, 1)):
+        if not re.fullmatch("seed(0|[1-9][0-9]*)", path.name):
+            _leave_out(path, "is not called seed<k>")
+        elif seed is None or path.name == f"seed{seed}":
+            run = read_anywhere(path)
+            if path.relative_to(runs_dir()) == run.place:
+                found.append(run)
+            else:
+                _leave_out(path, f"says that it is {run.place}")
+    return sorted(found, key=lambda run: (run.experiment, run.scale, run.seed))
+
+
+def _inside(folder: Path, levels: int) -> list[Path]:
+    """The folders so many levels below, without hidden ones; none where the folder is not there."""
+    if levels == 0:
+        return [folder]
+    try:
+        with os.scandir(folder) as entries:
+            names = [
+                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+            ]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(
+            f"{folder} must be a folder that can be read; it cannot be ({error}). "
+            f"{disk.advice(error)}, by LINFDIST_RUNS."
+        ) from error
+    return [path for name in sorted(names) for path in _inside(folder / name, levels - 1)]
+
+
+def _leave_out(path: Path, why: str) -> None:
+    warnings.warn(
+        f"{path} is left out: it {why}. Move it out of the records, or delete it.",
+        NotARunWarning,
+        stacklevel=3,
+    )
+
+
+def check_weights(run: Run, path: Path) -> None:
+    """RecordError unless ``path`` is the file of weights that the run was recorded with."""
+    name = f"{run.experiment} at scale {run.scale}, seed {run.seed}"
+    if not path.is_file():
+        raise RecordError(
+            f"{path} must hold the weights of {name}, which are not kept with the records. Copy "
+            f"them there, or train them again, which leaves them in the work folder: LINFDIST_RUNS="
+            f"<an empty folder> python -m linfdist run {run.experiment} --scale {run.scale} "
+            f"--seed {run.seed}"
+        )
+    if sha256(path) != run.weights_sha256:
+        raise RecordError(
+            f"{path} must have the recorded SHA-256 {run.weights_sha256}; it has {sha256(path)}: "
+            f"these are not the weights of {name}."
+        )

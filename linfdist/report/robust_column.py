@@ -1,0 +1,103 @@
+"""Is the "Robust" column robust? What the recorded hunts found that PGD-20 had missed."""
+
+import math
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from linfdist import experiments
+from linfdist.records.attacks import Attacked, find_attacked
+from linfdist.report.formats import format_percent, format_pixels
+
+COLUMNS = (
+    "row",
+    "method",
+    "data set",
+    "eps",
+    "seed",
+    "images",
+    "test",
+    "robust",
+    "strongest",
+    "certified",
+    "missed",
+    "beaten",
+    "share",
+    "low",
+    "high",
+)
+
+
+def wilson(beaten: int, tried: int) -> tuple[float, float]:
+    """The 95 % interval of a share  [Wilson1927]; nan for a share of nothing."""
+    if tried == 0:
+        return math.nan, math.nan
+    z = 1.959964
+    share, scale = beaten / tried, 1 + z**2 / tried
+    middle = share + z**2 / (2 * tried)
+    spread = z * math.sqrt(share * (1 - share) / tried + z**2 / (4 * tried**2))
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def robust_column(scale: str = "reduced") -> pd.DataFrame:
+    """A row a recorded hunt.
+
+    "test", "robust" (the run's PGD-20), "strongest" (what survives all attacks) and "certified" are
+    fractions of the first "images" test images. "missed": images that PGD-20 did not beat and that
+    are not certified; "beaten": how many of them an attack did. "share" is their quotient, the part
+    of the gap between "robust" and "certified" that attacks close, and "low" to "high" its 95 %
+    interval.
+    """
+    return pd.DataFrame([_row(found) for found in find_attacked(scale=scale)], columns=[*COLUMNS])
+
+
+def _row(found: Attacked) -> dict[str, object]:
+    run, shown, missed = found.run, found.accuracies(), found.missed
+    experiment = experiments.get(run.experiment)
+    beaten = int(missed["beaten_by"].notna().sum())
+    low, high = wilson(beaten, len(missed))
+    return {
+        "row": run.experiment,
+        "method": experiment.title,
+        "data set": run.config["setting"]["dataset"],
+        "eps": format_pixels(found.eps),
+        "seed": run.seed,
+        "images": found.images,
+        "test": shown["clean"],
+        "robust": shown["pgd"],
+        "strongest": shown["strongest"],
+        "certified": shown["certified"],
+        "missed": len(missed),
+        "beaten": beaten,
+        "share": beaten / len(missed) if len(missed) else math.nan,
+        "low": low,
+        "high": high,
+    }
+
+
+def show_robust_column(scale: str = "reduced") -> Styler:
+    """``robust_column`` for a notebook, in percent."""
+    shown = robust_column(scale)
+    for name in ("test", "robust", "strongest", "certified"):
+        shown[name] = shown[name].map(format_percent)
+    shown["beaten"] = [f"{row.beaten} of {row.missed}" for row in shown.itertuples()]
+    shown["gap closed"] = [
+        "–" if pd.isna(row.share) else f"{row.share:.0%} ({row.low:.0%} to {row.high:.0%})"
+        for row in shown.itertuples()
+    ]
+    left_out = ["method", "data set", "missed", "share", "low", "high"]
+    return shown.drop(columns=left_out).style.hide(axis="index")
+
+
+def by_attack(scale: str = "reduced") -> pd.DataFrame:
+    """The share of the missed images that each attack beats alone: a row an attack, a column a run.
+
+    Of the hunts in which each attack met every image.
+    """
+    columns = {}
+    for found in find_attacked(scale=scale):
+        if found.each:
+            flags = found.missed[list(found.attacks)]
+            name = f"{found.run.experiment}, seed {found.run.seed}"
+            columns[f"{name} (n = {len(flags)})"] = 1 - flags.mean()
+    return pd.DataFrame(columns)

@@ -1,0 +1,1 @@
+"""Attacks: each returns the images that it found and which survived."""

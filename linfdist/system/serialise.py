@@ -1,0 +1,172 @@
+"""Configurations as JSON: what config.json holds and what identifies a checkpoint."""
+
+import dataclasses
+import math
+import numbers
+import types
+from collections.abc import Collection, Mapping
+from fractions import Fraction
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from linfdist.system.values import shown, whole
+
+# Metadata of a field that came later: files from before it stay equal to what they would be now.
+OMITTED_AT_DEFAULT: Mapping[str, bool] = types.MappingProxyType({"omitted_at_default": True})
+
+
+_hints = cache(get_type_hints)
+
+
+def check_fields(config: Any, ranged: Collection[str] = ()) -> None:
+    """Give every field of a frozen dataclass a value of its type, or refuse it by name.
+
+    Called first in ``__post_init__``: what passes can be compared, recorded and read again. Numbers
+    of numpy become Python's and lists tuples. Numbers are finite, except in the ``ranged`` fields,
+    whose range the class checks itself.
+
+    Raises:
+        TypeError: a value of another type: True for a number, "0.1" for a Fraction, 64 for a tuple.
+        ValueError: NaN, ∞, a tuple of another length, or none of a field's literals.
+    """
+    owner = type(config).__name__
+    for name, kind in _hints(type(config)).items():
+        value = _checked(kind, getattr(config, name), f"{owner}: {name}", name not in ranged)
+        object.__setattr__(config, name, value)
+
+
+def _checked(kind: Any, value: Any, what: str, finite: bool) -> Any:
+    """``value`` in the type of a field, ``kind``; ``what`` names it."""
+    origin, members = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in members:
+            return None
+        members = tuple(member for member in members if member is not type(None))
+        if len(members) == 1:
+            return _checked(members[0], value, what, finite)
+        kind = members
+    if origin is Literal:
+        if not isinstance(value, str) or value not in members:
+            raise ValueError(f"{what} must be one of {', '.join(members)}; got {value!r}.")
+        return value
+    if origin is tuple:
+        return _checked_tuple(members, value, what, finite)
+    if kind is int:
+        return whole(value, what, least=None)
+    if kind in (float, Fraction):
+        return _checked_number(kind, value, what, finite)
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(_NAMES.get(one, one.__name__) for one in kinds)
+        raise TypeError(f"{what} must be {wanted}; got {shown(value)}.")
+    return value
+
+
+_NAMES: Mapping[type, str] = types.MappingProxyType({bool: "True or False", str: "text"})
+_COUNTS: Mapping[int, str] = types.MappingProxyType({2: "two", 3: "three"})
+
+
+def _checked_number(kind: type, value: Any, what: str, finite: bool) -> Any:
+    """As an int or a float, exactly; for a field of a Fraction also a Fraction."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        advice = " Write Fraction(8, 255) or 8 / 255." if kind is Fraction else ""
+        raise TypeError(f"{what} must be a number; got {shown(value)}.{advice}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number, finite = math.inf, True
+    if not isinstance(value, numbers.Rational) and number == number and number != value:
+        raise TypeError(f"{what} must be a number that float64 holds; got {shown(value)}.")
+    if finite and not math.isfinite(number):
+        raise ValueError(f"{what} must be a finite number; got {value}.")
+    if isinstance(value, numbers.Integral) and (kind is Fraction or number == value):
+        return int(value)
+    if kind is Fraction and isinstance(value, numbers.Rational):
+        return Fraction(int(value.numerator), int(value.denominator))
+    return number
+
+
+def _checked_tuple(members: tuple[Any, ...], value: Any, what: str, finite: bool) -> tuple:
+    several = members[-1] is Ellipsis
+    count = "" if several else f"{_COUNTS.get(len(members), len(members))} "
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{what} must be a tuple of {count or 'some '}values; got {shown(value)}.")
+    if several:
+        members = members[:1] * len(value)
+    if len(value) != len(members):
+        raise ValueError(f"{what} must be {count}numbers; got {value}.")
+    return tuple(
+        _checked(member, item, what, finite) for member, item in zip(members, value, strict=True)
+    )
+
+
+def to_dict(value: Any) -> Any:
+    """A configuration in JSON's types.
+
+    A frozen dataclass becomes {"type": its name, field: …}, a ``Fraction`` "8/255", a tuple a list,
+    ∞ "inf"; a field with ``OMITTED_AT_DEFAULT`` is left out at its default. ``from_dict`` is the
+    inverse.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            field.name: to_dict(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if field.metadata != OMITTED_AT_DEFAULT or getattr(value, field.name) != field.default
+        }
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, Fraction):
+        return f"{value.numerator}/{value.denominator}"
+    if isinstance(value, float) and math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if isinstance(value, tuple | list):
+        return [to_dict(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): to_dict(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"to_dict: a configuration holds dataclasses, numbers, strings, tuples and None; got "
+        f"{type(value).__name__} {value!r}."
+    )
+
+
+def from_dict(kind: Any, data: Any) -> Any:
+    """The value of ``kind``, a dataclass or the type of one of its fields, that ``data`` holds."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return from_dict(_member(get_args(kind), data), data)
+    if origin is tuple:
+        members = get_args(kind)
+        if members[-1] is Ellipsis:
+            members = members[:1] * len(data)
+        return tuple(from_dict(member, item) for member, item in zip(members, data, strict=True))
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        fields = {name: item for name, item in data.items() if name != "type"}
+        unknown = sorted(set(fields) - set(hints))
+        if data.get("type") != kind.__name__ or unknown:
+            raise ValueError(
+                f"from_dict: {kind.__name__} must have that type and the fields "
+                f"{', '.join(hints)}; got type {data.get('type')!r} and unknown fields {unknown}."
+            )
+        return kind(**{name: from_dict(hints[name], item) for name, item in fields.items()})
+    if kind in (Fraction, float):
+        return kind(data)
+    if origin is Literal or kind in (int, str, bool, type(None)):
+        return data
+    raise TypeError(f"from_dict: no rule for the type {kind!r} of {data!r}.")
+
+
+def _member(members: tuple[Any, ...], data: Any) -> Any:
+    """The member of a union that ``data`` is of: None, or the dataclass that it names."""
+    if data is None:
+        return type(None)
+    members = tuple(member for member in members if member is not type(None))
+    if isinstance(data, Mapping):
+        for member in members:
+            if getattr(member, "__name__", None) == data.get("type"):
+                return member
+    if len(members) > 1:
+        names = ", ".join(member.__name__ for member in members)
+        raise ValueError(f"from_dict: expected one of {names}; got {data!r}.")
+    return members[0]

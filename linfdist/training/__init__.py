@@ -1,0 +1,21 @@
+"""Training, resumable to the bit."""
+
+from linfdist.robust.losses import GatedLoss, HingeLoss, IBPLoss, Loss, MixtureLoss
+from linfdist.training.bounds import BoundTrainConfig
+from linfdist.training.colt import LayerwiseTrainConfig
+from linfdist.training.config import AnyTrainConfig, TrainConfig
+from linfdist.training.loop import OutOfTime, fit
+
+__all__ = [
+    "AnyTrainConfig",
+    "BoundTrainConfig",
+    "GatedLoss",
+    "HingeLoss",
+    "IBPLoss",
+    "LayerwiseTrainConfig",
+    "Loss",
+    "MixtureLoss",
+    "OutOfTime",
+    "TrainConfig",
+    "fit",
+]

@@ -1,0 +1,191 @@
+"""Checkpoints: written atomically, with a checksum; read back whole or refused by name."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from linfdist.system import disk
+from linfdist.system.disk import sync_folder
+
+FORMAT = 2  # ends in the SHA-256 of what is before it; format 1 had none, and is not read
+_TRAILER = re.compile(rb"sha256 ([0-9a-f]{64})\n")
+_TRAILER_BYTES = 72
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is damaged, belongs to another run, or cannot be written."""
+
+
+def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write ``state`` so that a crash at any moment leaves the old file or the new one.
+
+    ``fingerprint``, JSON, says which run the state belongs to. ``state`` holds tensors, numbers,
+    strings, lists and dictionaries.
+
+    Raises:
+        CheckpointError: the file cannot be written, or another process is writing; the old file
+            stays.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    text = json.dumps(fingerprint, sort_keys=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(temporary) as file:
+            hashed = _Hashed(file)
+            torch.save({"format": FORMAT, "fingerprint": text, "state": state}, hashed)
+            file.write(f"sha256 {hashed.digest.hexdigest()}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        sync_folder(path.parent)  # the rename itself survives a power cut
+    except (OSError, RuntimeError) as error:
+        # torch.save turns an error of the disk into one of its own about positions in the file.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise CheckpointError(
+            f"checkpoint: {path} must be written whole; it cannot be ({cause}). The last "
+            f"one that was whole is kept. {disk.advice(cause)}: the same call goes on."
+        ) from error
+
+
+def try_saving(path: Path) -> None:
+    """CheckpointError unless ``save`` can write there: called before the training that it keeps."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.refuse_folder(path)
+        temporary = _temporary(path)
+        with _alone(temporary) as file:
+            file.write(b"\n")
+            file.flush()
+            disk.remove(temporary)
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint: {path} must be a file that can be written; it cannot be ({error}). "
+            f"{disk.advice(error)}. Nothing was trained yet."
+        ) from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
+class _Hashed:
+    """A file to write to, with the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+@contextlib.contextmanager
+def _alone(temporary: Path) -> Iterator[BinaryIO]:
+    """An empty file that no other process writes to; deleted if what is done with it fails."""
+    descriptor = disk.open_own(temporary)
+    with os.fdopen(descriptor, "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had the lock before may have made this very file its checkpoint.
+            ours = os.path.samestat(os.fstat(descriptor), os.stat(temporary))
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
+            raise CheckpointError(
+                f"checkpoint: {temporary} must be written by one process; another is at it. Two "
+                "processes are at one run: stop one of them, or give it another path."
+            )
+        try:
+            file.truncate(0)
+            yield file
+        except Exception:
+            temporary.unlink(missing_ok=True)  # a full disk stays full with it
+            raise
+
+
+def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """The state that ``save`` wrote for this fingerprint; ``CheckpointError`` for anything else."""
+    path = Path(path)
+    found, state = _read(path, device)
+    wanted = json.loads(json.dumps(fingerprint))
+    if found != wanted:
+        raise CheckpointError(
+            f"checkpoint: {path} must belong to this run; it differs in "
+            f"{'; '.join(differences(found, wanted))}. Use another path, or pass restart=True to "
+            "throw it away."
+        )
+    return state
+
+
+def surroundings(path: Path) -> list[dict[str, Any]]:
+    """What the calls of a run up to this checkpoint ran on; none if it was not told."""
+    return list(_read(Path(path), "cpu", mmap=True)[1].get("surroundings", []))
+
+
+def damaged(path: Path, error: object) -> CheckpointError:
+    """The error for a file that is no whole checkpoint."""
+    return CheckpointError(
+        f"checkpoint: {path} must be a whole checkpoint; it cannot be read ({error}). Training "
+        "does not start over by itself: delete the file or pass restart=True."
+    )
+
+
+def _read(path: Path, device: torch.device | str, **how: bool) -> tuple[Any, dict[str, Any]]:
+    """Fingerprint and state."""
+    try:
+        has_checksum = _check(path)
+        content = torch.load(path, map_location=device, weights_only=True, **how)
+        version, fingerprint = content["format"], json.loads(content["fingerprint"])
+        state = content["state"]
+        if not all(isinstance(call, dict) for call in state.get("surroundings", [])):
+            raise ValueError("its surroundings are no dictionaries")
+        if version == FORMAT and not has_checksum:
+            raise ValueError("its checksum is missing")
+    except Exception as error:  # torch.load raises whatever the bytes lead it to
+        raise damaged(path, error) from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"checkpoint: {path} must have format {FORMAT}; got {version}. It was written by "
+            "another version of linfdist: delete it or pass restart=True."
+        )
+    return fingerprint, state
+
+
+def _check(path: Path) -> bool:
+    """Whether the file ends in a checksum, which must then be right."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        left = max(0, path.stat().st_size - _TRAILER_BYTES)
+        while part := file.read(min(left, 1 << 20)):
+            digest.update(part)
+            left -= len(part)
+        trailer = _TRAILER.fullmatch(file.read())
+    if trailer and trailer[1].decode() != digest.hexdigest():
+        raise ValueError(f"its SHA-256 must be {trailer[1].decode()}; it is {digest.hexdigest()}")
+    return trailer is not None
+
+
+def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, one "field: found, wanted" each."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return [
+            line
+            for key in sorted(found.keys() | wanted.keys())
+            for line in differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if found == wanted else [f"{name}: {found!r} there, {wanted!r} here"]

@@ -1,0 +1,113 @@
+"""What ``fit`` refuses before it starts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from linfdist.baselines import BaselineNet, ColtNet
+from linfdist.data import ImageSet, check_image_set
+from linfdist.nn import LinfDistNet, LinfDistNetMLP
+from linfdist.robust import HingeLoss, Lipschitz, MixtureLoss
+from linfdist.robust.checks import check_labels, check_net
+from linfdist.system import distributed, values
+from linfdist.training.bounds import BoundTrainConfig
+from linfdist.training.colt import LayerwiseTrainConfig
+from linfdist.training.config import AnyTrainConfig, Net, TrainConfig
+
+
+def _check_kind(net: Net, config: AnyTrainConfig) -> None:
+    """Refuse a loss that does not fit the network."""
+    if isinstance(config, BoundTrainConfig):
+        if not isinstance(net, BaselineNet):
+            raise TypeError(
+                f"fit: BoundTrainConfig must train a BaselineNet; got {type(net).__name__}. Use "
+                "TrainConfig."
+            )
+        if config.bound == "hinge" and not isinstance(net, Lipschitz):
+            raise TypeError(
+                f'fit: bound="hinge" must train a network of Lipschitz logits, "groupsort"; got '
+                f"{net.config.kind!r}."
+            )
+        return
+    if isinstance(config, LayerwiseTrainConfig):
+        if not isinstance(net, ColtNet):
+            raise TypeError(
+                f"fit: LayerwiseTrainConfig must train a ColtNet; got {type(net).__name__}. Build "
+                'BaselineConfig(kind="colt").'
+            )
+        return
+    of_margins = isinstance(config.loss, HingeLoss | MixtureLoss)
+    kind = LinfDistNet if of_margins else LinfDistNetMLP
+    if not isinstance(net, kind):
+        raise TypeError(
+            f"fit: {type(config.loss).__name__} must train a {kind.__name__}; got "
+            f"{type(net).__name__}. HingeLoss and MixtureLoss are for LinfDistNet, IBPLoss and "
+            "GatedLoss for LinfDistNetMLP."
+        )
+
+
+def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrainConfig) -> None:
+    """Refuse a loss, images or labels that do not fit the network."""
+    if not isinstance(config, AnyTrainConfig):
+        raise TypeError(
+            "fit: config must be a TrainConfig, BoundTrainConfig or LayerwiseTrainConfig; got "
+            f"{type(config).__name__}."
+        )
+    check_image_set(train, "fit: train")
+    if test is not None:
+        check_image_set(test, "fit: test")
+    check_net(net, "fit")
+    _check_kind(net, config)
+    if len(train) == 0:
+        raise ValueError("fit: train must hold at least one image; got none.")
+    if config.train_images is not None and config.train_images > len(train):
+        raise ValueError(
+            f"fit: train_images must be at most {len(train)}, the images there are; got "
+            f"{config.train_images}."
+        )
+    if isinstance(config, TrainConfig) and len(train.take(config.train_images)) == 1:
+        raise ValueError(
+            "fit: train must hold at least two images; got one, of which a mean shift leaves 0."
+        )
+    for images, name in _shapes(train, test, config):
+        if images != net.input_shape:
+            raise ValueError(
+                f"fit: {name} images must have the network's input_shape={net.input_shape}; got "
+                f"{images}. Set Augmentation.crop or build the network for these images."
+            )
+    for images in (train, test):
+        if images is not None:
+            check_labels(images.labels, net.num_classes, "fit")
+
+
+def check_share(config: AnyTrainConfig) -> None:
+    """Refuse batches of which a process that shifts by its own mean has a single image."""
+    processes = distributed.size()
+    if isinstance(config, TrainConfig) and config.batch_size < 2 * processes:
+        raise ValueError(
+            f"fit: batch_size must be at least {2 * processes} for {processes} processes with "
+            f"sync_mean_shift=False; got {config.batch_size}. A mean shift leaves nothing of a "
+            "share of one image."
+        )
+
+
+def check_seconds(seconds: Any, checkpoint: Path | None) -> float | None:
+    """The seconds of a call; refuses a time after which nothing would be left."""
+    seconds = values.seconds(seconds, "fit: seconds")
+    if seconds is not None and checkpoint is None:
+        raise ValueError(
+            f"fit: seconds={seconds:g} must come with a checkpoint to go on from; got none. Pass "
+            "checkpoint, a path."
+        )
+    return seconds
+
+
+def _shapes(
+    train: ImageSet, test: ImageSet | None, config: AnyTrainConfig
+) -> Iterator[tuple[tuple[int, ...], str]]:
+    """The shapes that reach the network, and whose they are."""
+    crop = config.augmentation.crop
+    shape = tuple(train.images.shape[1:])
+    yield (shape if crop is None else (shape[0], crop, crop)), "training"
+    if test is not None:
+        yield tuple(test.images.shape[1:]), "test"

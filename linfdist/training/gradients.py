@@ -1,0 +1,35 @@
+"""How many weights a gradient reaches: at p = ∞ one of a neuron for each image, at small p all."""
+
+import torch
+
+from linfdist.data import ImageSet
+from linfdist.training.config import DistNet, TrainConfig
+from linfdist.training.state import Run
+
+
+def gradient_shares(
+    net: DistNet,
+    train: ImageSet,
+    config: TrainConfig,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> list[float]:
+    """Train ``net`` in place for one epoch, and count the weights  [Zhang2021, Sec. 5.2].
+
+    Returns for each step the share, in [0, 1], of the entries of all weight matrices whose gradient
+    was not exactly 0 in at least one step so far. ``config`` says at which p: that of its first
+    epoch, which is ∞ for ``epochs=(0, 0, 1)``. Adam moves an entry as soon as it has a gradient,
+    and weight decay, which is left out here, does besides. Raises ValueError as ``fit`` does.
+    """
+    run = Run(net, train, config, seed, None, device, experiment="")
+    weights = [weight for weight in run.net.parameters() if weight.ndim > 1]
+    reached = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
+    total = sum(weight.numel() for weight in weights)
+    shares = []
+    for _ in range(run.steps_per_epoch):
+        run.train_step()
+        for weight, seen in zip(weights, reached, strict=True):
+            seen |= weight.grad != 0
+        shares.append(sum(int(seen.sum()) for seen in reached) / total)
+    return shares

@@ -1,0 +1,124 @@
+"""README.md: its tables, code and commands, and the files that repeat what pyproject.toml says."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.threads import one_thread
+from packaging.requirements import Requirement
+
+from linfdist.bench import recorded
+from linfdist.report.readme import GPU, RESULTS, SPEED, benches, gpu, results, speed
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+RENDER = "README.md differs from runs/: render it again with `python -m linfdist.report.readme`."
+
+
+def _commands() -> list[str]:
+    return [line for line in README.read_text().splitlines() if line.startswith("pip install")]
+
+
+def _requirements() -> dict[str, Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["book"], *extras["test"]]
+    return {Requirement(line).name: Requirement(line) for line in lines}
+
+
+def test_results_are_those_of_runs(monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(ROOT / "runs"))
+    assert RESULTS.search(README.read_text()).group() == results(), RENDER
+
+
+def test_speeds_are_those_of_runs(monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(ROOT / "runs"))
+    assert SPEED.search(README.read_text()).group() == speed(), RENDER
+
+
+def test_it_says_not_yet_run_on_a_gpu_until_a_record_shows_that_it_has(monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(ROOT / "runs"))
+    assert GPU.search(README.read_text()).group() == gpu(), RENDER
+    has_run = any(bench.on_gpu for bench in benches())
+    assert (recorded.NOT_YET in README.read_text()) is not has_run
+
+
+@pytest.fixture
+def single_thread():
+    with one_thread():
+        yield
+
+
+def test_quick_use_runs(single_thread):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, str(README), "exec"), names)
+    radius, test = names["radius"], names["test"]
+    assert radius.shape == (len(test),)
+    assert (radius > float(test.info.eps)).float().mean() > 0.5
+
+
+def test_the_two_commands():
+    assert _commands() == [
+        'pip install -e ".[book]" && jupyter-book build book/',
+        'pip install -e ".[test]" && pytest -n 2 --dist loadfile',
+    ]
+
+
+@pytest.mark.parametrize("start", ['pip install -e ".[book]"', 'pip install -e ".[test]"'])
+def test_ci_runs_the_readmes_commands(start):
+    assert f"readme_command '{start}'" in (ROOT / ".ci" / "run").read_text()
+    assert [command.startswith(start) for command in _commands()].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", "book/intro.ipynb", "book/trust/robust_column.ipynb"]
+)
+def test_runs_that_a_reader_is_told_to_make_are_not_recorded_yet(path):
+    """A command that is copied must not end in "a run is recorded once"."""
+    found = re.findall(
+        r"linfdist run (\w+/\w+)( --scale \w+)?( --seed \d+)?", (ROOT / path).read_text()
+    )
+    assert found
+    for name, scale, seed in found:
+        scale, seed = scale.split()[-1:] or ["reduced"], seed.split()[-1:] or ["0"]
+        assert not (ROOT / "runs" / name / scale[0] / f"seed{seed[0]}").exists(), (name, seed)
+
+
+def test_paths_and_links_exist():
+    text = README.read_text()
+    for path in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / path).exists(), f"README.md links to {path}, which does not exist"
+
+
+def test_conda_environment_has_pyprojects_ranges():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, nested = environment["dependencies"]
+    *lines, itself = nested["pip"]
+    assert {Requirement(line).name: Requirement(line) for line in lines} == _requirements()
+    assert itself == "-e ."
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"python{project['requires-python']}" in conda
+
+
+def test_constraints_are_one_tested_version_of_each_requirement():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {}
+    for line in filter(lambda line: line and not line.startswith("#"), lines):
+        requirement = Requirement(line)
+        (pin,) = requirement.specifier
+        assert pin.operator == "=="
+        pinned[requirement.name.lower().replace("_", "-")] = pin.version
+    for name, requirement in _requirements().items():
+        assert name in pinned, f"constraints.txt lacks {name}"
+        assert requirement.specifier.contains(pinned[name]), f"{requirement}: {pinned[name]}"
+
+
+def test_citation_names_the_paper_and_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert "arXiv:2102.05363" in str(citation["preferred-citation"])
