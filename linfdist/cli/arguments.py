@@ -2,11 +2,36 @@
 
 import argparse
 import math
+from enum import IntEnum
 from pathlib import Path
 
 from linfdist.records import RecordError
 from linfdist.records.files import expanded
 from linfdist.system.values import SEEDS
+
+
+class Exit(IntEnum):
+    """What a command returns to the shell."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    OUT_OF_TIME = 3
+    INTERRUPTED = 130  # by Ctrl-C or SIGTERM
+
+
+def add_scale(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """``--scale``; without a default, all scales."""
+    from linfdist.experiments import SCALES
+
+    scales = "; ".join(f"{name}: {text}" for name, text in SCALES.items())
+    what = f"default: {default}" if default else "this one only"
+    parser.add_argument("--scale", default=default, help=f"{what}. {scales}")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
 
 
 def count(text: str) -> int:

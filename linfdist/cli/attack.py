@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from linfdist import data, experiments, records
-from linfdist.cli.arguments import count, positive, seed
+from linfdist.cli.arguments import Exit, add_device, count, positive, seed
 from linfdist.experiments import batch
 from linfdist.experiments.attack import CERTIFIED, hunt
 from linfdist.records import RecordError, RunExists, run
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--certified", type=count, default=CERTIFIED, help=f"default: {CERTIFIED}")
     parser.add_argument("--each", action="store_true", help="every attack on every image")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
+    add_device(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(action=main)
 
@@ -68,12 +68,12 @@ def main(args: argparse.Namespace) -> int:
             continue
         except KeyboardInterrupt:
             print(f"\nStopped; nothing is recorded of {name}.", file=sys.stderr)
-            return 130
+            return Exit.INTERRUPTED
         print(_line(found))
         if len(found.unsound):
             broken += 1
             print(_alarm(found), file=sys.stderr)
-    return 1 if broken else 2 if failed else 0
+    return Exit.FAILED if broken else Exit.BAD_INPUT if failed else Exit.DONE
 
 
 def _recorded(name: str, scale: str, seed: int) -> Run:

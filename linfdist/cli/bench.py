@@ -15,11 +15,10 @@ from tqdm import tqdm
 from linfdist.bench import distances, iterations, peers, roofline
 from linfdist.bench.file import Results, Row, refuse_existing, try_writing
 from linfdist.cli import bench_epochs
-from linfdist.cli.arguments import file
+from linfdist.cli.arguments import Exit, file
 from linfdist.records import environment
 from linfdist.system import devices
 
-OUT_OF_TIME = 3
 DESCRIPTION = """\
 Time whole steps of training and the distances alone, ours beside torch.cdist, torch.compile, and
 on a CPU numba and scipy: the paper's nets and shapes on a GPU, smaller ones on a CPU.
@@ -116,7 +115,7 @@ def main(args: argparse.Namespace) -> int:
     if done == len(left):
         return 0
     print(f"{len(left) - done} cases are left; --resume measures them.", file=sys.stderr)
-    return 130 if interrupted else OUT_OF_TIME
+    return Exit.INTERRUPTED if interrupted else Exit.OUT_OF_TIME
 
 
 def _cases(

@@ -11,12 +11,11 @@ from linfdist import experiments
 from linfdist.bench import epochs
 from linfdist.bench.epochs_file import EpochTimes, path_of
 from linfdist.bench.file import refuse_existing, try_writing
-from linfdist.cli.arguments import file, several
+from linfdist.cli.arguments import Exit, file, several
 from linfdist.experiments import table4
 from linfdist.records import environment
 from linfdist.system import devices
 
-OUT_OF_TIME = 3
 DESCRIPTION = """\
 Time the training epoch of every method of Table 4, on steps in the middle of each phase of its
 schedule. Each round times all methods, one after the other; medians over the rounds count.
@@ -101,7 +100,7 @@ def main(args: argparse.Namespace) -> int:
     if left <= 0:
         return 0
     print(f"{left} rounds are left; --resume measures them.", file=sys.stderr)
-    return 130 if interrupted else OUT_OF_TIME
+    return Exit.INTERRUPTED if interrupted else Exit.OUT_OF_TIME
 
 
 def _round(args: argparse.Namespace, device: torch.device, index: int) -> list[epochs.Row]:

@@ -20,7 +20,7 @@ import torch
 from linfdist import experiments, records
 from linfdist.bench import epochs_file
 from linfdist.bench.file import file_name
-from linfdist.cli.arguments import seed
+from linfdist.cli.arguments import Exit, add_device, seed
 from linfdist.records import environment
 from linfdist.records.files import named, replace_file, sealed_text, try_file
 from linfdist.records.run import read_sealed
@@ -28,7 +28,6 @@ from linfdist.system import devices, disk
 from linfdist.system.processes import run_within
 
 _UNDONE = ", by LINFDIST_WORK. What the steps before have done is kept."
-OUT_OF_TIME = 3  # also what `run` and `bench` return
 DESCRIPTION = """\
 Build the package, run the tests that need a GPU, record the bench and train rows of the paper's
 tables, one after the other, within a budget of seconds.
@@ -81,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, required=True, help="for everything together")
     parser.add_argument("--scale", default="paper", help="of the rows (default %(default)s)")
     parser.add_argument("--seed", type=seed, default=0, help="of the rows (default %(default)s)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
+    add_device(parser)
     parser.add_argument(
         "--reserve",
         type=float,
@@ -96,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for step in ("build", "tests", "bench"):
         parser.add_argument(f"--no-{step}", action="store_true", help=f"leave the {step} out")
     parser.add_argument("--dry-run", action="store_true", help="print the steps and do nothing")
+    parser.set_defaults(action=main)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -123,7 +123,7 @@ def main(args: argparse.Namespace) -> int:
                 break
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on.", file=sys.stderr)
-        return 130
+        return Exit.INTERRUPTED
     finally:
         _print(outcomes, session.folder)
     codes = {outcome.code for outcome in outcomes}
@@ -231,7 +231,7 @@ class Session:
         if step.budgeted:
             command += ("--seconds", f"{left - self.reserve:.0f}")
         if why_not or left < 1 + step.budgeted * self.reserve:
-            code = 0 if why_not else OUT_OF_TIME
+            code = 0 if why_not else Exit.OUT_OF_TIME
             return Outcome(
                 name=step.name, seconds=0, code=code, result=why_not or "not started: out of time"
             )
@@ -247,8 +247,8 @@ class Session:
         if status == 0:
             self._remember(step)
         result = _last_line(log)
-        if status is None or (status == OUT_OF_TIME and step.budgeted):
-            code, result = OUT_OF_TIME, f"out of time: {result}"
+        if status is None or (status == Exit.OUT_OF_TIME and step.budgeted):
+            code, result = Exit.OUT_OF_TIME, f"out of time: {result}"
         elif status:
             code, result = 1, f"failed ({status}): {result}"
         else:

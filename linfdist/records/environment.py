@@ -54,7 +54,7 @@ def code_sha256(*folders: str) -> str:
     With them go the files that say how it is built.
     """
     root = Path(__file__).resolve().parents[2]
-    files = [root / "CMakeLists.txt", root / "pyproject.toml"]
+    files = [root / "linfdist" / "csrc" / "CMakeLists.txt", root / "pyproject.toml"]
     for folder in folders:
         files += (path for path in (root / folder).rglob("*") if path.suffix in SOURCES)
     digest = hashlib.sha256()
@@ -73,7 +73,7 @@ def _commit_and_changes() -> tuple[str | None, str | None]:
         top = _git(checkout, "rev-parse", "--show-toplevel")
         if not Path(top).samefile(checkout):  # sources that were unpacked in another's checkout
             return None, None
-        code = ("linfdist", "pyproject.toml", "CMakeLists.txt")
+        code = ("linfdist", "pyproject.toml")
         commit = _git(checkout, "rev-parse", "HEAD")
         return commit, _git(checkout, "status", "--porcelain", "--", *code)
     except (OSError, subprocess.CalledProcessError) as error:

@@ -1,6 +1,6 @@
-"""The CUDA kernels on the CPU: linfdist/csrc/cuda_*.cu compiled as C++ and run thread by thread.
+"""The CUDA kernels on the CPU: linfdist/csrc/cuda/*.cu compiled as C++ and run thread by thread.
 
-``build`` compiles the kernels as they stand, with cuda_runtime.h and cuda_device.cuh of this folder
+``build`` compiles the kernels as they stand, with cuda_runtime.h and cuda/device.cuh of this folder
 in place of CUDA's and theirs; block.h says what that finds that a GPU would only sometimes show.
 ``Emulator`` calls them on CPU tensors; ``build_program`` makes a program under a sanitizer instead.
 """
@@ -25,11 +25,11 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "linfdist" / "csrc"
 OPTIONS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-D__CUDACC__")
 MODULE_UNITS = (
-    "binding.cpp",
-    "binding_cuda.cpp",
-    "cpu_dispatch.cpp",
-    "cpu_kernels.cpp",
-    "float_mode.cpp",
+    "bindings/module.cpp",
+    "bindings/cuda.cpp",
+    "cpu/dispatch.cpp",
+    "cpu/kernels.cpp",
+    "cpu/float_mode.cpp",
 )
 MARGIN = 256  # bytes of poison on both sides of every array
 
@@ -83,7 +83,7 @@ def build_module(folder: Path, sanitizer: str | None = None) -> Path:
     options += ["-std=c++20", "-O1", "-fPIC", "-fopenmp", *(f"-I{path}" for path in includes)]
 
     def compile_one(unit: Path) -> str:
-        out = str(compiled / unit.with_suffix(".o").name)
+        out = str(compiled / f"{unit.parent.name}_{unit.stem}.o")
         _run([compiler(), *options, *flags, "-c", str(unit), "-o", out])
         return out
 
@@ -95,9 +95,7 @@ def build_module(folder: Path, sanitizer: str | None = None) -> Path:
 
 
 def _csrc() -> list[Path]:
-    # A quoted include looks beside the including file first, so the substitute has to lie there.
-    kernels = [path for path in CSRC.iterdir() if path.suffix in (".cu", ".cuh", ".h")]
-    return [path for path in kernels if path.name != "cuda_device.cuh"]
+    return sorted((CSRC / "cuda").glob("*.cu"))
 
 
 def _build(folder: Path, sources: list[Path], flags: list[str]) -> Path:
@@ -108,17 +106,16 @@ def _build(folder: Path, sources: list[Path], flags: list[str]) -> Path:
 
 
 def _compile(folder: Path, sources: list[Path], flags: list[str]) -> list[str]:
-    for path in [*sources, HERE / "cuda_device.cuh", HERE / "block.cpp"]:
-        (folder / path.name).symlink_to(path)
-
     def compile_one(unit: Path) -> str:
         # The scheduler is no part of the program that a sanitizer watches.
         own = [flag for flag in flags if unit.stem != "block" or "fsanitize" not in flag]
-        out = str(unit.with_suffix(".o"))
-        _run([compiler(), *OPTIONS, *own, f"-I{HERE}", "-x", "c++", "-c", str(unit), "-o", out])
+        out = str(folder / f"{unit.stem}.o")
+        # The substitutes of this folder come before what they stand in for.
+        paths = [f"-I{HERE}", f"-I{CSRC}"]
+        _run([compiler(), *OPTIONS, *own, *paths, "-x", "c++", "-c", str(unit), "-o", out])
         return out
 
-    units = sorted([*folder.glob("*.cu"), *folder.glob("*.cpp")])
+    units = [*sources, HERE / "block.cpp"]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return list(pool.map(compile_one, units))
 

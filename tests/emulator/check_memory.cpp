@@ -12,9 +12,9 @@
 #include <memory>
 
 #include "block.h"
-#include "cuda_adamw.h"
-#include "cuda_kernels.h"
-#include "cuda_lse.h"
+#include "cuda/adamw.h"
+#include "cuda/kernels.h"
+#include "cuda/lse.h"
 
 namespace {
 

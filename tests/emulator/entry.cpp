@@ -1,13 +1,13 @@
-// The functions of cuda_kernels.h for ctypes: each returns null, or what went wrong.
+// The functions of cuda/kernels.h for ctypes: each returns null, or what went wrong.
 #include <cuda_runtime.h>
 
 #include <exception>
 #include <string>
 
 #include "block.h"
-#include "cuda_adamw.h"
-#include "cuda_kernels.h"
-#include "cuda_lse.h"
+#include "cuda/adamw.h"
+#include "cuda/kernels.h"
+#include "cuda/lse.h"
 
 namespace {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda_device.cuh"
+#include "cuda/device.cuh"
 
 namespace {
 

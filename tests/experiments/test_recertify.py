@@ -10,7 +10,6 @@ from helpers import made_records
 
 from linfdist import data, evaluation, records
 from linfdist.cli import main
-from linfdist.data import sets
 from linfdist.experiments import recertify
 from linfdist.experiments.runner import run as train
 from linfdist.records import RecordError, store
@@ -164,7 +163,7 @@ def test_other_data_is_named(old, monkeypatch):
         images.labels.add_(1).remainder_(10)
         return images
 
-    monkeypatch.setattr(sets, "load", shifted)
+    monkeypatch.setattr(data, "load", shifted)
     with pytest.raises(RecordError, match="the labels must be those of the test set of digits"):
         recertify.recertify(run)
 

@@ -13,7 +13,6 @@ import torch
 
 from linfdist import data, experiments, records
 from linfdist.cli import main
-from linfdist.data import sets
 from linfdist.experiments import runner
 from linfdist.records import RecordError, RunExists, RunInProgress, environment
 from linfdist.training import checkpoint, dist_net, loop
@@ -64,7 +63,7 @@ def tiny(monkeypatch):
 
 def test_a_recorded_run_is_refused_before_anything_is_done(monkeypatch):
     records.run_dir(NET, "paper", 0).mkdir(parents=True)
-    monkeypatch.setattr(sets, "load", lambda *args, **kwargs: pytest.fail("read the data"))
+    monkeypatch.setattr(data, "load", lambda *args, **kwargs: pytest.fail("read the data"))
     with pytest.raises(RunExists, match="Choose another seed"):
         runner.run(NET, scale="paper")
 

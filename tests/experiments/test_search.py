@@ -10,7 +10,6 @@ from helpers import made_records
 
 from linfdist import data, experiments, records
 from linfdist.cli import main
-from linfdist.data import sets
 from linfdist.experiments import attack, recertify, runner
 from linfdist.experiments.search import trial, trials
 from linfdist.records import RecordError
@@ -33,7 +32,7 @@ def folders(tmp_path, monkeypatch):
         assert split == "train", "the test set was read"
         return load(name, split, **given)
 
-    monkeypatch.setattr(sets, "load", training_images_alone)
+    monkeypatch.setattr(data, "load", training_images_alone)
     return tmp_path
 
 

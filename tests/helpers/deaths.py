@@ -13,7 +13,6 @@ from helpers.dots import CONFIG, TRAIN, fresh
 
 import linfdist.report
 from linfdist import data, experiments, records
-from linfdist.data import sets
 from linfdist.experiments import runner
 from linfdist.testing import inject
 from linfdist.training import loop
@@ -61,7 +60,7 @@ def tiny(patch, folder):
     train = replace(smoke.train, epochs=(1, 1, 1), train_images=128)
     setting = replace(smoke, net=replace(smoke.net, hidden=(4,)), train=train, test_images=20)
     patch.setattr(experiments, "get_scale", lambda name, scale: setting)
-    patch.setattr(sets, "load", digits)
+    patch.setattr(data, "load", digits)
 
 
 @functools.cache

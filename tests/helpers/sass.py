@@ -141,7 +141,7 @@ def _constant(name: str) -> int:
     """``constexpr int … NAME = 8`` of the kernels' sources."""
     found = {
         int(value)
-        for path in CSRC.glob("cuda_*")
+        for path in (CSRC / "cuda").iterdir()
         for value in re.findall(rf"constexpr int [^;]*\b{name} = (\d+)", path.read_text())
     }
     (value,) = found

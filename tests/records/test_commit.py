@@ -113,5 +113,9 @@ def test_a_clone_has_every_record_whatever_its_line_endings(tmp_path, monkeypatc
 
     assert all(len(found.table) for found in find_attacked())
     assert recorded.benches() and epochs_file.recorded("paper") and machine_code.load()
-    for path in ("linfdist/records/store.py", "linfdist/csrc/binding.cpp", "runs/README.md"):
+    for path in (
+        "linfdist/records/store.py",
+        "linfdist/csrc/bindings/module.cpp",
+        "runs/README.md",
+    ):
         assert b"\r" not in (clone / path).read_bytes()

@@ -10,9 +10,8 @@ from helpers import made_records
 from linfdist import data, records
 from linfdist.bench import recorded as benches
 from linfdist.cli import main
-from linfdist.data import sets
 from linfdist.experiments import runner
-from linfdist.records import RecordError, store
+from linfdist.records import RecordError
 from linfdist.records import run as records_run
 from linfdist.records.attacks import find_attacked, read_attacked
 from linfdist.records.checks import TEST_IMAGES
@@ -180,7 +179,7 @@ def test_a_table_that_was_edited_is_named(run, what, capsys):
 def test_what_cannot_be_read_is_not_recorded(tmp_path, monkeypatch):
     """Metrics of other images: refused before the record has its name."""
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(store, "accuracies", lambda table: {"clean_accuracy": 1.0})
+    monkeypatch.setattr(records, "accuracies", lambda table: {"clean_accuracy": 1.0})
     with pytest.raises(RecordError, match="must have the metrics that certificates"):
         made_records.record(tmp_path, epochs=[{"epoch": 1, "train_accuracy": 0.5}])
     assert records.find_runs() == [] and not [*(tmp_path / "runs").rglob("seed*")]
@@ -207,7 +206,7 @@ def test_a_part_of_a_test_set_is_refused_before_training(tmp_path, monkeypatch):
     for folder in ("RUNS", "WORK"):
         monkeypatch.setenv(f"LINFDIST_{folder}", str(tmp_path / folder))
     load = data.load
-    monkeypatch.setattr(sets, "load", lambda *args: load(*args).take(100))
+    monkeypatch.setattr(data, "load", lambda *args: load(*args).take(100))
     monkeypatch.setattr(runner, "fit", lambda *args, **how: pytest.fail("trained"))
     with pytest.raises(data.DataError, match="must have 357 images for 10 classes; got 100"):
         runner.run(NET, scale="smoke", device="cpu")

@@ -12,10 +12,9 @@ from helpers.unwritable import CAUSES, denied
 from helpers.unwritable import place as place
 
 import linfdist.report  # noqa: F401  what another user may not be able to read later
-from linfdist import records
+from linfdist import data, records
 from linfdist.bench import epochs
 from linfdist.cli import bench, main, session
-from linfdist.data import sets
 from linfdist.experiments import runner
 from linfdist.records import RecordError, RunInProgress, files
 from linfdist.records.files import expanded
@@ -43,7 +42,7 @@ def folders(place, tmp_path, monkeypatch):
     def begun(*args, **kwargs):
         pytest.fail("work has begun")
 
-    monkeypatch.setattr(sets, "load", begun)
+    monkeypatch.setattr(data, "load", begun)
     for module, name in (
         (runner, "fit"),
         (bench.distances, "measure"),
@@ -52,8 +51,8 @@ def folders(place, tmp_path, monkeypatch):
         (session, "run_within"),
     ):
         monkeypatch.setattr(module, name, begun)
-    for module in ("hunt", "recertify"):
-        monkeypatch.setattr(f"linfdist.{module}.load_trained", begun)
+    for module in ("attack", "recertify"):
+        monkeypatch.setattr(f"linfdist.experiments.{module}.load_trained", begun)
     return place
 
 
@@ -145,7 +144,7 @@ def test_a_folder_in_the_place_of_a_work_file_is_named(folders, name, monkeypatc
     monkeypatch.undo()  # the data may be loaded: the checkpoint is tried after it
     for folder in ("runs", "work"):
         monkeypatch.setenv(f"LINFDIST_{folder.upper()}", str(folders / folder))
-    monkeypatch.setattr("linfdist.train_run.Run.train_step", lambda run: pytest.fail("a step"))
+    monkeypatch.setattr("linfdist.training.state.Run.train_step", lambda run: pytest.fail("a step"))
     taken = records.work_dir(NET, "smoke", 0) / name
     taken.mkdir(parents=True)
     assert main(RUN) == 2
@@ -155,7 +154,7 @@ def test_a_folder_in_the_place_of_a_work_file_is_named(folders, name, monkeypatc
 
 
 def test_a_training_that_cannot_be_saved_does_not_begin(place, monkeypatch):
-    monkeypatch.setattr("linfdist.train_run.Run.train_step", lambda run: pytest.fail("a step"))
+    monkeypatch.setattr("linfdist.training.state.Run.train_step", lambda run: pytest.fail("a step"))
     message = r"c\.pt must be a file that can be written; it cannot be .*Permission denied.*owner"
     with denied(place), pytest.raises(CheckpointError, match=message):
         fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=place / "c.pt", progress=False)

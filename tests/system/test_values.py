@@ -161,7 +161,7 @@ def test_a_configuration_that_cannot_be_recorded_is_refused_before_training(
         ({"checkpoint": b"c"}, TypeError, "checkpoint must be a path, as text or a Path; got b'c'"),
         ({"checkpoint": "~nobody-here/c"}, ValueError, "the home folder of ~nobody-here/c is not"),
         ({"config": {"epochs": 3}}, TypeError, "config must be a TrainConfig, .*; got dict"),
-        ({"net": torch.nn.Linear(2, 2)}, TypeError, "must train a LinfDistNet; got Linear"),
+        ({"net": torch.nn.Linear(2, 2)}, TypeError, "net must be a network itself; got Linear"),
     ],
 )
 def test_fit_names_an_argument_of_another_type(tmp_path, nothing_trains, change, error, message):
