@@ -23,7 +23,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 def repository(folder: Path, project: str = PROJECT) -> str:
     """A repository with one commit, its SHA-1."""
-    (folder / "linfdist").mkdir(parents=True)
+    (folder / "linfdist" / "records").mkdir(parents=True)
     (folder / "linfdist" / "records" / "paths.py").write_text(str(folder))
     (folder / "pyproject.toml").write_text(project)
     git(folder, "init", "-q")
