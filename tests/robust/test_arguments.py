@@ -244,7 +244,7 @@ BAD = {
     "eps": lambda: NO_RADII + NO_RADII_OF_IMAGES,
     "max_radius": lambda: (*NO_RADII, *NO_RADII_OF_IMAGES, 0.0),
     "eps_train": lambda: (
-        bad for bad in NO_RADII if not isinstance(bad, torch.Tensor | np.ndarray)
+        bad for bad in NO_RADII if not isinstance(bad, torch.Tensor | np.ndarray | np.longdouble)
     ),
     "radii": lambda: (*NO_RADII, *NO_RADII_OF_IMAGES, 0.1),
     "num_steps": lambda: NO_COUNTS,
