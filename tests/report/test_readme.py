@@ -62,13 +62,14 @@ def test_quick_use_runs(single_thread):
 
 def test_the_two_commands():
     assert _commands() == [
-        'pip install -e ".[book]" && jupyter-book build book/',
-        'pip install -e ".[test]" && pytest -n 2 --dist loadfile',
+        'pip install -c constraints.txt -e ".[book]" && jupyter-book build book/',
+        'pip install -c constraints.txt -e ".[test]" && pytest -n 2 --dist loadfile',
     ]
 
 
-@pytest.mark.parametrize("start", ['pip install -e ".[book]"', 'pip install -e ".[test]"'])
-def test_ci_runs_the_readmes_commands(start):
+@pytest.mark.parametrize("extra", ["book", "test"])
+def test_ci_runs_the_readmes_commands(extra):
+    start = f'pip install -c constraints.txt -e ".[{extra}]"'
     assert f"readme_command '{start}'" in (ROOT / ".ci" / "run").read_text()
     assert [command.startswith(start) for command in _commands()].count(True) == 1
 
@@ -93,14 +94,23 @@ def test_paths_and_links_exist():
         assert (ROOT / path).exists(), f"README.md links to {path}, which does not exist"
 
 
-def test_conda_environment_has_pyprojects_ranges():
+def test_the_conda_environment_has_the_constraints_and_every_extra():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, nested = environment["dependencies"]
-    *lines, itself = nested["pip"]
-    assert {Requirement(line).name: Requirement(line) for line in lines} == _requirements()
-    assert itself == "-e ."
+    constraint, itself = nested["pip"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert constraint == "-c constraints.txt" and (ROOT / "constraints.txt").is_file()
+    extras = re.fullmatch(r"-e \.\[(.*)\]", itself)[1].split(",")
+    assert {*extras} == {*project["optional-dependencies"]}
     assert f"python{project['requires-python']}" in conda
+
+
+def test_no_range_ends_below_the_next_major_version():
+    """A torch that works must not be forbidden."""
+    for requirement in _requirements().values():
+        for bound in requirement.specifier:
+            if bound.operator in ("<", "<="):
+                assert requirement.name not in ("torch", "torchvision") or "." not in bound.version
 
 
 def test_constraints_are_one_tested_version_of_each_requirement():
