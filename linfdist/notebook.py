@@ -1,4 +1,4 @@
-"""What the notebooks need to refuse a misspelt parameter, and a value of another type."""
+"""Check the parameters of a notebook: refuse misspelt names and values of the wrong type."""
 
 import ast
 from collections.abc import Sequence
@@ -8,29 +8,35 @@ from linfdist.system.names import unknown
 
 
 class UnknownParameter(ValueError):
-    """A notebook was given a parameter that it does not have."""
+    """papermill set a parameter that the notebook does not have."""
 
 
 class WrongParameter(TypeError):
-    """A notebook was given a value of another type than the parameter's own."""
+    """papermill set a parameter to a value of the wrong type."""
 
 
 def check_parameters(cells: Sequence[str]) -> None:
     """Refuse parameters that the notebook cannot take; call it as ``check_parameters(In)``.
 
-    papermill puts the parameters that it is given into a cell of their own. A misspelt one has no
-    effect there. It takes "false" and "no" for text, which counts as true in a condition. The first
-    code cell must be the notebook's own parameters, each with a literal as its default. What
-    papermill's cell assigns must be among them and of the default's type: True or False; a whole
-    number; a number, which may be whole; text; or a tuple or list of such values.
+    papermill writes the parameters of its command line into a cell of their own. There, a misspelt
+    parameter has no effect, and "false" and "no" are text, which counts as true in a condition.
+
+    The notebook's first code cell must assign its own parameters, each with a literal as its
+    default. papermill's cell may only assign these parameters, with values of the default's type:
+
+    - True or False;
+    - a whole number;
+    - a number, which may be whole;
+    - text;
+    - a tuple or list of such values.
 
     Raises:
-        UnknownParameter: naming the unknown parameter, what was probably meant, and all there are.
-        WrongParameter: naming the parameter, the type that it has, and the value.
+        UnknownParameter: names the unknown parameter, the closest matches and all parameters.
+        WrongParameter: names the parameter, its type and the value.
     """
     executed = [cell for cell in cells if cell.strip()]  # IPython's In[0] is empty
     known = {name: ast.literal_eval(value) for name, value in _assigned(executed[0])}
-    # papermill heads its cell with this comment.
+    # papermill's cell begins with this comment.
     injected = [cell for cell in executed[1:-1] if cell.startswith("# Parameters")]
     given = [pair for cell in injected for pair in _assigned(cell)]
     for name, _ in given:
@@ -43,7 +49,7 @@ def check_parameters(cells: Sequence[str]) -> None:
 def _check(name: str, default: Any, given: ast.expr) -> None:
     try:
         value = ast.literal_eval(given)
-    except ValueError:  # no literal, such as float("nan")
+    except ValueError:  # not a literal, such as float("nan")
         value = given
     if not _is_of(default, value):
         raise WrongParameter(
@@ -68,7 +74,7 @@ def _kind(default: Any) -> str:
 
 
 def _advice(default: Any) -> str:
-    """What papermill's command line must be given instead."""
+    """How to pass such a value on papermill's command line."""
     if isinstance(default, bool):
         return " papermill takes -p NAME True, with a capital letter."
     if isinstance(default, str):
@@ -77,7 +83,7 @@ def _advice(default: Any) -> str:
 
 
 def _assigned(cell: str) -> list[tuple[str, ast.expr]]:
-    """The plain names that a cell's assignments bind, and what to."""
+    """The plain names that a cell's assignments bind, each with its expression."""
     found = []
     for statement in ast.parse(cell).body:
         if isinstance(statement, ast.Assign):

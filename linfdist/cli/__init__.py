@@ -1,6 +1,6 @@
 """The command line: python -m linfdist list | run | table | recertify | attack | bench | session.
 
-One module for each command: ``add_arguments`` says what it takes, ``main`` does it.
+Each command has a module: ``add_arguments`` declares its arguments, and ``main`` executes it.
 """
 
 import argparse
@@ -58,9 +58,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 2 for bad input, 3 out of time, 130 by Ctrl-C or SIGTERM.
+    """Run the command line and return its exit code.
 
-    2 also where a file cannot be read or written, 1 also where the output's reader has gone.
+    - 0: the command is done.
+    - 1: the command failed, or the reader of its output has ended.
+    - 2: the input is bad, or a file cannot be read or written.
+    - 3: the time did not suffice.
+    - 130: Ctrl-C or SIGTERM stopped the command.
     """
     from linfdist.system.terminal import drop_unread, prepare_streams
 
@@ -88,10 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped; what was finished is kept.", file=sys.stderr)
         return Exit.INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has ended, for example `head`
         drop_unread()
         return Exit.FAILED
     except OSError as error:
-        drop_unread()  # it may be the output's own
+        drop_unread()  # the error may come from the output itself
         print(f"python -m linfdist: {error}. {disk.advice(error)}.", file=sys.stderr)
         return Exit.BAD_INPUT

@@ -1,4 +1,4 @@
-"""What several commands ask of their arguments."""
+"""Arguments and argument types that several commands share."""
 
 import argparse
 import math
@@ -11,7 +11,7 @@ from linfdist.system.values import SEEDS
 
 
 class Exit(IntEnum):
-    """What a command returns to the shell."""
+    """The exit codes of the commands."""
 
     DONE = 0
     FAILED = 1
@@ -21,7 +21,7 @@ class Exit(IntEnum):
 
 
 def add_scale(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """``--scale``; without a default, all scales."""
+    """Add ``--scale``; without a default, the command takes all scales."""
     from linfdist.experiments import SCALES
 
     scales = "; ".join(f"{name}: {text}" for name, text in SCALES.items())
@@ -30,7 +30,7 @@ def add_scale(parser: argparse.ArgumentParser, default: str | None = None) -> No
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """``--device``."""
+    """Add ``--device``."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
 
 
@@ -50,7 +50,7 @@ def several(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A whole number that torch's generators take as a seed."""
+    """A whole number that torch's generators accept as a seed."""
     number = count(text)
     if number >= SEEDS:
         raise argparse.ArgumentTypeError(f"must be below 2**63; got {text!r}")

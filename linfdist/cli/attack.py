@@ -1,4 +1,4 @@
-"""``python -m linfdist attack``: the full attack ensemble on recorded runs."""
+"""``python -m linfdist attack``: run the full attack ensemble on recorded runs."""
 
 import argparse
 import sys
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Attack every named run that can be, and say at the end which could not."""
+    """Attack every named run; report a run that cannot be attacked and continue with the next."""
     experiments.check_scale(args.scale)
     device = devices.usable_device(args.device)
     failed, broken = 0, 0

@@ -1,4 +1,4 @@
-"""``python -m linfdist bench``: the cases in turn, a table at the end, a file after each case."""
+"""``python -m linfdist bench``: time the cases one by one, save each, and print tables."""
 
 import argparse
 import math
@@ -81,7 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the tables, and write them as JSON where asked; 3 if time did not suffice."""
+    """Time the cases, print the tables, and write them as JSON if ``--json`` is given.
+
+    Returns 0, 3 if the time did not suffice, or 130 after Ctrl-C.
+    """
     started = time.monotonic()
     device = devices.usable_device(args.device)
     if args.threads:
@@ -124,7 +127,10 @@ def _cases(
     extra: dict[str, peers.Peer],
     results: Results,
 ) -> Iterator[tuple[Row, list[str], Callable[[], None]]]:
-    """The cases, candidates they must have, how to run them; steps first, then small to large."""
+    """Yield each case, the candidates that it must have, and a function that runs it.
+
+    The training steps come first, then the distances from small to large.
+    """
     how = {"device": device, "rounds": args.rounds, "patience": args.patience}
     how["hardware"] = results.hardware
     scale = iterations.SCALES[device.type]

@@ -1,4 +1,4 @@
-"""``python -m linfdist bench epochs``: Table 4, in rounds that alternate between its methods."""
+"""``python -m linfdist bench epochs``: time the methods of Table 4, which alternate in rounds."""
 
 import argparse
 import sys
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=several, help="images of a step, at most; default: the recipe's own"
     )
-    # Without a default of their own, so that what stands before "epochs" counts, too.
+    # These arguments have no default here, so that values given before "epochs" count as well.
     shared = {"default": argparse.SUPPRESS}
     parser.add_argument("--device", help="cpu or cuda; default: the GPU if there is one", **shared)
     parser.add_argument(
@@ -64,7 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Time the rounds, each written when it is whole; 3 if time did not suffice."""
+    """Time the rounds and write each one when it is complete.
+
+    Returns 0, 2 if the memory of the device did not suffice, 3 if the time did not suffice, or 130
+    after Ctrl-C.
+    """
     started = time.monotonic()
     experiments.check_scale(args.scale)
     device = devices.usable_device(args.device)
@@ -104,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _round(args: argparse.Namespace, device: torch.device, index: int) -> list[epochs.Row]:
-    """Each method once."""
+    """Time each method once."""
     rows = []
     for row in tqdm(table4.ROWS, desc=f"round {index + 1}/{args.rounds}", unit="method"):
         rows += epochs.measure(row.experiment, args.scale, batch=args.batch, device=device)

@@ -1,4 +1,4 @@
-"""``python -m linfdist list``: what can be run, and what is recorded."""
+"""``python -m linfdist list``: the experiments that can be run, and the recorded runs."""
 
 import argparse
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print every experiment at every scale: whether it is recorded, and the command to run it."""
+    """Print every experiment at every scale with its recorded seeds and the command to run it."""
     from linfdist import experiments, records
     from linfdist.experiments import batch
 

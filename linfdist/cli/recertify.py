@@ -1,4 +1,4 @@
-"""``python -m linfdist recertify``: last-bit certificates for runs recorded before they existed."""
+"""``python -m linfdist recertify``: add last-bit certificates to older recorded runs."""
 
 import argparse
 import sys
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Add sound certificates to recorded runs; FAILED if one failed or none is recorded."""
+    """Add sound certificates to recorded runs; FAILED if a run failed or no run is recorded."""
     from linfdist import experiments, records
     from linfdist.experiments import batch, recertify
     from linfdist.system import devices

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run one experiment and print its metrics; OUT_OF_TIME when its seconds are over."""
+    """Run one experiment and print its metrics; OUT_OF_TIME if ``--seconds`` did not suffice."""
     from linfdist import records
     from linfdist.experiments.runner import run
     from linfdist.training import OutOfTime
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """What goes on with a run: the command that was given, but for --restart."""
+    """The command that continues a run: the given command without --restart."""
     from linfdist.system.distributed import launcher
 
     command = f"{launcher()} -m linfdist run {args.name} --scale {args.scale} --seed {args.seed}"

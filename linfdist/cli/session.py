@@ -1,7 +1,7 @@
-"""``python -m linfdist session``: all that a GPU is wanted for, within a budget of seconds.
+"""``python -m linfdist session``: all work that needs a GPU, within a budget of seconds.
 
-Builds, tests, benches and trains, each in a process of its own that gets what is left of the time.
-What has ended well is not done again for the same code on the same device.
+A session builds, tests, benches and trains. Each step is a process of its own and gets the time
+that is left. A step that has succeeded is not repeated for the same code on the same device.
 """
 
 import argparse
@@ -43,16 +43,21 @@ SANITIZED = "tests/ops/test_cuda.py"
 
 
 class SessionError(ValueError):
-    """A session that cannot be started as it was asked for."""
+    """A session cannot be started with the given arguments."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One process of a session.
 
-    ``budgeted``: takes ``--seconds`` and ends by itself, with code 3 if they did not suffice.
-    ``essential``: if it fails, nothing else is run. ``leaves``: the file that is there when it is
-    done. ``skip``: why it is not run.
+    Args:
+        name: the name of the step.
+        command: the program and its arguments.
+        budgeted: whether the command takes ``--seconds`` and ends by itself, with code 3 if they
+            did not suffice.
+        essential: whether the session stops if this step fails.
+        leaves: the file or folder that exists once the step is done.
+        skip: the reason for leaving out the step; empty if it is to be run.
     """
 
     name: str
@@ -65,7 +70,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a step ended: ``code`` 0, 1 or 3, as of the whole session."""
+    """The result of a step; ``code`` is 0, 1 or 3, like the exit code of the whole session."""
 
     name: str
     seconds: float
@@ -99,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the steps and print what became of them."""
+    """Run the steps and print the result of each."""
     started = time.monotonic()
     if not args.seconds > 2 * args.reserve:
         raise SessionError(
@@ -131,11 +136,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def plan(args: argparse.Namespace, device: torch.device) -> list[Step]:
-    """The steps in their order.
+    """The steps of the session, in order.
 
     Raises:
         SessionError: the package is not imported from a checkout, which the steps need.
-        UnknownName: no such row or scale.
+        UnknownName: the row or the scale does not exist.
     """
     checkout = records.checkout()
     if checkout is None:
@@ -150,7 +155,7 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[Step]:
         pip = (*python, "pip", "install", "--no-build-isolation", "--no-deps", "-e", ".")
         steps.append(Step(name="build", command=pip, essential=True))
     if not args.no_tests:
-        go_on = "--continue-on-collection-errors"  # a GPU's machine may lack what few files need
+        go_on = "--continue-on-collection-errors"  # a GPU machine may lack some packages
         steps.append(Step(name="tests", command=(*pytest, go_on, *_gpu_tests(checkout))))
     if args.sanitize:
         here = shutil.which("compute-sanitizer") is not None
@@ -182,7 +187,7 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[Step]:
 
 
 def _gpu_tests(checkout: Path) -> list[str]:
-    """The test files with a GPU in their names: what a CPU has tested is left to the CPU."""
+    """The test files with "cuda" or "gpu" in their names; the other tests run without a GPU."""
     return sorted(
         path.relative_to(checkout).as_posix()
         for pattern in ("test_*cuda*.py", "test_*gpu*.py")
@@ -191,7 +196,7 @@ def _gpu_tests(checkout: Path) -> list[str]:
 
 
 class Session:
-    """Runs steps until ``deadline``, keeps their logs, and remembers what has ended well."""
+    """Runs steps until ``deadline``, keeps their logs, and remembers the steps that succeeded."""
 
     def __init__(self, device: torch.device, *, deadline: float, reserve: float) -> None:
         work = records.work_root() / "session"
@@ -202,7 +207,7 @@ class Session:
         self.reserve = reserve
 
     def why_not(self, step: Step) -> str:
-        """Why a step is not run: nothing to do, or done; empty if it is to be run."""
+        """The reason for not running a step, skipped or already done; empty if it is to be run."""
         gone = step.leaves is not None and not step.leaves.exists()
         if step.essential:
             gone = find_spec("linfdist.ops._native") is None
@@ -210,7 +215,7 @@ class Session:
         return step.skip or ("done already for this code on this device" if done else "")
 
     def try_writing(self, steps: Iterable[Step]) -> None:
-        """RecordError unless the logs, the memory and what the steps leave can be written."""
+        """Raise RecordError unless the logs, the memory and the steps' results can be written."""
         to_run = [step for step in steps if not self.why_not(step)]
         if to_run:
             with named(self.folder, "be a folder that can be made; it cannot be", _UNDONE):
@@ -223,7 +228,7 @@ class Session:
                 records.try_recording(left)
 
     def run(self, step: Step) -> Outcome:
-        """One step within what is left of the time."""
+        """Run one step within the remaining time."""
         started = time.monotonic()
         left = self.deadline - started - self.reserve
         why_not = self.why_not(step)

@@ -1,4 +1,4 @@
-"""``python -m linfdist table``: a table of the paper beside what is recorded."""
+"""``python -m linfdist table``: a table of the paper beside the recorded numbers."""
 
 import argparse
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print a table of the paper beside what is recorded."""
+    """Print a table of the paper beside the recorded numbers."""
     from linfdist import report
 
     print(report.text(args.number, args.scale))

@@ -13,10 +13,14 @@ from linfdist.system.serialise import OMITTED_AT_DEFAULT, check_fields
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Pad, cut out a random ``crop`` x ``crop`` window, flip every second image.
+    """Pad each image, cut out a random window, and flip the image with probability 1/2.
 
-    ``crop=None`` keeps the images' size. ``pad_with``: "zeros" are black pixels, as the padding
-    comes before the network normalises; "edge" repeats the image's border.
+    Args:
+        padding: the number of pixels added on each side.
+        flip: whether images are flipped horizontally, each with probability 1/2.
+        crop: the side of the window; None keeps the images' size.
+        pad_with: "zeros" pads with black pixels, because the padding comes before the network
+            normalises; "edge" repeats the image's border.
     """
 
     padding: int = 0
@@ -38,10 +42,10 @@ def draw_windows(
     augmentation: Augmentation,
     generator: torch.Generator,
 ) -> Tensor:
-    """Random windows for ``number`` images of ``image_shape`` (C, H, W), for ``cut_windows``.
+    """Draw random windows for ``number`` images of ``image_shape`` (C, H, W), for ``cut_windows``.
 
-    Each is the window's first row and column in the padded image, and 1 if it is flipped: int64 of
-    shape (number, 3), on the generator's device.
+    The result is int64 of shape (number, 3), on the generator's device. Each row holds the window's
+    first row and first column in the padded image, and 1 if the window is flipped, else 0.
     """
     (height, width), (crop_height, crop_width) = _sides(image_shape, augmentation)
 
@@ -58,9 +62,10 @@ def draw_windows(
 
 
 def cut_windows(images: Tensor, windows: Tensor, augmentation: Augmentation) -> Tensor:
-    """One window of each image of a batch ([B, C, H, W]): shape [B, C, crop, crop].
+    """Cut one window out of each image of a batch ([B, C, H, W]): shape [B, C, crop, crop].
 
-    ``windows`` are those of ``draw_windows``, on the images' device. Nothing waits for the device.
+    ``windows`` is the result of ``draw_windows``, moved to the images' device. The host does not
+    wait for the device.
     """
     _, (crop_height, crop_width) = _sides(images.shape[1:], augmentation)
     top, left, flipped = windows.unsqueeze(2).unbind(1)
@@ -68,7 +73,7 @@ def cut_windows(images: Tensor, windows: Tensor, augmentation: Augmentation) -> 
     columns = torch.arange(crop_width, device=images.device) + left
     columns = torch.where(flipped == 1, columns.flip(1), columns)
     padding = augmentation.padding
-    if augmentation.pad_with == "edge":  # the nearest pixel; nothing is padded
+    if augmentation.pad_with == "edge":  # take the nearest pixel instead of padding
         rows = (rows - padding).clamp(0, images.shape[2] - 1)
         columns = (columns - padding).clamp(0, images.shape[3] - 1)
     else:
@@ -79,10 +84,10 @@ def cut_windows(images: Tensor, windows: Tensor, augmentation: Augmentation) -> 
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """A batch of images (uint8, [B, C, H, W]) with a random window and flip for each image.
+    """Apply a random window and flip to each image of a batch (uint8, [B, C, H, W]).
 
-    The random numbers are drawn on the generator's device: a CPU generator gives the same batch on
-    every device. The result has shape [B, C, crop, crop].
+    The result has shape [B, C, crop, crop]. The random numbers are drawn on the generator's device,
+    so a CPU generator gives the same batch on every device.
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(
@@ -96,7 +101,7 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
 def _sides(
     image_shape: tuple[int, ...], augmentation: Augmentation
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of the padded image, and those of the window."""
+    """(height, width) of the padded image, and (height, width) of the window."""
     _, height, width = image_shape
     crop = augmentation.crop
     window = (height, width) if crop is None else (crop, crop)

@@ -1,4 +1,4 @@
-"""The batches of a run: which images, in which order, how augmented."""
+"""The batches of a run: their images, the order of the images and the augmentation."""
 
 import math
 
@@ -12,12 +12,12 @@ from linfdist.system import distributed
 
 
 class Batches:
-    """Random batches of ``images``, which lie on their device as uint8.
+    """Random batches of ``images``, which are stored as uint8 on their device.
 
-    A batch is a function of seed, epoch and index alone: the same on every device, in a run that
-    was resumed, and for any number of processes, each of which is given its share of it. The last
-    batch of an epoch may be smaller. An epoch is drawn on the host and copied to the device once;
-    nothing waits for the device.
+    A batch depends only on the seed, the epoch and the index. It is the same on every device, in a
+    resumed run, and for any number of processes, each of which gets its share of the batch. The
+    last batch of an epoch may be smaller. The random numbers of an epoch are drawn on the host and
+    copied to the device once; the host does not wait for the device.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Batches:
         return math.ceil(len(self.images) / self.batch_size)
 
     def size(self, index: int) -> int:
-        """The number of images in a batch, of all processes together."""
+        """The number of images in a batch, summed over all processes."""
         return min(self.batch_size, len(self.images) - index * self.batch_size)
 
     def get(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
@@ -64,11 +64,11 @@ class Batches:
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         device = self.images.images.device
-        if device.type == "cuda":  # from pageable memory the copy would wait for the device
+        if device.type == "cuda":  # a copy from pageable memory would wait for the device
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
 
 def _derive(*keys: int) -> int:
-    """A seed for a generator, well mixed from the keys."""
+    """A well-mixed seed for a generator, computed from the keys."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)

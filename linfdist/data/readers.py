@@ -1,4 +1,4 @@
-"""Read each data set's files into numpy arrays; a file that is not the original is named.
+"""Read each data set's files into numpy arrays; an error names a file that is not the original.
 
 A reader takes (folder, split, download) and returns images (uint8, [N, C, H, W]), labels (int64)
 and the number of classes.
@@ -22,7 +22,7 @@ class DataError(RuntimeError):
     """A data set is missing or is not the original."""
 
 
-# Size in bytes and MD5 of the files that the data sets' authors published.
+# The size in bytes and the MD5 of each file, as published by the authors of the data sets.
 ORIGINALS: Mapping[str, tuple[int, str]] = MappingProxyType(
     {
         "MNIST/raw/train-images-idx3-ubyte": (47040016, "6bbc9ace898e44ae57da46a324031adb"),
@@ -46,13 +46,14 @@ ORIGINALS: Mapping[str, tuple[int, str]] = MappingProxyType(
 def cache_dir() -> Path:
     """``$XDG_CACHE_HOME/linfdist``, by default ``~/.cache/linfdist``.
 
-    Raises ``DataError`` where the home folder is needed and there is none.
+    Raises:
+        DataError: the path starts at a home folder that does not exist.
     """
     return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "linfdist"
 
 
 def data_dir() -> Path:
-    """The folder that ``LINFDIST_DATA`` names, else the cache folder."""
+    """The folder that ``LINFDIST_DATA`` names; without it, the cache folder."""
     given = os.environ.get("LINFDIST_DATA")
     return _expanded(given) if given else cache_dir()
 
@@ -69,7 +70,7 @@ def _expanded(folder: str) -> Path:
 
 
 def read_original(folder: Path, name: str) -> bytes:
-    """What is in folder/name, once its size and MD5 are those of the original."""
+    """The content of folder/name, after checking that its size and MD5 are the original's."""
     path, (size, md5) = folder / name, ORIGINALS[name]
     if not path.is_file():
         raise DataError(
@@ -82,7 +83,7 @@ def read_original(folder: Path, name: str) -> bytes:
             f"{path} must have {size} bytes; it has {found}: it is cut short or another file. "
             "Delete it and load the data set again."
         )
-    content = path.read_bytes()  # once: what is checked is what is used
+    content = path.read_bytes()  # read once, so that the checked bytes are the used ones
     digest = hashlib.md5(content).hexdigest()
     if digest != md5:
         raise DataError(
@@ -141,7 +142,7 @@ def idx(title: str, class_name: str) -> Callable[[Path, str, bool], Arrays]:
 
 
 def read_idx(path: Path, content: bytes, trailing: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array of shape [N, *trailing] in an IDX file's bytes; ``path`` is for the error."""
+    """The uint8 array of shape [N, *trailing] in an IDX file's bytes; errors name ``path``."""
     head = 4 + 4 * (1 + len(trailing))
     shape = tuple(map(int, np.frombuffer(content[4:head], ">u4"))) if len(content) >= head else ()
     expected = bytes([0, 0, 8, 1 + len(trailing)])  # 8: unsigned bytes
@@ -155,7 +156,7 @@ def read_idx(path: Path, content: bytes, trailing: tuple[int, ...]) -> np.ndarra
 
 
 def read_cifar10(folder: Path, split: str, download: bool) -> Arrays:
-    """CIFAR-10: the official binary version where it is there, else torchvision's."""
+    """Read CIFAR-10: the official binary version if the folder has it, else torchvision's."""
     binaries = [name for name in ORIGINALS if name.startswith("cifar-10-batches-bin/")]
     if any((folder / name).is_file() for name in binaries):
         chosen = [name for name in binaries if ("test" in name) == (split == "test")]
@@ -180,7 +181,7 @@ def read_cifar10(folder: Path, split: str, download: bool) -> Arrays:
 
 
 def read_records(path: Path, content: bytes) -> np.ndarray:
-    """CIFAR-10's binary records: one byte of label and three planes of 32x32 bytes, a row each."""
+    """CIFAR-10's binary records, one per row: one byte of label and three planes of 32x32 bytes."""
     size = 1 + 3 * 32 * 32
     if len(content) % size:
         raise DataError(
@@ -191,7 +192,7 @@ def read_records(path: Path, content: bytes) -> np.ndarray:
 
 
 def read_digits(folder: Path | None, split: str, download: bool) -> Arrays:
-    """scikit-learn's 1797 digits: of every 50 in a row the last ten are for testing."""
+    """Read scikit-learn's 1797 digits: the last ten of every 50 successive ones are for testing."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -208,13 +209,13 @@ _SCHEMAS = {
 
 
 def torchvision_datasets() -> ModuleType:
-    """``torchvision.datasets``, imported on first use, also beside a CPU-only torch.
+    """``torchvision.datasets``, imported on first use; it also works with a CPU-only torch.
 
-    PyPI's torchvision wheel for Linux is linked against a CUDA torch. Beside a CPU-only torch its
-    C++ library does not load, so the operators that it would declare do not exist, and
-    ``import torchvision`` stops at the first Python decorator that names one:
+    PyPI's torchvision wheel for Linux is linked against a CUDA torch. With a CPU-only torch, its
+    C++ library does not load, so its operators are not declared. ``import torchvision`` then fails
+    at the first Python decorator that names one of them:
     ``RuntimeError: operator torchvision::nms does not exist`` (then the same for ``qnms``).
-    Declaring the two schemas first is enough; this package reads images and never calls either
+    Declaring the two schemas first is enough: this package reads images and never calls either
     operator.
     """
     try:

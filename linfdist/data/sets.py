@@ -1,9 +1,16 @@
 """The data sets as uint8 tensors, and augmentation of whole batches on any device.
 
 Images stay uint8 until ``to_pixels`` turns a batch into float32 in [0, 1], the unit of every eps
-in this package. A data set is read from ``root``, else from the folder that ``LINFDIST_DATA``
-names, else from ``~/.cache/linfdist``; if it is not there it is downloaded into that folder. In
-either, ``~`` is the home folder. The digits are part of scikit-learn and need no folder.
+in this package.
+
+The folder of a data set is the first of these that is set. A data set that is missing there is
+downloaded into it:
+
+1. the argument ``root``;
+2. the folder that ``LINFDIST_DATA`` names;
+3. ``$XDG_CACHE_HOME/linfdist``, by default ``~/.cache/linfdist``.
+
+In each, ``~`` stands for the home folder. The digits are part of scikit-learn and need no folder.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +31,7 @@ from linfdist.system.names import unknown
 from linfdist.system.serialise import check_fields
 from linfdist.system.values import file, flag, shown, whole
 
-VALIDATION_IMAGES = 5_000  # of the training images; a tenth where that is fewer
+VALIDATION_IMAGES = 5_000  # of the training images, or a tenth of them if that is fewer
 
 
 READERS: Mapping[str, Callable[[Path, str, bool], readers.Arrays]] = MappingProxyType(
@@ -40,11 +47,19 @@ READERS: Mapping[str, Callable[[Path, str, bool], readers.Arrays]] = MappingProx
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """What a network and a certificate need to know of a data set.
+    """The properties of a data set that networks and certificates need.
 
-    ``mean`` has one value a channel; ``std`` is one scalar, so that an l_inf ball of pixels stays
-    an l_inf ball after normalisation. ``eps`` is the paper's radius, in pixels. Numbers of numpy
-    are taken as Python's.
+    Numpy numbers are converted to Python numbers.
+
+    Args:
+        name: the name by which ``load`` knows the data set.
+        title: the name of the data set in tables and figures.
+        input_shape: (channels, height, width) of the network's input.
+        num_classes: the number of classes.
+        mean: the mean that normalisation subtracts, one value per channel.
+        std: the number by which normalisation divides. It is one scalar for all channels, so that
+            an l_inf ball of pixels stays an l_inf ball after normalisation.
+        eps: the paper's radius, in pixels.
     """
 
     name: str
@@ -70,8 +85,8 @@ class DatasetInfo:
         check_fields(self)
 
 
-# The constants of normalisation are the ones that the authors used. Those of digits are the mean
-# and the standard deviation of its training images.
+# mean and std are the authors' constants of normalisation; those of the digits are the mean and the
+# standard deviation of the training images.
 DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
     {
         info.name: info
@@ -128,11 +143,15 @@ DATASETS: Mapping[str, DatasetInfo] = MappingProxyType(
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images (uint8, [N, C, H, W]) with their labels (int64, [N]); ``info`` describes them.
+    """Images with their labels.
 
-    ``info.num_classes`` is the number of classes that were found, and ``info.input_shape`` the
-    shape that a network is given: TinyImageNet's training images are larger, for the random crop.
-    ``validation``: these are training images that ``split_validation`` has kept from training.
+    Args:
+        images: uint8 of shape [N, C, H, W].
+        labels: int64 of shape [N].
+        info: describes the data set. ``info.num_classes`` is the number of classes found in the
+            files. ``info.input_shape`` is the shape of a network's input; TinyImageNet's training
+            images are larger, to leave room for the random crop.
+        validation: True if ``split_validation`` has kept these training images from training.
     """
 
     images: Tensor
@@ -192,9 +211,10 @@ class ImageSet:
 
 
 def check_image_set(value: object, what: str) -> None:
-    """Refuse what is no ``ImageSet``, such as a data set or a loader of torch's; ``what`` names it.
+    """Refuse any value except an ``ImageSet``; ``what`` names the value in the error.
 
-    Raises ``TypeError``.
+    Raises:
+        TypeError: ``value`` is something else, such as a torch data set or data loader.
     """
     if not isinstance(value, ImageSet):
         raise TypeError(
@@ -210,15 +230,18 @@ def load(
     root: Path | str | None = None,
     download: bool = True,
 ) -> ImageSet:
-    """Read one split of a data set of ``DATASETS``, downloading it where it is missing.
+    """Read one split of a data set of ``DATASETS``, and download it if it is missing.
 
-    The images come in an order that mixes the classes, so that ``take`` leaves a sensible subset.
-    For TinyImageNet, "test" is the labelled validation set, already cut to its centre 56x56, and
-    the number of classes is the number of folders found. The first load of TinyImageNet decodes
-    its JPEG files and keeps the result under the cache folder.
+    The order of the images mixes the classes, so that ``take`` gives a sensible subset.
+
+    TinyImageNet differs in three ways:
+
+    - "test" is the labelled validation set, already cut to its centre 56x56.
+    - The number of classes is the number of folders found.
+    - The first load decodes the JPEG files and keeps the result under the cache folder.
 
     Raises:
-        ValueError: an unknown name or split.
+        ValueError: the name or the split is unknown.
         DataError: the files are missing and cannot be downloaded, cannot be read, or are not the
             originals; or no folder is given and there is no home folder.
     """
@@ -252,19 +275,20 @@ def load(
 
 
 def _first_outside(labels: Tensor, num_classes: int) -> int | None:
-    """The first image whose label is no class; None where there is none."""
+    """The index of the first image whose label is not a class; None if every label is one."""
     outside = (labels < 0) | (labels >= num_classes)
     return int(outside.nonzero()[0]) if outside.any() else None
 
 
 def split_validation(train: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """The training images that remain, and those that are kept to choose settings by.
+    """Split training images into those for training and those for choosing settings.
 
-    Kept are the last 5,000, or the last tenth where that is fewer, cut to the centre as test images
-    are. Every class is in both sets, as the order mixes the classes.
+    Returns (training, validation). The validation images are the last 5,000, or the last tenth if
+    that is fewer, cut to the centre like test images. Both sets contain every class, because the
+    order of the images mixes the classes.
 
     Raises:
-        ValueError: fewer than ten images, or these are validation images already.
+        ValueError: ``train`` has fewer than ten images, or holds validation images already.
     """
     if train.validation or len(train) < 10:
         raise ValueError(
@@ -289,7 +313,7 @@ def center_crop(images: Tensor, size: int) -> Tensor:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Images in [0, 1]: float32, the uint8 value over 255."""
+    """Convert uint8 images to float32 in [0, 1]: the uint8 value divided by 255."""
     if not isinstance(images, Tensor):
         raise TypeError(
             f"to_pixels: images must be a torch.Tensor; got {shown(images)}. Use torch.as_tensor."

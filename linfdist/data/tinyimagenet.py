@@ -1,4 +1,4 @@
-"""TinyImageNet: JPEG files in folders, decoded once and then kept under the cache folder."""
+"""Read TinyImageNet: decode its JPEG files once and keep the result under the cache folder."""
 
 import contextlib
 import hashlib
@@ -31,7 +31,7 @@ TINYIMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
 def read_tinyimagenet(folder: Path, split: str, download: bool) -> Arrays:
-    """TinyImageNet: whichever classes lie in train/, decoded once and then cached."""
+    """Read the TinyImageNet classes that have a folder in train/; decoded images are cached."""
     root = folder / TINYIMAGENET
     if not root.is_dir():
         _get_tinyimagenet(folder, download)
@@ -66,7 +66,7 @@ def _number(path: Path) -> int:
     return int(found[1])
 
 
-# Where the images of a class lie: as published, and as the usual scripts move them.
+# The folders of a class's images: first as published, then as the usual scripts arrange them.
 LAYOUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "train": ("train/{}/images", "train/{}"),
@@ -76,7 +76,7 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def _in_folders(root: Path, split: str, classes: list[str]) -> dict[str, list[Path]]:
-    """The images of each class, in the first of the layouts that has any."""
+    """The images of each class, from the first layout that contains any image."""
     paths: dict[str, list[Path]] = {}
     for layout in LAYOUTS[split]:
         paths = {name: _numbered(root / layout.format(name)) for name in classes}
@@ -90,12 +90,12 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def _shown(path: Path) -> bool:
-    """Whether it is no hidden file, such as editors and other systems leave."""
+    """Whether ``path`` is not hidden; editors and operating systems leave hidden files."""
     return not path.name.startswith(".")
 
 
 def _annotated(root: Path, classes: list[str]) -> dict[str, list[Path]]:
-    """The validation images as published: one folder, and a table of file name and class."""
+    """The validation images as published: one folder, and a table of file names and classes."""
     table = root / "val" / "val_annotations.txt"
     if not table.is_file():
         raise DataError(f"{root / 'val'} must hold val_annotations.txt or a folder for each class.")
@@ -139,11 +139,11 @@ def _decoded(root: Path, split: str, paths: list[Path]) -> np.ndarray:
 
 
 def _keep(cached: Path, images: np.ndarray) -> None:
-    """Write the images and, behind them, their SHA-256."""
+    """Write the images, followed by their SHA-256."""
     unfinished = cached.with_name(f"{cached.name}-{uuid.uuid4().hex}.part")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("xb") as file:  # readable for whom the umask says
+        with unfinished.open("xb") as file:  # the umask decides who can read it
             file.write(images.data)
             file.write(hashlib.sha256(images.data).digest())
         os.replace(unfinished, cached)
@@ -157,7 +157,7 @@ def _keep(cached: Path, images: np.ndarray) -> None:
 
 
 def _kept(cached: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """What ``_keep`` wrote; None if it is not there, damaged or unreadable."""
+    """The images that ``_keep`` wrote; None if the file is missing, damaged or unreadable."""
     try:
         content = np.fromfile(cached, np.uint8)
     except OSError:
@@ -174,9 +174,9 @@ def _decode(path: Path) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
             width, height = image.size
-            if (width, height) == (64, 64):  # else not decoded: it may be enormous
+            if (width, height) == (64, 64):  # other sizes are not decoded: they may be enormous
                 return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except Exception as error:  # PIL raises whatever the bytes lead it to
+    except Exception as error:  # PIL can raise any exception on damaged bytes
         raise DataError(f"{path} is not a whole JPEG file: {error}.") from error
     raise DataError(f"{path} must be 64x64 pixels; it is {width}x{height}.")
 

@@ -1,6 +1,6 @@
-"""Recorded runs: where they live, how one is written, read and changed.
+"""Recorded runs: where they are stored, and how they are written, read and changed.
 
-The format is in runs/README.md.
+runs/README.md describes the format.
 """
 
 from linfdist.records.files import CHECKSUMS, RecordError

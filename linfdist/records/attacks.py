@@ -1,4 +1,4 @@
-"""The record of a hunt for adversarial images, beside the run that it attacked."""
+"""The record of an attack on a run, stored beside the run: attacks.csv and attacks.json."""
 
 import hashlib
 import io
@@ -21,11 +21,24 @@ COLUMNS = ("index", "label", "certified_interval")
 
 @dataclass(frozen=True, kw_only=True)
 class Attacked:
-    """One hunt; accuracies are fractions of the first ``images`` test images of ``run``.
+    """One recorded attack on a run. All accuracies are fractions of the first ``images`` images.
 
-    ``attacks`` are the settings by name, in the order in which they ran; ``certified`` is how many
-    certified images were attacked. The attacks met every image that PGD-20 missed and no
-    certificate covers: each of them all of these if ``each``, else those that were left.
+    The attacks were run on every image that survived PGD-20 and has no certificate, and on some
+    certified images.
+
+    Args:
+        run: the attacked run.
+        eps: the radius of the attacks, in pixels.
+        images: the number of test images that were considered, counted from the first.
+        certified: the number of certified images that were attacked.
+        each: True if every attack was run on every attacked image; False if an attack was run only
+            on the images that no earlier attack had beaten.
+        seed: the seed of the attacks.
+        attacks: the settings of each attack by its name, in the order in which the attacks ran.
+        seconds: the duration of each attack by its name.
+        environment: where the attacks were run.
+        weights_sha256: the SHA-256 of the attacked weights.
+        table_sha256: the SHA-256 of attacks.csv.
     """
 
     run: Run
@@ -42,14 +55,19 @@ class Attacked:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row an attacked image: ``COLUMNS``, a flag an attack, beaten_by and "certified".
+        """One row per attacked image.
 
-        The flags say whether the image survived, missing where it was beaten before; ``beaten_by``
-        is the first attack that beat it, missing where none did. "certified", which the file has
-        not, is ``records.certified`` of the run, as it is now.
+        The columns are:
+
+        - ``COLUMNS``;
+        - one flag per attack: 1 if the image survived it, 0 if not. The flag is missing if the
+          attack was not tried because an earlier attack had beaten the image;
+        - ``beaten_by``: the first attack that beat the image; missing if no attack did;
+        - ``certified``: the current ``records.certified`` of the run. attacks.csv does not hold
+          this column.
 
         Raises:
-            RecordError: the file has changed, or contradicts attacks.json or the run.
+            RecordError: attacks.csv has changed, or contradicts attacks.json or the run.
         """
         path = self.run.path / TABLE
         text = read_text(path)
@@ -72,18 +90,25 @@ class Attacked:
 
     @property
     def missed(self) -> pd.DataFrame:
-        """The images that PGD-20 missed and no certificate covers: which way they fall is open."""
+        """The images that survived PGD-20 but have no certificate: their robustness is open."""
         return self.table[~self.table["certified"]]
 
     @property
     def unsound(self) -> pd.DataFrame:
-        """Certified images that an attack beat: none, or a certificate is wrong."""
+        """Certified images that an attack beat. If there are any, a certificate is wrong."""
         return self.table[self.table["certified"] & self.table["beaten_by"].notna()]
 
     def accuracies(self) -> dict[str, float]:
-        """ "clean", "pgd" (the run's), each attack's name, "strongest" and "certified".
+        """The accuracies by name, as fractions of the first ``images`` test images.
 
-        That of an attack counts what survives both it and the run's PGD-20.
+        The names are:
+
+        - "clean";
+        - "pgd": the run's own PGD-20;
+        - the name of each attack, if ``each``: images that survive both the attack and the run's
+          PGD-20;
+        - "strongest": images that survive PGD-20 and all attacks;
+        - "certified".
         """
         first = self.run.certificates[: self.images]
         pgd = int(first["survived_pgd"].sum())
@@ -99,7 +124,7 @@ class Attacked:
 
 
 def _contradiction(found: Attacked, table: pd.DataFrame) -> str:
-    """Where attacks.csv contradicts its summary, itself or the run: what is wrong, or ""."""
+    """Describe how attacks.csv contradicts its summary, itself or the run; "" if it does not."""
     first, names = found.run.certificates[: found.images], [*found.attacks]
     if [*table] != [*COLUMNS, *names, "beaten_by"]:
         return f"its columns are {', '.join(table)}"
@@ -126,13 +151,13 @@ def _contradiction(found: Attacked, table: pd.DataFrame) -> str:
 
 
 def try_attacked(run: Run) -> None:
-    """RecordError unless a hunt on the run can be recorded: called before the attacks."""
+    """Raise RecordError unless an attack on the run can be recorded. Call this before attacking."""
     for name in (TABLE, SUMMARY):
         try_file(run.path / name)
 
 
 def refuse_attacked(run: Run) -> None:
-    """RunExists if a hunt on the run is recorded."""
+    """Raise RunExists if an attack on the run is already recorded."""
     if (run.path / SUMMARY).exists():
         raise RunExists(
             f"{run.path / SUMMARY} exists: a hunt is recorded once. Delete it and {TABLE} to "
@@ -141,12 +166,14 @@ def refuse_attacked(run: Run) -> None:
 
 
 def write_attacked(run: Run, table: pd.DataFrame, summary: dict[str, Any]) -> Attacked:
-    """Record a hunt. It is there once attacks.json is, which comes last and in one piece.
+    """Record an attack on a run.
 
-    ``summary`` has the fields of ``Attacked`` but for the run, the weights and the checksum.
+    attacks.json is written last and atomically: the attack counts as recorded once it exists.
+    ``summary`` has the fields of ``Attacked`` except ``run``, ``weights_sha256`` and
+    ``table_sha256``.
 
     Raises:
-        RunExists: one is recorded already.
+        RunExists: an attack on the run is already recorded.
     """
     refuse_attacked(run)
     text = table.astype(dict.fromkeys(summary["attacks"], "Int8")).to_csv(index=False)
@@ -161,10 +188,10 @@ def write_attacked(run: Run, table: pd.DataFrame, summary: dict[str, Any]) -> At
 
 
 def read_attacked(run: Run) -> Attacked:
-    """The hunt that is recorded beside a run.
+    """Read the attack that is recorded beside a run.
 
     Raises:
-        RecordError: there is none, it is damaged, or it is of other weights.
+        RecordError: no attack is recorded, its record is damaged, or it attacked other weights.
     """
     path = run.path / SUMMARY
     if not path.is_file() or not path.with_name(TABLE).is_file():
@@ -187,7 +214,7 @@ def read_attacked(run: Run) -> Attacked:
 
 
 def _check(found: Attacked) -> None:
-    """ValueError where a summary contradicts itself or the run."""
+    """Raise ValueError if the summary contradicts itself or the run."""
     if found.eps != eps_of(found.run):
         raise ValueError(f"its eps is {found.eps}, not that of the run")
     if not 1 <= found.images <= len(found.run.certificates):
@@ -201,6 +228,6 @@ def _check(found: Attacked) -> None:
 
 
 def find_attacked(names: Iterable[str] | None = None, scale: str | None = None) -> list[Attacked]:
-    """Every recorded hunt, on these experiments or on all, in the order of ``find_runs``."""
+    """Every recorded attack on the named experiments, or on all, in the order of ``find_runs``."""
     runs = [run for name in names or (None,) for run in find_runs(name, scale)]
     return [read_attacked(run) for run in runs if (run.path / SUMMARY).exists()]

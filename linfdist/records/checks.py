@@ -1,7 +1,10 @@
-"""What the files of a record must hold, and how they must agree; RecordError names what does not.
+"""Check what each file of a record holds, and that the files agree; RecordError names the error.
 
-A record can be edited and given new checksums. What is derived is then derived again: the metrics
-from the certificates; and how many images and epochs there are follows from the setting.
+Checksums alone do not protect a record: somebody can edit it and compute new checksums. Derived
+values are therefore derived again:
+
+- the metrics from the certificates;
+- the number of images and epochs from the setting.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from linfdist.records.metrics import accuracies
 if TYPE_CHECKING:
     from linfdist.records.run import Run
 
-# Test images of each data set; of TinyImageNet, of which some classes may be left out, a class.
+# The number of test images of each data set. For TinyImageNet, which may lack some classes, it is
+# the number per class.
 TEST_IMAGES: Mapping[str, int] = {
     "mnist": 10_000,
     "fashion_mnist": 10_000,
@@ -29,7 +33,7 @@ TEST_IMAGES: Mapping[str, int] = {
     "tinyimagenet": 50,
     "digits": 357,
 }
-# Training images, of which a tenth at most is kept for validation.
+# The number of training images, counted in the same way. At most a tenth is kept for validation.
 TRAIN_IMAGES: Mapping[str, int] = {
     "mnist": 60_000,
     "fashion_mnist": 60_000,
@@ -62,13 +66,13 @@ ENVIRONMENT = {
     "peak_memory_mb": NUMBER,
 }
 FLAGS = ("certified_interval", "survived_pgd")
-# Radii and flags that are there for every image or for none.
+# Pairs of radius and flag. A column has a value for every image, or for none.
 PAIRS = (("margin_radius", "certified_margin"), ("sound_radius", "certified_sound"))
 COLUMNS = ("index", "label", "predicted", *PAIRS[0], "interval_radius", *FLAGS)
 
 
 def check_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """What metrics.json holds, before its metrics are derived again."""
+    """Check the keys and types of metrics.json. ``check_tables`` derives its metrics again."""
     if summary.keys() != SUMMARY.keys():
         raise RecordError(f"{path} has other keys than a run's: {', '.join(summary)}. Restore it.")
     _check_types(path, summary, SUMMARY)
@@ -76,7 +80,7 @@ def check_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
-    """What config.json holds, as far as tables and curves read it."""
+    """Check the parts of config.json that tables and curves read."""
     _check_types(path, config, CONFIG)
     setting = config["setting"]
     _check_types(path, setting, SETTING)
@@ -99,14 +103,14 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_environment(path: Path, environment: Mapping[str, Any]) -> None:
-    """What environment.json holds."""
+    """Check the keys and types of environment.json."""
     _check_types(path, environment, ENVIRONMENT)
 
 
 def count_of_images(
     dataset: str, num_classes: int, taken: int | None, *, validation: bool = False
 ) -> int:
-    """How many images a run is tested on: ``taken``, or all test or validation images."""
+    """The number of images a run is tested on: ``taken``, or all test or validation images."""
     if taken is not None:
         return taken
     classes = num_classes if dataset == "tinyimagenet" else 1
@@ -116,11 +120,11 @@ def count_of_images(
 
 
 def check_tables(run: Run) -> None:
-    """The certificates and the epochs, and that the metrics are those of the certificates.
+    """Check the tables of certificates and epochs, and that the metrics follow from the former.
 
     Raises:
-        RecordError: columns or values that no run has; images, epochs or metrics that contradict
-            the other files.
+        RecordError: a column is missing, a value is impossible, or the number of images, the
+            epochs or the metrics contradict the other files.
     """
     path, table = run.path / "certificates.csv", run.certificates
     _check_columns(path, table, run.config["num_classes"])
@@ -180,7 +184,7 @@ def _check_columns(path: Path, table: pd.DataFrame, num_classes: int) -> None:
 
 
 def _between(numbers: pd.Series, low: float, high: float) -> bool:
-    """Whether all are finite numbers from low to high; False where one is missing."""
+    """Whether all values are finite numbers in [low, high]; False if a value is missing."""
     if not pd.api.types.is_numeric_dtype(numbers):
         return False
     return bool((numbers.between(low, high) & (numbers.abs() < math.inf)).all())
@@ -196,7 +200,7 @@ def _check_types(path: Path, found: Mapping[str, Any], types: Mapping[str, Any])
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """``isinstance`` for JSON: a truth value is no number, nor is what no float holds."""
+    """``isinstance`` for JSON: a bool is not a number, nor is an integer above 2**63 in size."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if isinstance(value, bool):
         return bool in kinds

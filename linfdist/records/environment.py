@@ -1,4 +1,4 @@
-"""What a measurement was taken on: commit, versions, device, backend."""
+"""The environment of a measurement: commit, versions, device and backend."""
 
 import hashlib
 import os
@@ -20,15 +20,15 @@ SOURCES = {".py", ".cpp", ".h", ".cu", ".cuh"}
 
 
 class CommitWarning(UserWarning):
-    """The commit of the code's own checkout cannot be told, and is recorded as null."""
+    """git cannot tell the commit of the code's own checkout; the commit is recorded as null."""
 
 
 def describe(device: torch.device | str) -> dict[str, Any]:
-    """Commit, versions, device and the backend of the operations, ready for JSON.
+    """The commit, the versions, the device and the backend of the operations, ready for JSON.
 
     ``dirty`` says whether a file of the code differs from the commit; recorded runs do not count.
-    Both are None where the package is not imported from a git checkout of its own; where it is,
-    but git does not answer, a CommitWarning says why.
+    ``commit`` and ``dirty`` are None if the package is not imported from its own git checkout.
+    They are also None if git fails in that checkout; a CommitWarning then says why.
     """
     device = torch.device(device)
     commit, changed = _commit_and_changes()
@@ -37,7 +37,7 @@ def describe(device: torch.device | str) -> dict[str, Any]:
         "dirty": None if changed is None else changed != "",
         "versions": {
             "python": platform.python_version(),
-            "torch": str(torch.__version__),  # a subclass of str, which no checkpoint may hold
+            "torch": str(torch.__version__),  # a subclass of str, which checkpoints cannot hold
             "linfdist": version("linfdist"),
             "numpy": np.__version__,
         },
@@ -49,9 +49,9 @@ def describe(device: torch.device | str) -> dict[str, Any]:
 
 
 def code_sha256(*folders: str) -> str:
-    """The code itself, whatever git says of it: a hash of source files in folders of the checkout.
+    """A hash of the source files in the given folders of the checkout, independent of git.
 
-    With them go the files that say how it is built.
+    It also covers the files that define the build: CMakeLists.txt and pyproject.toml.
     """
     root = Path(__file__).resolve().parents[2]
     files = [root / "linfdist" / "csrc" / "CMakeLists.txt", root / "pyproject.toml"]
@@ -65,13 +65,13 @@ def code_sha256(*folders: str) -> str:
 
 
 def _commit_and_changes() -> tuple[str | None, str | None]:
-    """HEAD of the package's own checkout, and what of the code differs from it."""
+    """HEAD of the package's own checkout, and the code files that differ from it."""
     checkout = paths.checkout()
-    if checkout is None:  # whatever lies in the working directory is not this code
+    if checkout is None:  # a checkout in the working directory need not be this code
         return None, None
     try:
         top = _git(checkout, "rev-parse", "--show-toplevel")
-        if not Path(top).samefile(checkout):  # sources that were unpacked in another's checkout
+        if not Path(top).samefile(checkout):  # unpacked inside another project's checkout
             return None, None
         code = ("linfdist", "pyproject.toml")
         commit = _git(checkout, "rev-parse", "HEAD")
@@ -89,10 +89,10 @@ def _commit_and_changes() -> tuple[str | None, str | None]:
 
 
 def _git(checkout: Path, *arguments: str) -> str:
-    """What git says of the checkout itself, whatever a hook's GIT_DIR or the owner is.
+    """The output of git for the checkout, with any GIT_DIR ignored and for any owner.
 
-    git refuses a checkout of another owner because its settings can run programs; the code that
-    runs here is that checkout's already.
+    git refuses a checkout that belongs to another user, because its settings can run programs.
+    That protects nothing here: the code of the checkout is already running.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", str(checkout), "-c", f"safe.directory={checkout}", *arguments]

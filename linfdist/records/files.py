@@ -1,4 +1,4 @@
-"""How a record's files are written: JSON and CSV texts, seals, and checksums."""
+"""Write the files of a record: JSON and CSV texts, seals and checksums."""
 
 import contextlib
 import hashlib
@@ -15,21 +15,21 @@ from linfdist.system import disk
 from linfdist.system.disk import sync_folder
 from linfdist.system.disk import write_file as write_file
 
-CHECKSUMS = "SHA256SUMS"  # as `sha256sum -c SHA256SUMS` reads it
+CHECKSUMS = "SHA256SUMS"  # in the format of `sha256sum -c SHA256SUMS`
 
 
-SEAL = "sha256"  # of a JSON file that stands alone
+SEAL = "sha256"  # key of the checksum in a JSON file that SHA256SUMS does not list
 
 
 class RecordError(RuntimeError):
-    """A recorded run cannot be read or written, or is not what its path says."""
+    """A recorded run cannot be read or written, or belongs at another path."""
 
 
 def expanded(path: Path | str) -> Path:
-    """The path with a leading ``~`` or ``~user`` replaced by that home folder.
+    """The path with a leading ``~`` or ``~user`` replaced by the home folder that it names.
 
     Raises:
-        RecordError: there is no such home folder.
+        RecordError: the home folder does not exist.
     """
     try:
         return Path(path).expanduser()
@@ -42,9 +42,9 @@ def expanded(path: Path | str) -> Path:
 
 @contextlib.contextmanager
 def named(path: Path, must: str, do: str) -> Iterator[None]:
-    """Raise an error of the disk as a RecordError that says which, and what to do.
+    """Turn an OSError into a RecordError that names the path and says what to do.
 
-    ``must`` is what ``path`` must be or become, and ``do`` what follows the advice.
+    ``must`` completes the sentence "``path`` must …". ``do`` is appended to the advice.
     """
     try:
         yield
@@ -53,17 +53,21 @@ def named(path: Path, must: str, do: str) -> Iterator[None]:
 
 
 def json_text(value: dict[str, Any]) -> str:
-    """Indented JSON; ValueError for a number that JSON has not."""
+    """Indented JSON; raises ValueError for a number that JSON cannot hold, such as NaN."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def sealed_text(content: dict[str, Any]) -> str:
-    """``json_text`` with a last key more: "sha256", of the text without it."""
+    """``json_text`` with one more key at the end: "sha256", the hash of the text without it."""
     return json_text(content | {SEAL: hashlib.sha256(json_text(content).encode()).hexdigest()})
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """Numbers to six digits, but radii to six decimals and downward; truth values as 0 and 1."""
+    """A table as CSV.
+
+    Numbers have six significant digits. Radii have six decimals and are rounded down. Bools are
+    written as 0 and 1.
+    """
     flags = {name: "Int8" for name in table if pd.api.types.is_bool_dtype(table[name])}
     radii = {
         name: _exactly_below(table[name]) if name == "sound_radius" else _radii(table[name])
@@ -74,14 +78,18 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def _radii(radii: pd.Series) -> pd.Series:
-    """Six decimals, never above the radius that was certified; missing ones stay missing."""
+    """Radii to six decimals, never above the certified radius; missing radii stay missing."""
     millionths = np.round(radii * 1e6)
     millionths -= millionths / 1e6 > radii
     return _decimals(millionths)
 
 
 def _exactly_below(radii: pd.Series) -> pd.Series:
-    """The same where the decimals are the claim: the float64 0.3 lies below 0.3, so 0.299999."""
+    """Radii to six decimals, rounded down from the exact value of the float64.
+
+    The decimals themselves are the claim. The float64 nearest to 0.3 lies below 0.3, so it is
+    written as 0.299999.
+    """
     return _decimals(radii.map(lambda radius: Fraction(radius) * 10**6 // 1, na_action="ignore"))
 
 
@@ -90,19 +98,19 @@ def _decimals(millionths: pd.Series) -> pd.Series:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all; RecordError if it cannot be: what was there is kept."""
+    """Write a file atomically. If that fails, raise RecordError and keep the previous file."""
     with named(path, "be written whole; it cannot be", ". What was there before is kept."):
         disk.replace_file(path, text)
 
 
 def try_file(path: Path) -> None:
-    """RecordError unless ``replace_file`` can write there: called before the work that it keeps."""
+    """Raise RecordError unless ``replace_file`` can write there. Call this before the work."""
     with named(path, "be a file that can be written; it cannot be", ". Nothing was done yet."):
         disk.try_file(path)
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write files by name, and their checksums, and wait until the disk has them all."""
+    """Write files by name and their checksums, and wait until all are on the disk."""
     sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     for name, text in texts.items():
         write_file(folder / name, text)

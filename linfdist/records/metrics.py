@@ -1,4 +1,4 @@
-"""What "certified" means of a recorded image, decided here alone; and the accuracies of a run."""
+"""The only definition of a "certified" image in a record, and the accuracies of a run."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ if TYPE_CHECKING:
 
 
 def is_sound(certificates: pd.DataFrame) -> bool:
-    """Whether the sound columns decide: every image has a verdict in them."""
+    """Whether the sound columns decide, which they do if every image has a verdict in them."""
     sound = certificates.get("certified_sound")
     return sound is not None and bool(sound.notna().all())
 
 
 def certified(run: Run) -> pd.Series:
-    """Of each test image, as bools: whether it is certified at the run's eps.
+    """For each test image, whether it is certified at the run's eps, as a bool.
 
-    By the sound column where the run has it for every image, else by the interval column.
+    The sound column decides if it has a value for every image; otherwise the interval column does.
     """
     return _flags(run.certificates) == 1
 
 
 def certified_radii(run: Run) -> pd.Series:
-    """Of each test image, in pixels: the radius that the same bounds certify.
+    """For each test image, its certified radius in pixels, by the same bounds as ``certified``.
 
-    A radius is at least ``float(eps)`` if and only if the image is ``certified``. The file has
-    radii rounded down, so that at eps itself the verdict decides. 0 where the net is wrong.
+    A radius is at least ``float(eps)`` if and only if the image is ``certified``. The file holds
+    radii rounded down, so the verdict decides at eps itself. The radius of a misclassified image
+    is 0.
     """
     images, eps = run.certificates, float(eps_of(run))
     column = "sound_radius" if is_sound(images) else "interval_radius"
@@ -39,14 +40,14 @@ def certified_radii(run: Run) -> pd.Series:
 
 
 def eps_of(run: Run) -> Fraction:
-    """The radius that a run was evaluated at, in pixels."""
+    """The radius at which a run was evaluated, in pixels."""
     return Fraction(run.config["setting"]["eps"])
 
 
 def accuracies(certificates: pd.DataFrame) -> dict[str, float]:
-    """The metrics of a run, means over its table of test images; none of an empty column.
+    """The metrics of a run: means over its test images. An empty column gives no metric.
 
-    Certified are the images of ``certified_sound``; of ``certified_interval`` where a run has no
+    ``certified_accuracy`` counts ``certified_sound``, or ``certified_interval`` if the run has no
     sound certificates.
     """
     columns = {

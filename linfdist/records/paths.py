@@ -1,4 +1,4 @@
-"""Where records and work files live on disk."""
+"""Where records and work files are stored."""
 
 import os
 import tomllib
@@ -15,7 +15,7 @@ from linfdist.records.run import FILES as FILES
 
 
 def checkout() -> Path | None:
-    """The checkout this package is imported from; None where it is installed as a copy."""
+    """The checkout from which this package is imported; None if it is installed as a copy."""
     folder = Path(__file__).resolve().parents[2]
     project = folder / "pyproject.toml"
     if not project.is_file():
@@ -25,12 +25,12 @@ def checkout() -> Path | None:
 
 
 def repository() -> Path:
-    """The checkout this package is imported from, else the working directory."""
+    """The checkout from which this package is imported, else the working directory."""
     return checkout() or Path.cwd()
 
 
 def runs_dir() -> Path:
-    """Where records are kept: ``LINFDIST_RUNS``, else runs/ in the repository."""
+    """The folder of the records: ``LINFDIST_RUNS``, else runs/ in the repository."""
     return expanded(os.environ.get("LINFDIST_RUNS") or repository() / "runs")
 
 
@@ -51,7 +51,7 @@ def work_dir(experiment: str, scale: str, seed: int) -> Path:
 
 
 def work_root() -> Path:
-    """Where what is not recorded is kept: ``LINFDIST_WORK``, else work/ in the repository."""
+    """The folder of all unrecorded files: ``LINFDIST_WORK``, else work/ in the repository."""
     root = expanded(os.environ.get("LINFDIST_WORK") or repository() / "work")
     if root.resolve() == runs_dir().resolve():
         raise RecordError(

@@ -1,4 +1,4 @@
-"""How a recorded run is read: every file is what it was when it was written, or is named."""
+"""Read a recorded run. An error names each file that has changed since it was written."""
 
 import hashlib
 import io
@@ -16,16 +16,18 @@ import pandas as pd
 from linfdist.records import checks
 from linfdist.records.files import CHECKSUMS, SEAL, RecordError, json_text, named
 
-# Contents, by their SHA-256, whose tables were found in order: a page reads a run many times.
+# The SHA-256s of runs whose tables passed their checks. One page reads a run many times, so the
+# checks are not repeated.
 _CHECKED: set[tuple[str, ...]] = set()
 FILES = ("config.json", "metrics.json", "environment.json", "epochs.csv", "certificates.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One recorded run; accuracies are fractions, ``seconds`` covers training and evaluation.
+    """One recorded run.
 
-    ``checksums`` is the SHA-256 of each file, which is checked whenever the file is read.
+    Accuracies in ``metrics`` are fractions. ``seconds`` covers training and evaluation.
+    ``checksums`` holds the SHA-256 of each file; every read of a file checks it.
     """
 
     path: Path
@@ -41,12 +43,12 @@ class Run:
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """One row an epoch, as ``training.fit`` returned them."""
+        """One row per epoch, as ``training.fit`` returned them."""
         return read_table(self.path / "epochs.csv", self.checksums["epochs.csv"])
 
     @cached_property
     def certificates(self) -> pd.DataFrame:
-        """One row a test image, as ``evaluation.evaluate`` returned them."""
+        """One row per test image, as ``evaluation.evaluate`` returned them."""
         return read_table(self.path / "certificates.csv", self.checksums["certificates.csv"])
 
     @property
@@ -55,7 +57,7 @@ class Run:
         return Path(self.experiment, self.scale, f"seed{self.seed}")
 
     def text(self, name: str) -> str:
-        """What is in one of ``FILES``; RecordError if it is damaged."""
+        """The text of one of ``FILES``; raises RecordError if the file is damaged."""
         return read_text(self.path / name, self.checksums[name])
 
 
@@ -63,8 +65,8 @@ def read_run(path: Path | str) -> Run:
     """Read the record in a folder.
 
     Raises:
-        RecordError: a file is missing, damaged or not as its checksum says; the files contradict
-            one another (``records.checks``); or metrics.json is of another run.
+        RecordError: a file is missing, damaged or does not match its checksum; the files contradict
+            one another (``records.checks``); or metrics.json belongs to another run.
     """
     path = Path(path)
     run = read_anywhere(path)
@@ -74,7 +76,7 @@ def read_run(path: Path | str) -> Run:
 
 
 def read_anywhere(path: Path) -> Run:
-    """The same of a folder that may be another's place, as that of a copy is."""
+    """``read_run`` for a folder that need not be the run's own, such as the folder of a copy."""
     with named(path, "be a folder that can be read; it cannot be", "."):
         lacking = [name for name in FILES if not (path / name).is_file()]
     if lacking:
@@ -103,7 +105,7 @@ def read_checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """The SHA-256 of each file of a record.
 
     Raises:
-        RecordError: SHA256SUMS is missing, damaged, or not of these files.
+        RecordError: SHA256SUMS is missing or damaged, or lists other files.
     """
     path = folder / CHECKSUMS
     if not path.is_file():
@@ -122,7 +124,7 @@ def read_checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def read_text(path: Path, digest: str | None = None) -> str:
-    """A file's text; RecordError if it is no text, or has another SHA-256 than ``digest``."""
+    """The text of a file; raises RecordError if it is not text or its SHA-256 is not ``digest``."""
     with named(path, "be a file that can be read; it cannot be", "."):
         content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
@@ -138,7 +140,10 @@ def read_text(path: Path, digest: str | None = None) -> str:
 
 
 def read_json(path: Path, digest: str | None = None) -> dict[str, Any]:
-    """A JSON object; RecordError for anything else, as for NaN, which JSON has not, or 1e999."""
+    """A JSON object; raises RecordError for anything else.
+
+    NaN, which is not JSON, and numbers that no float holds, such as 1e999, are refused too.
+    """
 
     def refuse(constant: str) -> None:
         raise ValueError(f"it has {constant}")
@@ -160,12 +165,12 @@ def read_json(path: Path, digest: str | None = None) -> dict[str, Any]:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What ``sealed_text`` wrote; RecordError for anything else."""
+    """The content that ``sealed_text`` wrote; raises RecordError for anything else."""
     content = read_json(path)
     digest = content.pop(SEAL, None)
     try:
         found = hashlib.sha256(json_text(content).encode()).hexdigest()
-    except ValueError as error:  # as for half a surrogate pair
+    except ValueError as error:  # for example, half a surrogate pair
         raise RecordError(f"{path} is not JSON text: {error}. Restore it.") from error
     if digest != found:
         raise RecordError(
@@ -176,7 +181,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def read_table(path: Path, digest: str | None = None) -> pd.DataFrame:
-    """A CSV table; RecordError for anything else."""
+    """A CSV table; raises RecordError for anything else."""
     try:
         return pd.read_csv(io.StringIO(read_text(path, digest)), low_memory=False)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""How a run is written, changed and found; the format is in runs/README.md."""
+"""Write, change and find recorded runs; runs/README.md describes the format."""
 
 import contextlib
 import fcntl
@@ -29,23 +29,26 @@ from linfdist.records.run import Run, read_anywhere, read_run
 from linfdist.system import disk
 from linfdist.system.disk import exchange, sha256, sync_folder, write_file
 
-VALIDATION = "validation"  # the folder of runs on validation images
+VALIDATION = "validation"  # the folder of runs evaluated on validation images
 
 
 class RunExists(RuntimeError):
-    """A run is recorded already; records are written once."""
+    """The run is already recorded; a record is written once."""
 
 
 class RunInProgress(RecordError):
-    """Another process is at the same run."""
+    """Another process is working on the same run."""
 
 
 class NotARunWarning(UserWarning):
-    """A folder among the records is left out: it is not called as a run is, or is a copy of one."""
+    """A folder among the records is left out.
+
+    Either its name is not the name of a run, or it holds a copy of a run.
+    """
 
 
 def refuse_recorded(experiment: str, scale: str, seed: int) -> Path:
-    """The folder of a run that is not recorded yet; RunExists if it is."""
+    """The folder for a run that is not recorded yet; raises RunExists if the run is recorded."""
     path = run_dir(experiment, scale, seed)
     if path.exists():
         raise RunExists(
@@ -56,19 +59,20 @@ def refuse_recorded(experiment: str, scale: str, seed: int) -> Path:
 
 
 def try_recording(path: Path) -> None:
-    """RecordError unless a run can be recorded at ``path``: called before the work for it."""
+    """Raise RecordError unless a run can be recorded at ``path``. Call this before the work."""
     with named(path, "be a folder that can be made; it cannot be", _OTHER_RUNS):
         disk.try_folder(path)
 
 
 @contextlib.contextmanager
 def lock(work: Path) -> Iterator[None]:
-    """Keep every other process out of a run's work folder; RunInProgress if one is there.
+    """Lock a run's work folder against every other process.
 
-    The system frees the lock when its process ends, however it ends.
+    The operating system frees the lock when the process ends, even if it is killed.
 
     Raises:
-        RecordError: the folder or the file ``lock`` in it cannot be made.
+        RunInProgress: another process holds the lock.
+        RecordError: the folder, or the file ``lock`` in it, cannot be made or locked.
     """
     with named(work, "be a folder that can be written to; it cannot be", _OTHER_WORK):
         work.mkdir(parents=True, exist_ok=True)
@@ -98,14 +102,24 @@ def write_run(
     seconds: float,
     weights: Path,
 ) -> Run:
-    """Record a run: all of it appears at once, under its final name, or nothing does.
+    """Record a run. The whole record appears at once under its final name, or not at all.
 
-    Of the weights only the SHA-256 of the file is kept.
+    Args:
+        experiment: the name of the experiment, such as "table1/mnist_net".
+        scale: the name of the scale, such as "reduced".
+        seed: the seed of the run.
+        config: the content of config.json.
+        metrics: the accuracies of the run, as fractions.
+        environment: the content of environment.json.
+        epochs: one row per epoch.
+        certificates: one row per test image.
+        seconds: the duration of training and evaluation.
+        weights: the file of weights. Only its SHA-256 is recorded.
 
     Raises:
-        RunExists: the run is recorded already.
-        RecordError: it cannot be written, or the files contradict one another: the metrics are not
-            those of the certificates, or an image has no row. Nothing is recorded.
+        RunExists: the run is already recorded.
+        RecordError: the record cannot be written, or its files contradict one another: the metrics
+            do not follow from the certificates, or an image has no row. Nothing is recorded.
     """
     path = refuse_recorded(experiment, scale, seed)
     summary = {
@@ -128,28 +142,28 @@ def write_run(
     )
     with named(path, "be written whole; it cannot be", again), _folder_for(path) as unfinished:
         write_files(unfinished, texts)
-        read_anywhere(unfinished)  # what could not be read is not recorded
+        read_anywhere(unfinished)  # a record that cannot be read is not kept
         refuse_recorded(experiment, scale, seed)
         try:
             unfinished.rename(path)
         except OSError:
             refuse_recorded(experiment, scale, seed)  # another process was first
             raise
-        for folder in path.parents[:5]:  # up to what runs/ lies in, which may be new
+        for folder in path.parents[:5]:  # up to the parent of runs/, which may be new
             sync_folder(folder)
     return read_run(path)
 
 
 def amend_run(run: Run, columns: pd.DataFrame, **noted: Any) -> Run:
-    """Add columns to the certificates of a recorded run; nothing else of them is changed.
+    """Add columns to the certificates of a recorded run; the other columns do not change.
 
-    ``certified_accuracy`` follows from them, and ``noted`` goes into environment.json. The folder
-    is exchanged for the new one at once: a crash leaves the old record or the new one, whole, and
-    maybe a hidden folder beside it.
+    ``certified_accuracy`` is computed again from the new certificates. ``noted`` is added to
+    environment.json. The old and the new folder are exchanged atomically: a crash leaves either
+    the old or the new record whole, and possibly a hidden folder beside it.
 
     Raises:
-        RecordError: the run has a column of that name, a file of it is damaged, or the folder
-            cannot be exchanged.
+        RecordError: the run already has a column of that name, ``columns`` does not have one value
+            per image, a file of the run is damaged, or the folder cannot be exchanged.
     """
     before = _cells(run.text("certificates.csv"))
     taken = [name for name in columns if name in before]
@@ -162,9 +176,9 @@ def amend_run(run: Run, columns: pd.DataFrame, **noted: Any) -> Run:
 
 
 def low_radii(run: Run) -> pd.Series:
-    """Of each image: whether its sound radius lies below eps, although it is certified at eps.
+    """For each image, whether its sound radius lies below eps although it is certified at eps.
 
-    Decimals are compared: a radius of eps is stored rounded down.
+    The comparison is between decimals, because a radius of eps is stored rounded down.
     """
     table = run.certificates
     if not is_sound(table):
@@ -174,10 +188,10 @@ def low_radii(run: Run) -> pd.Series:
 
 
 def raise_low_radii(run: Run, **noted: Any) -> Run:
-    """Write eps as the sound radius of the images of ``low_radii``; no other cell is changed.
+    """Write eps as the sound radius of the images of ``low_radii``; no other cell changes.
 
-    They are certified at eps by the record itself: no weights are needed. ``noted`` goes into
-    environment.json. The folder is exchanged as by ``amend_run``.
+    The record itself certifies these images at eps, so no weights are needed. ``noted`` is added to
+    environment.json. The folders are exchanged as in ``amend_run``.
 
     Raises:
         RecordError: no radius is low, a file is damaged, or the folder cannot be exchanged.
@@ -195,14 +209,14 @@ def _millionths(eps: Fraction) -> int:
 
 
 def _cells(text: str) -> pd.DataFrame:
-    """A table as it is written, every cell as text."""
+    """A table with every cell as the text that the file holds."""
     return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
 
 def _amend(run: Run, cells: pd.DataFrame, noted: dict[str, Any]) -> Run:
-    """Exchange a record for one with these certificates, and the metrics that they give.
+    """Exchange a record for one with the given certificates and the metrics they imply.
 
-    What else is in the folder goes with it.
+    Other files of the folder are copied to the new one.
     """
     texts = {name: run.text(name) for name in FILES}
     table = cells.to_csv(index=False)
@@ -215,18 +229,18 @@ def _amend(run: Run, cells: pd.DataFrame, noted: dict[str, Any]) -> Run:
         "certificates.csv": table,
     }
     with _exchanging(run.path), _folder_for(run.path) as unfinished:
-        for path in run.path.iterdir():  # the record of a hunt, too
+        for path in run.path.iterdir():  # including the record of an attack
             if path.name not in (*FILES, CHECKSUMS) and path.is_file():
                 write_file(unfinished / path.name, path.read_bytes())
         write_files(unfinished, texts | changed)
         read_anywhere(unfinished)
         exchange(unfinished, run.path)
-        sync_folder(run.path.parent)  # before the old folder goes
+        sync_folder(run.path.parent)  # before the old folder is deleted
     return read_run(run.path)
 
 
 def try_amending(path: Path) -> None:
-    """RecordError unless a record's folder can be exchanged: called before the work for it."""
+    """Raise RecordError unless a record's folder can be exchanged. Call this before the work."""
     with _exchanging(path), contextlib.ExitStack() as until_tried:
         both = []
         for _ in range(2):
@@ -249,7 +263,10 @@ def _exchanging(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _folder_for(path: Path) -> Iterator[Path]:
-    """A hidden folder beside ``path``; what it is called in the end is deleted."""
+    """A new hidden folder beside ``path``.
+
+    At the end, the folder that has the hidden name is deleted, if there is one.
+    """
     unfinished = disk.hidden_folder(path)
     try:
         yield unfinished
@@ -264,9 +281,10 @@ def find_runs(
 
     Without an experiment, runs on validation images are left out: no table counts them.
 
-    Beside the runs may lie what is none: a folder that is not called seed<k>, as seed0.bak, and a
-    whole run that lies elsewhere than its metrics.json says, as a copy does. Both are left out with
-    a NotARunWarning.
+    Two kinds of folders are left out with a NotARunWarning:
+
+    - a folder whose name is not seed<k>, such as seed0.bak;
+    - a complete run in another place than its metrics.json says, such as a copy.
 
     Raises:
         RecordError: a run is damaged, or a folder cannot be read.
@@ -289,7 +307,7 @@ def find_runs(
 
 
 def _inside(folder: Path, levels: int) -> list[Path]:
-    """The folders so many levels below, without hidden ones; none where the folder is not there."""
+    """The visible folders ``levels`` levels below ``folder``; none if ``folder`` does not exist."""
     if levels == 0:
         return [folder]
     try:
@@ -316,7 +334,7 @@ def _leave_out(path: Path, why: str) -> None:
 
 
 def check_weights(run: Run, path: Path) -> None:
-    """RecordError unless ``path`` is the file of weights that the run was recorded with."""
+    """Raise RecordError unless ``path`` is the file of weights of the recorded run."""
     name = f"{run.experiment} at scale {run.scale}, seed {run.seed}"
     if not path.is_file():
         raise RecordError(

@@ -1,1 +1,1 @@
-"""Devices, processes, the disk, values and names: what knows nothing of l_inf-dist nets."""
+"""Devices, processes, the disk, values and names: code that does not depend on l_inf-dist nets."""

@@ -1,4 +1,4 @@
-"""Devices: which one to use, what it is called, how much memory was held."""
+"""Devices: which one to use, its name, and its peak memory."""
 
 import os
 import platform
@@ -11,11 +11,11 @@ import torch
 
 
 class DeviceError(RuntimeError):
-    """A device that torch does not know or cannot use here."""
+    """torch does not know the device, or cannot use it here."""
 
 
 def usable_device(name: str | torch.device | None = None) -> torch.device:
-    """The named device; None is the GPU if there is one, else the CPU.
+    """The named device; None stands for the GPU if there is one, else for the CPU.
 
     Raises:
         DeviceError: torch does not know the device, or cannot allocate on it.
@@ -24,9 +24,9 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).tolist()  # the meta device has no numbers to give back
+        torch.zeros(1, device=device).tolist()  # fails on the meta device, which holds no numbers
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = re.split(r"\n|\.\s|[.!]$", str(error))[0]  # torch goes on for pages
+        reason = re.split(r"\n|\.\s|[.!]$", str(error))[0]  # torch's messages can be pages long
         raise DeviceError(
             f"device {str(name)!r} cannot be used: {reason[:150]}. Use cpu, or cuda on a machine "
             "with a GPU and a CUDA build of torch."
@@ -44,7 +44,7 @@ def device_name(device: torch.device | str) -> str:
 
 
 def peak_memory_mb(device: torch.device | str) -> float:
-    """The most memory that this process has held: on the GPU for CUDA, else resident, in MB."""
+    """This process's peak memory in MB: allocated on the GPU for CUDA, else resident."""
     device = torch.device(device)
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)

@@ -1,4 +1,8 @@
-"""What files and folders need: tried before work starts, opened where no link leads, explained."""
+"""Files and folders on disk.
+
+The functions here write files atomically, test before the work whether a write will succeed, open
+files without following links, and say what to do about an error.
+"""
 
 import contextlib
 import ctypes
@@ -32,18 +36,18 @@ _ADVICE = {
 
 
 def advice(error: OSError) -> str:
-    """What to do about an error of the system, by its number: a sentence without its full stop."""
+    """What to do about an OSError, by its errno: a sentence without its full stop."""
     return _ADVICE.get(error.errno, "Mend that")
 
 
 def open_own(path: Path) -> int:
-    """The descriptor of a file of this program's own, which is made if there is none.
+    """Open a file that belongs to this program and return its descriptor.
 
-    It is not emptied. No symbolic link is followed, and no file is opened that has another name as
-    well: neither leads to a file of somebody else.
+    The file is created if it does not exist, and its content is kept if it does. Symbolic links
+    and files with a second hard link are refused, because they could lead to another user's file.
 
     Raises:
-        OSError: the file cannot be opened, or is such a link.
+        OSError: the file cannot be opened, is a symbolic link or has a second hard link.
     """
     how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, how, 0o666)
@@ -54,20 +58,20 @@ def open_own(path: Path) -> int:
 
 
 def create(path: Path) -> BinaryIO:
-    """A new file; what had its name, perhaps of a run that died, is deleted."""
+    """Create a file. An existing file of that name, perhaps left by a killed run, is deleted."""
     remove(path)
     how = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     return os.fdopen(os.open(path, how, 0o666), "wb")
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a link, if there is one."""
+    """Delete a file or a link, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def write_file(path: Path, text: str | bytes) -> None:
-    """Write a new file and wait until the disk has it."""
+    """Write a new file and wait until its content is on the disk."""
     with create(path) as file:
         file.write(text.encode() if isinstance(text, str) else text)
         file.flush()
@@ -75,7 +79,7 @@ def write_file(path: Path, text: str | bytes) -> None:
 
 
 def replace_file(path: Path, text: str | bytes) -> None:
-    """Write a file whole or not at all: what was there stays until all of it is on the disk."""
+    """Write a file atomically: the previous file stays until the new one is wholly on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _unfinished(path) as unfinished:
         write_file(unfinished, text)
@@ -83,7 +87,7 @@ def replace_file(path: Path, text: str | bytes) -> None:
 
 
 def try_file(path: Path) -> None:
-    """Do all that ``replace_file`` will do, except to replace the file.
+    """Take every step of ``replace_file`` except the replacement itself.
 
     Raises:
         OSError: a file cannot be written there.
@@ -95,7 +99,7 @@ def try_file(path: Path) -> None:
 
 
 def refuse_folder(path: Path) -> None:
-    """IsADirectoryError where a folder has the name of a file that is to be written."""
+    """Raise IsADirectoryError if ``path``, where a file is to be written, is a folder."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
@@ -106,16 +110,16 @@ def _unfinished(path: Path) -> contextlib.AbstractContextManager[Path]:
 
 @contextlib.contextmanager
 def removed_after(path: Path) -> Iterator[Path]:
-    """The path of a file that is whole under another name in the end, or deleted."""
+    """Delete the file at ``path`` at the end, unless it has been renamed by then."""
     try:
         yield path
     finally:
-        with contextlib.suppress(OSError):  # the error that led here counts
+        with contextlib.suppress(OSError):  # an earlier error must not be hidden
             remove(path)
 
 
 def hidden_folder(path: Path) -> Path:
-    """A new hidden folder beside ``path``, whose mode is the umask's."""
+    """Make a hidden folder beside ``path``; its mode follows the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     folder.mkdir()
@@ -137,7 +141,7 @@ def try_folder(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the folder's list of names."""
+    """Wait until the folder's list of names is on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -146,19 +150,19 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Exchange the names of two folders, at once; OSError where the file system cannot."""
+    """Exchange two folders atomically; raises OSError if the file system cannot do so."""
     library = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(one), os.fsencode(other)
     if sys.platform == "darwin":
         failed = library.renamex_np(*names, ctypes.c_uint(2))  # RENAME_SWAP
     else:
-        here = ctypes.c_int(-100)  # AT_FDCWD: paths are from the working directory
+        here = ctypes.c_int(-100)  # AT_FDCWD: paths start at the working directory
         failed = library.renameat2(here, names[0], here, names[1], ctypes.c_uint(2))
     if failed:
         code = ctypes.get_errno()

@@ -1,6 +1,6 @@
-"""Several processes at one run, as torchrun starts them: one for each GPU, or sharing a CPU.
+"""Train one run with several processes that torchrun starts: one per GPU, or several on one CPU.
 
-Outside ``join`` everything here is what it is for a single process, without communication.
+Outside ``join`` every function behaves as for a single process and does not communicate.
 """
 
 import os
@@ -12,20 +12,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# The longest that a process waits for the others: while one reads the data or writes a checkpoint.
+# The longest time that a process waits for another one to read the data or write a checkpoint.
 TIMEOUT = timedelta(minutes=30)
 
 
 @contextmanager
 def join(device: torch.device | str | None = None) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, and yield this one's device.
+    """Join the processes that torchrun started, and yield the device of this process.
 
-    That is the GPU of its LOCAL_RANK for "cuda" and for None where there are GPUs. They talk by
-    nccl on GPUs, and by gloo on CPUs and for what the hosts tell each other. Where torchrun did not
-    start this process, or the caller's own group is there already, only the device is looked up.
+    For "cuda", and for None if there are GPUs, the device is the GPU with the number LOCAL_RANK.
+    The processes communicate through nccl for tensors on GPUs, and through gloo for tensors on the
+    CPU, such as the values that ``exchange`` sends between the hosts.
 
-    One process's error ends all: torchrun stops the others. It is raised where it came first;
-    errors that follow in the others, who wait for it in vain, end them without a word.
+    If torchrun did not start this process, or the caller has already initialised a process group,
+    the function only looks up the device.
+
+    An error in one process ends all processes, because torchrun stops the others. Only the first
+    process that fails raises its error. The others, which wait for it in vain, exit silently.
 
     Raises:
         DeviceError: the device cannot be used, or there are more processes than GPUs.
@@ -44,13 +47,13 @@ def join(device: torch.device | str | None = None) -> Iterator[torch.device]:
         if store.add("failed", 1) > 1:
             raise SystemExit(1) from None
         raise
-    # Not after an error: nccl's end is collective, and the others may never come to it.
+    # Not after an error: with nccl this call is collective, and the others may never reach it.
     dist.destroy_process_group()
 
 
 def _own_device(name: torch.device | str | None) -> torch.device:
-    """The device of this process, perhaps one of several on this machine."""
-    # Here, because they import pandas, which nn can do without.
+    """The device of this process, which may be one of several on this machine."""
+    # Imported here because they import pandas, which nn does not need.
     from linfdist.system.devices import DeviceError, usable_device
 
     if name is None:
@@ -74,7 +77,7 @@ def _own_device(name: torch.device | str | None) -> torch.device:
 
 
 def rank() -> int:
-    """The number of this process, from 0: the one that writes and reports."""
+    """The number of this process, from 0. Process 0 writes files and reports."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -84,25 +87,25 @@ def size() -> int:
 
 
 def launcher() -> str:
-    """What started this process, as it is typed: "python", or "torchrun --nproc-per-node 2"."""
+    """The command that started this process: "python", or "torchrun --nproc-per-node 2"."""
     if not dist.is_torchelastic_launched():
         return "python"
     return f"torchrun --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']}"
 
 
 def share(number: int) -> slice:
-    """This process's part of ``number`` things, one after the other; parts differ by one at most.
+    """This process's contiguous share of ``number`` items; shares differ by at most one item.
 
-    A part is empty where there are fewer things than processes.
+    Some shares are empty if there are fewer items than processes.
     """
     return slice(number * rank() // size(), number * (rank() + 1) // size())
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum over all processes, the same bits in each; its gradient is the sum of theirs.
+    """The sum of ``tensor`` over all processes, with the same bits in each process.
 
-    All processes call it, and its backward pass, in one order. A single process's own tensor is
-    returned as it is.
+    The gradient is the sum of the gradients of all processes. All processes must make their calls
+    and the backward passes in the same order. A single process gets its own tensor back.
     """
     return tensor if size() == 1 else _Sum.apply(tensor)
 
@@ -120,9 +123,9 @@ class _Sum(torch.autograd.Function):
 
 
 def exchange(value: float) -> list[float]:
-    """The value of each process, in order; none goes on before all have come here.
+    """The value of each process, in order. No process continues until all have called this.
 
-    The hosts alone talk: it does not wait for a GPU.
+    The communication is between the hosts only and does not wait for a GPU.
     """
     if size() == 1:
         return [value]
@@ -134,7 +137,7 @@ def exchange(value: float) -> list[float]:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """Process 0 does what is inside, then the others do: they find the files that it made."""
+    """Run the block in process 0 first, so that the other processes find the files it makes."""
     if rank() > 0:
         exchange(0)
     yield

@@ -1,4 +1,4 @@
-"""What callers pass to public functions: taken by one rule each, or refused by name."""
+"""Check and convert the arguments of public functions; an error names the refused argument."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from linfdist.system.values import shown, whole
 
-# float is the base of np.float64; of the others none is a bool, which is an int in Python.
+# float is the base of np.float64. Python's bool is an int, so ``is_real`` excludes it separately.
 _REALS = (int, float, Fraction, np.integer, np.float16, np.float32)
 
 
 def is_real(value: object) -> bool:
-    """Whether it is a real number of Python or numpy; no bool, no text, no tensor."""
+    """Whether ``value`` is a real number of Python or numpy, not a bool, text or a tensor."""
     return isinstance(value, _REALS) and not isinstance(value, bool)
 
 
@@ -23,8 +23,8 @@ def real(value: object, caller: str, name: str) -> float:
     """A real number of Python or numpy as a float: finite, infinite or NaN.
 
     Raises:
-        TypeError: another type.
-        ValueError: float64 has no such number.
+        TypeError: ``value`` has another type.
+        ValueError: the number is too large for float64.
     """
     if not is_real(value):
         raise TypeError(
@@ -37,7 +37,7 @@ def real(value: object, caller: str, name: str) -> float:
 
 
 def finite(value: object, caller: str, name: str) -> float:
-    """``real``, neither infinite nor NaN."""
+    """``real``, but neither infinite nor NaN."""
     number = real(value, caller, name)
     if not math.isfinite(number):
         raise ValueError(f"{caller}: {name} must be finite; got {number}.")
@@ -45,7 +45,7 @@ def finite(value: object, caller: str, name: str) -> float:
 
 
 def checked_generator(value: object, caller: str) -> torch.Generator | None:
-    """A generator of torch's, or None."""
+    """``value`` if it is a ``torch.Generator`` or None."""
     if value is not None and not isinstance(value, torch.Generator):
         raise TypeError(
             f"{caller}: generator must be a torch.Generator or None; got {shown(value)}. Pass "
@@ -55,14 +55,14 @@ def checked_generator(value: object, caller: str) -> torch.Generator | None:
 
 
 def pixel_radius(value: object, caller: str, name: str = "eps") -> Fraction:
-    """One radius in pixels, as the rational number that it is.
+    """A radius in pixels as the exact rational number of ``value``.
 
-    A ``Fraction``, a number of Python or numpy, or a 0-d tensor or array of floating point. Text
-    and ``Decimal`` are refused: their nearest float may be below them.
+    ``value`` is a ``Fraction``, a number of Python or numpy, or a 0-d floating-point tensor or
+    array. Text and ``Decimal`` are refused: the float nearest to them may lie below them.
 
     Raises:
-        TypeError: another type.
-        ValueError: it is not in [0, 1].
+        TypeError: ``value`` has another type.
+        ValueError: ``value`` is not in [0, 1].
     """
     number = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
     if isinstance(number, Tensor) and number.ndim == 0 and number.is_floating_point():
@@ -87,7 +87,7 @@ def pixel_radius(value: object, caller: str, name: str = "eps") -> Fraction:
 
 
 def upward(exact: Fraction) -> float:
-    """The least float64 number that is not below."""
+    """The least float64 number that is at least ``exact``."""
     value = float(exact)
     return math.nextafter(value, math.inf) if Fraction(value) < exact else value
 
@@ -104,12 +104,12 @@ def image_shape(value: object, caller: str, name: str = "input_shape") -> tuple[
 
 
 def class_count(value: object, caller: str) -> int:
-    """How many classes a network tells apart: at least 2."""
+    """The number of classes of a network: at least 2."""
     return whole(value, f"{caller}: num_classes", least=2)
 
 
 def channel_means(value: object, channels: int, caller: str) -> tuple[float, ...]:
-    """One finite number for each channel: a sequence, a numpy array or a tensor of them."""
+    """One finite number per channel, from a sequence, a numpy array or a tensor."""
     if isinstance(value, Tensor | np.ndarray):
         value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str):
@@ -127,7 +127,7 @@ def channel_means(value: object, channels: int, caller: str) -> tuple[float, ...
 
 
 def deviation(value: object, caller: str) -> float:
-    """One std for all channels: a number above 0."""
+    """The std of all channels: one number above 0."""
     if isinstance(value, Sequence | np.ndarray) or (isinstance(value, Tensor) and value.ndim):
         raise TypeError(
             f"{caller}: std must be one number for all channels, so that an l_inf ball stays one; "
@@ -140,7 +140,7 @@ def deviation(value: object, caller: str) -> float:
 
 
 def wholes(value: object, caller: str, name: str) -> tuple[int, ...]:
-    """Several whole numbers: a sequence, which may be empty."""
+    """A sequence of whole numbers, which may be empty."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(
             f"{caller}: {name} must be a sequence of whole numbers; got {shown(value)}. A single "
@@ -158,7 +158,7 @@ def positive(value: object, caller: str, name: str) -> float:
 
 
 def float_tensor(value: object, caller: str, name: str, ndim: int | None = None) -> Tensor:
-    """A tensor of floating point, of ``ndim`` axes if given; only metadata is read."""
+    """A floating-point tensor, with ``ndim`` axes if given. Only metadata is read."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise TypeError(
             f"{caller}: {name} must be a tensor of floating point; got {shown(value)}. Use "
@@ -172,13 +172,13 @@ def float_tensor(value: object, caller: str, name: str, ndim: int | None = None)
 
 
 def check_function(value: object, caller: str, name: str = "function") -> None:
-    """Refuse what cannot be called."""
+    """Raise TypeError unless ``value`` can be called."""
     if not callable(value):
         raise TypeError(f"{caller}: {name} must be a function; got {shown(value)}.")
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Without a graph, and outside of inference mode no inference tensor."""
+    """The tensor without its graph; outside of inference mode it is no inference tensor either."""
     tensor = tensor.detach()
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         return tensor.clone()
@@ -186,7 +186,7 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def refuse_inference_tensors(net: nn.Module, caller: str) -> None:
-    """Refuse weights that are inference tensors, which torch takes in inference mode alone."""
+    """Refuse weights that are inference tensors: torch only uses them in inference mode."""
     if torch.is_inference_mode_enabled():
         return
     if any(weight.is_inference() for weight in (*net.parameters(), *net.buffers())):
@@ -199,14 +199,21 @@ def refuse_inference_tensors(net: nn.Module, caller: str) -> None:
 def integer_labels(
     labels: Tensor, images: Tensor, caller: str, row: str = "image", *, count: bool = True
 ) -> Tensor:
-    """Labels in int64 on the images' device: a tensor or numpy array of any integers.
+    """The labels in int64 on the images' device.
 
-    ``count``: there must be one for each row of ``images``. Only metadata is read: no element, no
-    synchronisation.
+    Only metadata is read, so nothing synchronises with the device.
+
+    Args:
+        labels: a tensor or numpy array of any integer type.
+        images: a tensor with one row per image; its device is the result's.
+        caller: the name of the public function, for errors.
+        row: the name of a row of ``images``, for errors.
+        count: whether there must be one label per row of ``images``.
 
     Raises:
-        TypeError: the type is another, such as floating point, bool or a list.
-        ValueError: there is not one for each image, or they are on the device meta.
+        TypeError: ``labels`` has another type, such as floating point, bool or a list.
+        ValueError: there is not one label per row, or the labels are on the device meta and the
+            images are not.
     """
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iu":
         labels = torch.from_numpy(labels.astype(np.int64, order="C"))

@@ -1,15 +1,16 @@
-"""Messages for names that are not known."""
+"""Error messages for unknown names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-FEW = 12  # names that an error still lists
+FEW = 12  # the most names that an error lists
 
 
 def unknown(kind: str, name: str, known: Iterable[str], listed: str = "") -> str:
-    """Say that ``name`` is no known ``kind``, what was probably meant, and what is known.
+    """A message that ``name`` is no known ``kind``, with the closest matches and the known names.
 
-    Where many are known, ``listed`` says what shows them all.
+    If there are more than ``FEW`` known names, the message refers to ``listed``, which shows them
+    all.
     """
     known = list(known)
     close = get_close_matches(name, known, n=2)

@@ -1,4 +1,4 @@
-"""Run a process with a time limit: interrupt it first, kill it last."""
+"""Run a process with a time limit: interrupt it first, and kill it only if it does not end."""
 
 import contextlib
 import os
@@ -12,10 +12,14 @@ from typing import BinaryIO
 def run_within(
     seconds: float, command: Sequence[str], output: BinaryIO, *, cwd: Path | None, grace: float
 ) -> int | None:
-    """The exit code of a process in the folder ``cwd``, or None if it was stopped in the end.
+    """Run a process and return its exit code, or None if it was stopped at the time limit.
 
-    It is stopped after ``seconds``, and then has ``grace`` seconds to save what it has. What it
-    prints goes to ``output``.
+    Args:
+        seconds: the time limit, after which the process is stopped.
+        command: the program and its arguments.
+        output: receives everything that the process prints.
+        cwd: the working directory of the process.
+        grace: the seconds that a stopped process has to save its work before it is killed.
     """
     process = subprocess.Popen(
         command,
@@ -23,8 +27,8 @@ def run_within(
         stdout=output,
         stderr=subprocess.STDOUT,
         cwd=cwd,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},  # so that a kill loses no output
-        start_new_session=True,  # so that its own children are stopped with it
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},  # a killed process then loses no output
+        start_new_session=True,  # its own children are then stopped with it
     )
     try:
         return process.wait(seconds)
@@ -35,7 +39,7 @@ def run_within(
 
 
 def _stop(process: subprocess.Popen, grace: float) -> None:
-    """Ctrl-C, SIGTERM for one that was started to ignore that, and at last a kill."""
+    """Send SIGINT, then SIGTERM in case the process ignores SIGINT, and finally SIGKILL."""
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             return
@@ -47,9 +51,10 @@ def _stop(process: subprocess.Popen, grace: float) -> None:
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """A scheduler's stop is taken as Ctrl-C is: children are stopped, and what is done is told.
+    """Treat SIGTERM, with which schedulers stop a process, as Ctrl-C.
 
-    A process started in the background ignores Ctrl-C's signal, and has only this one.
+    Children are then stopped, and the command reports what it has finished. A process started in
+    the background ignores SIGINT, so SIGTERM is the only signal that can interrupt it.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

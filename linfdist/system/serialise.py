@@ -1,4 +1,4 @@
-"""Configurations as JSON: what config.json holds and what identifies a checkpoint."""
+"""Configurations as JSON: the content of config.json and the identity of a checkpoint."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from linfdist.system.values import shown, whole
 
-# Metadata of a field that came later: files from before it stay equal to what they would be now.
+# Metadata of a field added later: JSON written before the field existed equals today's at default.
 OMITTED_AT_DEFAULT: Mapping[str, bool] = types.MappingProxyType({"omitted_at_default": True})
 
 
@@ -19,15 +19,17 @@ _hints = cache(get_type_hints)
 
 
 def check_fields(config: Any, ranged: Collection[str] = ()) -> None:
-    """Give every field of a frozen dataclass a value of its type, or refuse it by name.
+    """Convert every field of a frozen dataclass to its declared type, or refuse it by name.
 
-    Called first in ``__post_init__``: what passes can be compared, recorded and read again. Numbers
-    of numpy become Python's and lists tuples. Numbers are finite, except in the ``ranged`` fields,
-    whose range the class checks itself.
+    Call this first in ``__post_init__``. A configuration that passes can be compared, recorded and
+    read again. Numpy numbers become Python numbers, and lists become tuples. Numbers must be
+    finite, except in the ``ranged`` fields, whose range the class checks itself.
 
     Raises:
-        TypeError: a value of another type: True for a number, "0.1" for a Fraction, 64 for a tuple.
-        ValueError: NaN, ∞, a tuple of another length, or none of a field's literals.
+        TypeError: a value has another type: True for a number, "0.1" for a Fraction, 64 for a
+            tuple.
+        ValueError: a value is NaN or ∞, a tuple has the wrong length, or a value is none of the
+            field's literals.
     """
     owner = type(config).__name__
     for name, kind in _hints(type(config)).items():
@@ -36,7 +38,7 @@ def check_fields(config: Any, ranged: Collection[str] = ()) -> None:
 
 
 def _checked(kind: Any, value: Any, what: str, finite: bool) -> Any:
-    """``value`` in the type of a field, ``kind``; ``what`` names it."""
+    """``value`` converted to ``kind``, the type of a field; ``what`` names the field in errors."""
     origin, members = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in members:
@@ -67,7 +69,7 @@ _COUNTS: Mapping[int, str] = types.MappingProxyType({2: "two", 3: "three"})
 
 
 def _checked_number(kind: type, value: Any, what: str, finite: bool) -> Any:
-    """As an int or a float, exactly; for a field of a Fraction also a Fraction."""
+    """``value`` as an int or a float, exactly; if ``kind`` is Fraction, possibly as a Fraction."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         advice = " Write Fraction(8, 255) or 8 / 255." if kind is Fraction else ""
         raise TypeError(f"{what} must be a number; got {shown(value)}.{advice}")
@@ -101,11 +103,13 @@ def _checked_tuple(members: tuple[Any, ...], value: Any, what: str, finite: bool
 
 
 def to_dict(value: Any) -> Any:
-    """A configuration in JSON's types.
+    """A configuration in JSON's types. ``from_dict`` is the inverse.
 
-    A frozen dataclass becomes {"type": its name, field: …}, a ``Fraction`` "8/255", a tuple a list,
-    ∞ "inf"; a field with ``OMITTED_AT_DEFAULT`` is left out at its default. ``from_dict`` is the
-    inverse.
+    - A frozen dataclass becomes {"type": its name, field: …}.
+    - A ``Fraction`` becomes text such as "8/255".
+    - A tuple becomes a list.
+    - ∞ becomes "inf".
+    - A field with ``OMITTED_AT_DEFAULT`` is left out if it has its default value.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
@@ -131,7 +135,7 @@ def to_dict(value: Any) -> Any:
 
 
 def from_dict(kind: Any, data: Any) -> Any:
-    """The value of ``kind``, a dataclass or the type of one of its fields, that ``data`` holds."""
+    """Read a value of ``kind`` from ``data``: a dataclass, or the type of one of its fields."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return from_dict(_member(get_args(kind), data), data)
@@ -158,7 +162,7 @@ def from_dict(kind: Any, data: Any) -> Any:
 
 
 def _member(members: tuple[Any, ...], data: Any) -> Any:
-    """The member of a union that ``data`` is of: None, or the dataclass that it names."""
+    """The member of a union to which ``data`` belongs: None, or the dataclass that it names."""
     if data is None:
         return type(None)
     members = tuple(member for member in members if member is not type(None))

@@ -1,4 +1,4 @@
-"""The terminal: closed streams, streams that cannot show every letter, and progress bars."""
+"""The terminal: closed streams, streams that cannot encode every character, progress bars."""
 
 import contextlib
 import os
@@ -9,10 +9,11 @@ from tqdm import tqdm
 
 
 def prepare_streams() -> None:
-    """Make printing safe: a letter that a stream has not becomes "?", a closed stream says nothing.
+    """Make printing safe: replace what a stream cannot encode by "?", and ignore closed streams.
 
-    A standard stream that is closed is opened on the null device, from the lowest number on: else
-    its number would go to the next file that is opened, and a library's messages into that file.
+    A closed standard stream is opened on the null device, in the order of the descriptors.
+    Otherwise the next opened file would get the free descriptor, and a library's messages would be
+    written into that file.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
@@ -23,9 +24,9 @@ def prepare_streams() -> None:
 
 
 def drop_unread() -> None:
-    """Throw away what a stream still holds that can no longer be written, so that the end is quiet.
+    """Discard buffered output that can no longer be written, so that the program exits quietly.
 
-    Its reader has gone, or its disk is full.
+    The reader of the stream may have ended, or the disk may be full.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -35,14 +36,14 @@ def drop_unread() -> None:
 
 
 def shows_bar(progress: bool) -> bool:
-    """Whether a progress bar is shown: it is wanted, and standard error is a terminal."""
+    """Whether to show a progress bar: ``progress`` is True and standard error is a terminal."""
     return progress and sys.stderr is not None and sys.stderr.isatty()
 
 
 def say(text: str) -> None:
-    """A line on standard error, at once; nothing where that is closed or cannot be written.
+    """Print a line on standard error and flush it; do nothing if the stream cannot be written.
 
-    What is said must not end the work that it is about.
+    A failed message must not end the work that it reports.
     """
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
@@ -50,6 +51,6 @@ def say(text: str) -> None:
 
 
 def write_above(bar: tqdm, text: str, stream: TextIO | None) -> None:
-    """A line above a bar; nothing where the stream is closed."""
+    """Print a line above a progress bar; do nothing if the stream is closed."""
     if stream is not None:
         bar.write(text, file=stream)

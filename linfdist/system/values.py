@@ -1,4 +1,4 @@
-"""Values that callers pass: as plain Python ones, or refused by name before anything is done."""
+"""Convert the values of callers to plain Python values, or refuse them by name before any work."""
 
 import json
 import numbers
@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-SEEDS = 2**63  # torch's generators take no more
+SEEDS = 2**63  # torch's generators take no larger seed
 
 
 def whole(value: Any, what: str, least: int | None = 0) -> int:
-    """``value`` as an int; integers of numpy too. ``what`` names it in errors: "fit: seed".
+    """``value``, an integer of Python or numpy, as an int.
+
+    ``what`` names the value in errors: "fit: seed".
 
     Raises:
-        TypeError: it is no whole number: a bool, a float or text.
-        ValueError: it is below ``least``.
+        TypeError: ``value`` is not a whole number but, for example, a bool, a float or text.
+        ValueError: ``value`` is below ``least``.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -40,14 +42,14 @@ def seed(value: Any, caller: str) -> int:
 
 
 def flag(value: Any, what: str) -> bool:
-    """``value``, which must be True or False: the text "false" counts as true where it is asked."""
+    """``value``, which must be True or False: in a condition the text "false" counts as true."""
     if not isinstance(value, bool):
         raise TypeError(f"{what} must be True or False; got {shown(value)}.")
     return value
 
 
 def seconds(value: Any, what: str) -> float | None:
-    """``value`` as a number of seconds above 0; None stays None, no limit."""
+    """``value`` as a number of seconds above 0; None, which means no limit, stays None."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -59,11 +61,11 @@ def seconds(value: Any, what: str) -> float | None:
 
 
 def file(value: Any, what: str) -> Path:
-    """``value``, text or a path, as a path; ``~`` is the home folder.
+    """``value``, text or a path, as a path with ``~`` replaced by the home folder.
 
     Raises:
-        TypeError: it is neither.
-        ValueError: it begins with ``~``, and there is no such home folder.
+        TypeError: ``value`` is neither text nor a path.
+        ValueError: ``value`` begins with ``~``, and the home folder does not exist.
     """
     if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
         raise TypeError(f"{what} must be a path, as text or a Path; got {shown(value)}.")
@@ -77,12 +79,13 @@ def file(value: Any, what: str) -> Path:
 
 
 def plain(value: Any, what: str) -> Any:
-    """``value`` in JSON's own types, so that it can be saved and read again; ``what`` names it.
+    """``value`` in JSON's own types, so that it can be saved and read again.
 
-    A number of numpy can be written to a checkpoint, but not read without running code.
+    A checkpoint could hold a numpy number, but reading it back would run code. ``what`` names the
+    value in errors.
 
     Raises:
-        TypeError: JSON cannot hold it.
+        TypeError: JSON cannot hold ``value``.
     """
     try:
         return json.loads(json.dumps(value))
@@ -94,7 +97,7 @@ def plain(value: Any, what: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value and its type in few characters, for an error."""
+    """A short text of a value and its type, for an error message."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}"
     if isinstance(value, np.ndarray):
