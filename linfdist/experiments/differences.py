@@ -1,4 +1,4 @@
-"""Where the authors' code departs from the paper: networks trained as in the code.
+"""Rows that test where the authors' code departs from the paper.
 
 Each row is ``smoothing/mnist_net_lp`` of the smoothing study, with the same images and epochs and
 the change that the title names. The unchanged row is what this package does.
