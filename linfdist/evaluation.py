@@ -47,7 +47,7 @@ COLUMNS = (
 
 
 class ContradictionError(RuntimeError):
-    """An image is certified to the last bit, but not by intervals that ignore rounding: a bug."""
+    """A bug: an image is certified to the last bit, but not by intervals that ignore rounding."""
 
 
 def accuracy(
@@ -58,10 +58,17 @@ def accuracy(
     batch_size: int = 512,
     together: bool = False,
 ) -> float:
-    """The fraction of images that the network classifies right at this p, with running means.
+    """The fraction of images that the network classifies correctly at this p, with running means.
 
-    ``together``: all processes call this with the same arguments, and each classifies its share.
-    Raises as ``clean_and_certified``.
+    Args:
+        net: the network.
+        images: the images, on the network's device.
+        p: the p or LogSumExp of the dist layers.
+        batch_size: images classified at a time.
+        together: all processes call this with the same arguments, and each classifies its share.
+
+    Raises:
+        TypeError, ValueError: as ``clean_and_certified``.
     """
     clean, _ = _clean_and_certified(
         net, images, Fraction(0), p, batch_size, together, caller="accuracy"
@@ -78,15 +85,24 @@ def clean_and_certified(
     batch_size: int = 512,
     together: bool = False,
 ) -> tuple[float, float | None]:
-    """``accuracy``, and the fraction certified at eps, in pixels, by the Lipschitz constant.
+    """``accuracy``, and the fraction of images certified at eps by the Lipschitz constant.
 
-    The certificate is of the network at this p: of the smoothed one for a ``LogSumExp``, whose
-    layers are 1-Lipschitz as at p = ∞. None at a finite p, where layers are not. It is for watching
-    a training: margins are as they round in float32, and the ball is not clipped to the pixels.
+    The second number is meant for watching a training run: margins are rounded in float32, and the
+    ball is not clipped to the range of pixels. It certifies the network at this p. With a
+    ``LogSumExp`` that is the smoothed network, whose layers are 1-Lipschitz as at p = ∞. At a
+    finite p layers are not 1-Lipschitz, and the number is None.
+
+    Args:
+        net: the network.
+        images: the images, on the network's device.
+        eps: the radius, in pixels.
+        p: the p or LogSumExp of the dist layers.
+        batch_size: images classified at a time.
+        together: all processes call this with the same arguments, and each classifies its share.
 
     Raises:
-        TypeError: the network is no ``Classifier``, ``images`` no ``ImageSet``, or another argument
-            of another type.
+        TypeError: the network is no ``Classifier``, ``images`` is no ``ImageSet``, or another
+            argument has a wrong type.
         ValueError: the images do not fit the network, or a number is out of its range.
     """
     return _clean_and_certified(
@@ -103,7 +119,7 @@ def _clean_and_certified(
     together: bool,
     caller: str,
 ) -> tuple[float, float | None]:
-    """``clean_and_certified``, whose errors name the caller."""
+    """``clean_and_certified``, with ``caller`` as the name in error messages."""
     eps, p = pixel_radius(eps, caller), norm(p, caller)
     batch_size = whole(batch_size, f"{caller}: batch_size", least=1)
     _check_set(net, images, caller, "images")
@@ -125,9 +141,10 @@ def _clean_and_certified(
 def _ball_bounds(
     net: Classifier, p: float | LogSumExp, eps: float
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Of pixels and labels: the logits, and upper bounds of logit_k − logit_y within eps.
+    """A function from pixels and labels to logits and upper bounds of logit_k − logit_y within eps.
 
-    If layers are 1-Lipschitz. The constant is read once: on a GPU that waits.
+    The bounds hold if the layers are 1-Lipschitz. The Lipschitz constant is read only once, because
+    each read waits for the GPU.
     """
     if isinstance(net, LinfDistNetMLP):
         reach = eps * net.feature_lipschitz
@@ -165,23 +182,45 @@ def evaluate(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """Clean, PGD-20 and certified accuracy at p = ∞ and eps in pixels, with what each image did.
+    """Clean, PGD-20 and certified accuracy at p = ∞, with the results of each image.
 
-    Metrics, fractions of the images: ``clean_accuracy``; ``pgd_accuracy``; ``certified_accuracy``,
-    by the network's bounds on the pixel box, to the last bit where it has such a certificate; for
-    Lipschitz logits ``certified_accuracy_margin`` too, by margin / 2 > eps. The table has a row an
-    image, with ``COLUMNS``; margin_radius and certified_margin are missing without Lipschitz
-    logits, sound_radius and certified_sound for networks not in ``robust.SOUND``. Radii are in
-    pixels; interval_radius, up to min(1, 4 eps) by bisection, is at least eps if and only if the
-    image is certified at eps, and for Lipschitz logits not below the margin's but for rounding;
-    sound_radius is the largest below it that was seen to hold to the last bit. All is computed on
-    ``device``, in float32 as IEEE 754 has it, whatever autocast and torch's precisions say; ``net``
-    stays as and where it is. Under ``torch.inference_mode()`` the evaluation leaves that mode.
+    Args:
+        net: the network. It is neither changed nor moved.
+        test: the test images.
+        eps: the radius, in pixels.
+        batch_size: images evaluated at a time.
+        seed: of the attack's random starts.
+        device: where to compute. Computations use IEEE 754 float32, whatever the settings of
+            autocast and torch's precisions.
+        progress: show a bar in a terminal.
+
+    Returns:
+        The metrics, as fractions of the images:
+
+        - ``clean_accuracy``.
+        - ``pgd_accuracy``.
+        - ``certified_accuracy``: by the network's bounds on the pixel box, to the last bit if the
+          network has such a certificate.
+        - ``certified_accuracy_margin``: by margin / 2 > eps, only for Lipschitz logits.
+
+        And a table with one row per image and the columns ``COLUMNS``; radii are in pixels:
+
+        - index, label, predicted.
+        - margin_radius, certified_margin: missing without Lipschitz logits.
+        - interval_radius: by bisection, up to min(1, 4 eps). It is at least eps if and only if the
+          image is certified at eps. For Lipschitz logits it is at least margin_radius, except for
+          rounding.
+        - certified_interval.
+        - survived_pgd.
+        - sound_radius, certified_sound: missing for networks not in ``robust.SOUND``. sound_radius
+          is the largest radius, of those tried below interval_radius, that holds to the last bit.
+
+    Under ``torch.inference_mode()`` the evaluation leaves that mode.
 
     Raises:
-        TypeError: the network is no ``Classifier``, or ``torch.compile``'s wrapper of one, ``test``
-            no ``ImageSet``, or another argument of another type.
-        ValueError: images, labels, eps, weights or a number are not what they must be.
+        TypeError: the network is no ``Classifier``, or is ``torch.compile``'s wrapper of one;
+            ``test`` is no ``ImageSet``; or another argument has a wrong type.
+        ValueError: images, labels, eps, weights or a number are not valid.
         DeviceError: the device cannot be used.
     """
     eps = pixel_radius(eps, "evaluate")
@@ -196,7 +235,7 @@ def evaluate(
     parts = []
     bar = tqdm(total=len(test), disable=quiet, unit="image")
     with bar, frozen(net) as net:
-        net.to(device)  # the replica
+        net.to(device)  # moves the frozen copy, not the caller's network
         for images, labels in _batches(test, batch_size):
             parts.append(_evaluate_batch(net, images, labels, eps, generator))
             bar.update(len(labels))
@@ -206,7 +245,7 @@ def evaluate(
 
 
 def _check_set(net: Classifier, images: ImageSet, caller: str, name: str, *needed: str) -> None:
-    """Refuse a network or images that are none, and those that do not fit each other."""
+    """Refuse an invalid network, invalid images, and images that do not fit the network."""
     check_net(net, caller, *needed)
     check_image_set(images, f"{caller}: {name}")
     if len(images) == 0:
@@ -229,7 +268,7 @@ def _check_device(net: Classifier, images: ImageSet, caller: str) -> None:
 
 
 def _real_device(device: torch.device | str) -> torch.device:
-    """A device that can be used."""
+    """The device; TypeError or DeviceError if it cannot be used."""
     if not isinstance(device, str | torch.device):
         raise TypeError(f"evaluate: device must be a name or a torch.device; got {shown(device)}.")
     return system_devices.usable_device(device)
@@ -242,7 +281,7 @@ def _evaluate_batch(
     eps: Fraction,
     generator: torch.Generator,
 ) -> pd.DataFrame:
-    """The table of one batch, of a frozen network."""
+    """The table of one batch. The network is frozen."""
     pixels = to_pixels(images)
     with torch.no_grad():
         predicted = net(pixels, math.inf).argmax(1)
@@ -280,11 +319,20 @@ def sound_columns(
     radii: Tensor,
     certified: Tensor,
 ) -> dict[str, Tensor]:
-    """sound_radius and certified_sound of uint8 images, from what intervals said of them.
+    """sound_radius and certified_sound of images, from their interval certificates.
+
+    Args:
+        net: a network of a kind in ``robust.SOUND``.
+        images: uint8 images.
+        labels: their classes.
+        eps: the radius, in pixels.
+        radii: the images' interval_radius.
+        certified: the images' certified_interval.
 
     Raises:
         ContradictionError: an image is certified to the last bit, but not by intervals.
-        TypeError, ValueError: as ``sound_certificates``; or ``certified`` is no bool for each.
+        TypeError, ValueError: as ``sound_certificates``; or ``certified`` is not one bool per
+            image.
     """
     if not isinstance(certified, Tensor) or certified.dtype != torch.bool:
         raise TypeError(

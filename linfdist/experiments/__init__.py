@@ -1,4 +1,4 @@
-"""The experiments: the paper's, one module a table, and our own studies; found by name."""
+"""The experiments by name: the paper's, one module per table, and our own studies."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -16,16 +16,16 @@ from linfdist.experiments.base import QuotedRow as QuotedRow
 from linfdist.experiments.base import Scale as Scale
 from linfdist.system.names import unknown
 
-VALIDATION = f"{records.VALIDATION}/"  # before the name of an experiment
+VALIDATION = f"{records.VALIDATION}/"  # a prefix of an experiment's name
 LIST = "python -m linfdist list"
-LISTED = f"`{LIST}`"  # what shows every name
+LISTED = f"`{LIST}`"  # the command that lists all names
 
 
 class UnknownName(ValueError):
     """No experiment, scale or table has this name."""
 
 
-# Every module of this package that is called table<n>, by its n.
+# The modules table<n> of this package, by n.
 TABLES: Mapping[int, ModuleType] = MappingProxyType(
     {
         int(module.name.removeprefix("table")): import_module(f"{__name__}.{module.name}")
@@ -45,7 +45,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
 def get(name: str) -> Experiment:
     """The experiment called ``name``; UnknownName with suggestions if there is none.
 
-    "validation/<name>" is the experiment without the test set: ``Scale.validation`` of each scale.
+    "validation/<name>" is the experiment without the test set: each scale has ``validation=True``.
     """
     row = name.removeprefix(VALIDATION)
     if row not in EXPERIMENTS:

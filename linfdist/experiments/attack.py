@@ -1,4 +1,4 @@
-"""Attack recorded runs with the ensemble, and record which image fell to which attack."""
+"""Run the full attack ensemble on recorded runs, and record which image fell to which attack."""
 
 import math
 import time
@@ -23,7 +23,7 @@ from linfdist.robust.attacks.ensemble import CONVENTIONAL, GUIDED, AttackSetting
 from linfdist.system import devices, values
 from linfdist.system.terminal import shows_bar
 
-CERTIFIED = 10  # how many certified images are attacked, those of the smallest radius first
+CERTIFIED = 10  # the number of certified images to attack, those with the smallest radii
 
 
 BATCH = 256
@@ -40,19 +40,29 @@ def hunt(
     progress: bool = True,
     attacks: Mapping[str, AttackSetting] | None = None,
 ) -> Attacked:
-    """Attack the first ``images`` test images of a run with its own weights, and record it.
+    """Attack a run's network on its test images, and record the result.
 
-    Attacked are the images that the run's PGD-20 missed and that are not certified, and
-    ``certified`` of the certified ones: those of the smallest radius. Both are as
-    ``records.certified`` and ``records.certified_radii`` say. The ``attacks`` are
-    ``GUIDED``, or ``CONVENTIONAL`` for a net without a p; each meets the images that are left, or
-    with ``each`` all, so that they can be compared.
+    Two groups of images are attacked: those that the run's PGD-20 missed and that are not
+    certified, and as a check the certified ones with the smallest radii. ``records.certified`` and
+    ``records.certified_radii`` define verdicts and radii.
+
+    Args:
+        run: the recorded run. Its weights must be in the work folder.
+        images: choose among the first ``images`` test images; None for all.
+        certified: the number of certified images to attack.
+        each: run each attack on all chosen images, so that the attacks can be compared. Otherwise
+            each attack meets only the images that survived the attacks before it.
+        seed: of the attacks' random choices.
+        device: where to compute.
+        progress: show a bar in a terminal.
+        attacks: the attacks by name, in order. By default ``GUIDED``, or ``CONVENTIONAL`` for a
+            network without a p.
 
     Raises:
-        RunExists: a hunt on this run is recorded already.
-        RecordError: the weights are missing, or not those of the record.
-        TypeError or ValueError: a number that is none, or that is too small; attacks whose
-            settings cannot be recorded.
+        RunExists: an attack on this run is already recorded.
+        RecordError: the weights are missing, or are not those of the record.
+        TypeError or ValueError: a number has a wrong type or is too small; or the settings of an
+            attack cannot be recorded.
     """
     attacked.refuse_attacked(run)
     if images is not None:
@@ -103,12 +113,16 @@ def hunt(
 
 
 def attacks_on(net: nn.Module) -> Mapping[str, AttackSetting]:
-    """The ensemble for a network: guided by finite p where it has a p."""
+    """The ensemble for a network: guided by a finite p if the network has a p."""
     return CONVENTIONAL if isinstance(net, BaselineNet) else GUIDED
 
 
 def pick(run: Run, images: int, certified: int) -> pd.DataFrame:
-    """The rows to attack: missed by PGD-20 and not certified; and the thinnest certificates."""
+    """The rows to attack among the first ``images``.
+
+    These are the images that PGD-20 missed and that are not certified, and ``certified`` certified
+    images with the smallest radii.
+    """
     first = run.certificates[:images]
     sure = records.certified(run)[:images]
     thinnest = records.certified_radii(run)[:images][sure].sort_values(kind="stable")
@@ -124,7 +138,16 @@ def survivors(
     attack: AttackSetting,
     seed: int,
 ) -> list[int]:
-    """1 for each image that survives an attack, 0 for the others; a batch at a time."""
+    """1 for each image that survives the attack, 0 for each other image.
+
+    Args:
+        net: the network.
+        pixels: the images.
+        labels: their classes.
+        eps: the radius, in pixels.
+        attack: the attack and its arguments.
+        seed: of the attack's random choices.
+    """
     generator = torch.Generator().manual_seed(seed)
     held: list[int] = []
     for some, theirs in zip(pixels.split(BATCH), labels.split(BATCH), strict=True):
@@ -133,7 +156,7 @@ def survivors(
 
 
 def _settings(attack: AttackSetting) -> dict[str, Any]:
-    """Ready for JSON, which has no infinity."""
+    """An attack's settings as JSON values; JSON has no infinity."""
     arguments = dict(attack.arguments)
     guide = arguments.get("guide")
     if isinstance(guide, LogSumExp):

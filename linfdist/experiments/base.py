@@ -1,4 +1,4 @@
-"""What an experiment is: the paper's numbers, and one setting for each scale."""
+"""The type of an experiment: the paper's numbers, and one setting for each scale."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,10 +21,11 @@ SCALES: Mapping[ScaleName, str] = {
 
 @dataclass(frozen=True)
 class PaperNumbers:
-    """What the paper prints for one row; accuracies are fractions, None where it prints none.
+    """The numbers that the paper prints for one row.
 
-    ``flops`` is empty in a table that does not print them. ``certified_eps``: the radius of the
-    certified number, in pixels, where it is not the row's.
+    Accuracies are fractions, None where the paper prints none. ``flops`` is empty in a table
+    without FLOPs. ``certified_eps`` is the radius of the certified number, in pixels, if it differs
+    from the row's; otherwise None.
     """
 
     flops: str
@@ -43,17 +44,18 @@ class PaperNumbers:
         certified: float | None = None,
         train: float | None = None,
     ) -> "PaperNumbers":
-        """The row as it is printed, in percent."""
+        """The numbers from a row as printed, in percent."""
         printed = (test, robust, certified, train)
         return cls(flops, *(None if number is None else number / 100 for number in printed))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """One setting that can be run. ``eps`` is in pixels; ``test_images=None`` tests on all.
+    """One setting that can be run.
 
-    ``validation``: trained on the first and tested on the second set of ``data.split_validation``,
-    without the test set.
+    ``eps`` is in pixels. ``test_images`` limits the test to the first images; None tests on all.
+    With ``validation`` the network trains on the first set of ``data.split_validation`` and is
+    tested on the second; the test set is not used.
     """
 
     dataset: str
@@ -64,12 +66,12 @@ class Scale:
     validation: bool = field(default=False, metadata=OMITTED_AT_DEFAULT)
 
     def train_set(self) -> data.ImageSet:
-        """The images to train on; ``DataError`` where they are missing."""
+        """The images to train on; ``DataError`` if they are missing."""
         train = data.load(self.dataset, "train")
         return data.split_validation(train)[0] if self.validation else train
 
     def test_set(self) -> data.ImageSet:
-        """The images to test on; ``DataError`` where they are missing."""
+        """The images to test on; ``DataError`` if they are missing."""
         if self.validation:
             test = data.split_validation(data.load(self.dataset, "train"))[1]
         else:
@@ -79,9 +81,9 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One of the paper's own rows: ``name`` is "<table>/<row>", ``title`` its method's name.
+    """A row that this package runs: ``name`` is "<table>/<row>", ``title`` the method's name.
 
-    ``switches``: what else the paper's table says of the row, by the heading of the column.
+    ``switches`` holds the row's other entries in the paper's table, by column heading.
     """
 
     name: str
@@ -101,15 +103,15 @@ class Experiment:
         return self.scales["paper"].eps
 
     def command(self, scale: str, seed: int = 0) -> str:
-        """What to type to run and record it."""
+        """The command that runs and records the experiment."""
         return f"python -m linfdist run {self.name} --scale {scale} --seed {seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuotedRow:
-    """A row of another method: the paper's numbers, which this package does not rerun.
+    """A row of another method that this package does not rerun: only the paper's numbers.
 
-    ``reason``: why not.
+    ``reason`` says why.
     """
 
     title: str
@@ -124,9 +126,9 @@ class QuotedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Two of the paper's rows that the text compares: ``after`` less ``before``.
+    """Two rows that the paper's text compares: the difference ``after`` minus ``before``.
 
-    ``accuracy`` names the column that it compares: a key of ``report.ACCURACIES``, or "train".
+    ``accuracy`` names the compared column: a key of ``report.ACCURACIES``, or "train".
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The methods that Table 1 compares with, rerun: their settings from their own publications."""
+"""The methods that Table 1 compares with, with the settings of their own publications."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,10 +19,10 @@ DIFFAI = "DiffAI (Mirman et al., 2019)"
 COLT = "COLT (Balunovic & Vechev, 2020)"
 CAP = "CAP (Wong & Kolter, 2018)"
 PVT = "PVT (Dvijotham et al., 2018a), the paper's at eps 0.03"
-# In the paper's order, which is that of each data set.
+# In the paper's order, which is the same for each data set.
 METHODS = (GROUP_SORT, CAP, PVT, DIFFAI, COLT, IBP, CROWN_IBP, LOSS_FUSION)
 
-# Schedules of [Zhang2020]; [Zhang2021, App. D] takes MNIST's for Fashion-MNIST.
+# Schedules of [Zhang2020]; [Zhang2021, App. D] uses MNIST's for Fashion-MNIST.
 _MNIST = BoundTrainConfig(
     bound="ibp", epochs=(10, 50, 140), eps_train=Fraction(4, 10), lr_drops=(130, 190)
 )
@@ -35,7 +35,8 @@ _CIFAR10 = BoundTrainConfig(
     lr_drops=(2600, 3040),
     augmentation=Augmentation(padding=4, flip=True),
 )
-# Robust loss alone. The share of the ramp is CROWN-IBP's: [Xu2020] has 2000 epochs in all.
+# Only the robust loss. The ramp has the same share of all epochs as CROWN-IBP's; [Xu2020] has 2000
+# epochs in all.
 _FUSED = replace(
     _CIFAR10,
     bound="loss_fusion",
@@ -43,8 +44,9 @@ _FUSED = replace(
     kappa=(0.0, 0.0),
     lr_drops=(1600, 1900),
 )
-# Epochs, rate and batch are the defaults of the code that was published with [WongKolter2018]. Its
-# rate is not yet halved by the last epoch, and its eps starts at a tenth of the last one, not at 0.
+# Epochs, rate and batch are the defaults of the code published with [WongKolter2018]. In that code
+# the rate is not yet halved by the last epoch, and eps starts at a tenth of its last value, not at
+# 0 as here.
 _CAP = BoundTrainConfig(
     bound="cap",
     epochs=(0, 10, 10),
@@ -65,8 +67,9 @@ _DIFFAI = BoundTrainConfig(
     augmentation=Augmentation(padding=4, flip=True),
 )
 
-# [Balunovic2020]'s script for CIFAR-10 at 8/255, whose numbers are the class's. For MNIST at 0.3
-# there is none: it has the same here, but for that radius, and without augmentation.
+# The settings of [Balunovic2020]'s script for CIFAR-10 at 8/255 are the defaults of
+# LayerwiseTrainConfig. There is no script for MNIST at 0.3: here MNIST has the same settings,
+# except for the radius, eps_factor and the augmentation, which it does not have.
 _COLT = LayerwiseTrainConfig(
     epochs=(200, 200, 200),
     mix_epochs=60,
@@ -76,20 +79,21 @@ _COLT = LayerwiseTrainConfig(
 _COLT_MNIST = replace(
     _COLT,
     eps_train=Fraction(105, 100) * DATASETS["mnist"].eps,
-    eps_factor=1.0,  # at 1.2 the first stage's box, of 0.45, leaves no image to tell apart
+    eps_factor=1.0,  # with 1.2 the first stage's box, 0.45, leaves images indistinguishable
     augmentation=Augmentation(),
 )
 
-# [Dvijotham2018] prints neither its networks nor its schedule: this is IBP's, but at eps itself.
+# [Dvijotham2018] prints neither its networks nor its schedule. This is IBP's schedule, except that
+# it trains at eps itself.
 _PVT = replace(_CIFAR10, bound="pvt", eps_train=DATASETS["cifar10"].eps)
 
-# An eighth of the width, and a tenth of MNIST's epochs in steps half as large.
+# An eighth of the width, and a tenth of MNIST's epochs, in batches half as large.
 _SHORT = MappingProxyType({"epochs": (1, 9, 6), "lr": 2e-3, "lr_drops": (14,), "batch_size": 128})
 _NARROW = MappingProxyType({"width": 0.125})
 
 
 def _tiny(train: BoundTrainConfig | LayerwiseTrainConfig, eps_train: Fraction) -> Any:
-    """The smoke scale's training."""
+    """The training at the smoke scale."""
     tiny = replace(train, eps_train=eps_train, batch_size=64, augmentation=Augmentation())
     if isinstance(train, LayerwiseTrainConfig):
         return replace(tiny, epochs=(2, 2, 2), mix_epochs=1, lr_epochs=1, lr=0.1)
@@ -112,7 +116,7 @@ def _row(
         dataset=dataset, eps=DATASETS[dataset].eps, net=BaselineConfig(kind=kind), train=train
     )
     digits = DATASETS["digits"].eps
-    ratio = train.eps_train / full.eps  # what the method trains at, of what it is tested at
+    ratio = train.eps_train / full.eps  # the training radius relative to the test radius
     return Experiment(
         name=f"table1/{name}",
         title=title,
@@ -140,12 +144,14 @@ def _crown(train: BoundTrainConfig) -> BoundTrainConfig:
     return replace(train, bound="crown_ibp")
 
 
-# CROWN's margins cost ten times IBP's: they are of a sixth of the images, in as many steps.
+# CROWN's margins cost ten times as much as IBP's. These rows therefore use a sixth of the images,
+# with as many steps.
 _FEWER = MappingProxyType({**_SHORT, "train_images": 10_240, "epochs": (6, 14, 30), "lr_drops": ()})
 
-# COLT has a quarter of the width, a fifth or sixth of the images and a thirtieth of the epochs or
-# less, at a higher rate; penalties of weights and of unstable neurons are what a narrow net of few
-# steps certified most with, in a few trials. A certificate takes some ten milliseconds an image.
+# COLT has a quarter of the width, a fifth or sixth of the images, at most a thirtieth of the
+# epochs, and a higher rate. The penalties of weights and of unstable neurons are those with which
+# a narrow net with few steps certified the most images, in a few trials. A certificate takes about
+# ten milliseconds per image.
 _COLT_SHORT = MappingProxyType(
     {"epochs": (4, 4, 4), "mix_epochs": 1, "lr_epochs": 1, "train_images": 10_240, "batch_size": 64}
 )
@@ -202,7 +208,7 @@ EXPERIMENTS = (
         "cap",
         _CAP,
         {"epochs": (0, 4, 4), "train_images": 5_120},
-        {"width": 0.25},  # an image's bounds take 30 ms in training, 280 at full width
+        {"width": 0.25},  # bounds take 30 ms per image in training, 280 ms at full width
         test_images=1_000,
     ),
     _row(

@@ -1,4 +1,4 @@
-"""Which runs a batch is to make: what runs/Snakefile asks, and what it says at the end."""
+"""The runs that a batch makes: runs/Snakefile takes them, and its final report, from here."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -28,12 +28,12 @@ _WORK = ", by LINFDIST_WORK. Nothing was done yet."
 
 
 class BatchError(ValueError):
-    """A batch that cannot be made as it was asked for."""
+    """The request for a batch is not valid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """One run that a batch is to make."""
+    """One run that a batch plans."""
 
     name: str
     scale: str
@@ -44,15 +44,16 @@ class Wanted:
 
     @property
     def flag(self) -> Path:
-        """What Snakemake takes for the run's output; it deletes and rewrites outputs.
+        """The file that Snakemake treats as the run's output.
 
-        It is never told of a record, and the flag of a run says nothing once its record is gone.
+        Snakemake deletes and rewrites outputs, so a record is never an output. A flag without a
+        record has no meaning.
         """
         return records.work_dir(self.name, self.scale, self.seed) / "recorded"
 
     @property
     def log(self) -> Path:
-        """What the run's last call wrote."""
+        """The output of the run's last call."""
         return self.flag.with_name("run.log")
 
     @property
@@ -60,7 +61,7 @@ class Wanted:
         return records.run_dir(self.name, self.scale, self.seed)
 
     def state(self) -> str:
-        """How a run that has no record stands: the last thing that its log says."""
+        """The state of a run without a record: the last line of its log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         lines = [line.strip() for line in lines if line.strip()]
         said = [line for line in lines if not line.startswith("To go on: ")]
@@ -69,7 +70,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The scales and seeds of a call; ``seconds`` and ``device`` are those of each run."""
+    """The scales and seeds of a call; ``seconds`` and ``device`` apply to each run."""
 
     scales: tuple[str, ...] = ("reduced",)
     seeds: tuple[int, ...] = (0,)
@@ -79,10 +80,10 @@ class Batch:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """What ``--config`` said; ``KEYS`` has its keys.
+        """The batch that ``--config`` describes; ``KEYS`` lists its keys.
 
         Raises:
-            BatchError: a key or a value is not one of those.
+            BatchError: a key is not in ``KEYS``, or a value is not valid for its key.
             UnknownName: there is no such scale.
         """
         for key in config:
@@ -102,9 +103,9 @@ class Batch:
         )
 
     def missing(self, names: Iterable[str], scales: Iterable[str] = ()) -> list[Wanted]:
-        """The runs of these experiments that have no record, at the batch's scales or at these.
+        """The runs of these experiments that have no record, at ``scales`` or the batch's scales.
 
-        What is recorded is not in the list: no option of Snakemake can make it run again.
+        Recorded runs are not in the list, so no option of Snakemake can make one run again.
         """
         wanted = [
             Wanted(name=name, scale=scale, seed=seed)
@@ -115,22 +116,23 @@ class Batch:
         ]
         missing = [run for run in wanted if self.train and not run.record.exists()]
         for run in missing:
-            # Of a record that was deleted.
+            # The flag may be left from a record that was deleted.
             with named(run.flag, "be a file that can be deleted; it cannot be", _WORK):
                 disk.remove(run.flag)
         return missing
 
     @property
     def options(self) -> str:
-        """What every run's command has behind its scale and seed."""
+        """The options that follow the scale and seed in every run's command."""
         given = {"--seconds": self.seconds, "--device": self.device}
         return " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
 
 
 def select(targets: Iterable[str]) -> list[str]:
-    """Names of experiments: all, those of a table or study, or one row; none stands for all.
+    """The names of the experiments that ``targets`` select.
 
-    One row may have "validation/" before it.
+    A target is "all", a table or study, or one row, which may have "validation/" before its name.
+    No targets select all experiments.
 
     Raises:
         UnknownName: a target is none of these.
@@ -150,7 +152,7 @@ def select(targets: Iterable[str]) -> list[str]:
 
 
 def without_braces(folder: Path) -> Path:
-    """The folder itself; BatchError if its path has a brace, which no Snakefile can escape."""
+    """The folder itself; BatchError if its path has a brace, which a Snakefile cannot escape."""
     if {"{", "}"} & {*str(folder)}:
         raise BatchError(
             f"Snakemake takes braces in a path for its wildcards; got {folder}. Name a folder "
@@ -168,7 +170,7 @@ def tables() -> dict[str, list[str]]:
 
 
 def _positive(value: Any) -> bool:
-    """Whether it is a finite number above 0."""
+    """Whether ``value`` is a finite number above 0."""
     return type(value) in (int, float) and 0 < value < math.inf
 
 

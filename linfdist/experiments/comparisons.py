@@ -1,7 +1,6 @@
-"""What the paper's text concludes from its tables: differences of two rows  [Zhang2021, Sec. 7].
+"""The differences of two rows that the paper's text states  [Zhang2021, Sec. 7].
 
-The differences within Tables 3 and 7 stand beside their rows, in ``table3.CHANGES`` and
-``table7.CHANGES``.
+The differences within Tables 3 and 7 are in ``table3.CHANGES`` and ``table7.CHANGES``.
 """
 
 from linfdist.experiments import table1, table2, table9
@@ -11,7 +10,7 @@ _SHORT = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-
 
 
 def _over(name: str, before: Experiment | QuotedRow, after: str, accuracy: str) -> Change:
-    """By how much one of the paper's own rows exceeds ``before``."""
+    """The change from ``before`` to one of the paper's own rows."""
     return Change(title=name, before=before, after=table1.BY_NAME[after], accuracy=accuracy)
 
 

@@ -1,7 +1,7 @@
-"""Where the authors' code departs from the paper, trained both ways.
+"""Rows that test where the authors' code departs from the paper.
 
-Rows of the smoothing study's ``smoothing/mnist_net_lp``, on its images and for its epochs, changed
-in what the title says: the row itself is what this package does.
+Each row is ``smoothing/mnist_net_lp`` of the smoothing study, with the same images and epochs and
+the change that the title names. The unchanged row is what this package does.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
-"""Tables 5, 6 and 8 as the paper prints them, keyed by experiment; our settings are elsewhere.
+"""Tables 5, 6 and 8 as the paper prints them, keyed by experiment.
 
-Table 5 gives one column for MNIST and Fashion-MNIST, and leaves out TinyImageNet, whose network
-is CIFAR-10's with 200 classes (Sec. 7.1).
+The settings that this package runs are in the modules of the other tables. Table 5 has one column
+for MNIST and Fashion-MNIST. It leaves out TinyImageNet, whose network is CIFAR-10's with 200
+classes (Sec. 7.1).
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Sound certificates for runs that were recorded before there were any, from their weights."""
+"""Add sound certificates to runs recorded before these certificates existed."""
 
 import sys
 import time
@@ -28,15 +28,26 @@ def recertify(
 ) -> records_run.Run | None:
     """Add ``sound_radius`` and ``certified_sound`` to a recorded run's certificates.
 
-    The weights are those of the work folder, checked by their SHA-256. environment.json says under
-    ``recertified`` what computed the columns. ``advance`` is told of the images that are done.
-    In a run that has the columns, a radius below eps of an image that is certified at eps is raised
-    to eps, without weights; environment.json says so under ``radii_raised``.
-    None where neither is to be done, or the network has no sound certificate: nothing is changed.
+    The weights come from the work folder and are checked by their SHA-256. environment.json
+    describes under ``recertified`` the machine that computed the columns.
+
+    A run that has radii below eps of images certified at eps needs another correction: these radii
+    are raised to eps, without weights, and nothing else is done. environment.json notes this under
+    ``radii_raised``.
+
+    Args:
+        run: the recorded run.
+        device: where to compute.
+        batch_size: images certified at a time.
+        advance: called after each batch with its number of images.
+
+    Returns:
+        The amended run. None if there is nothing to add or raise, or if the network has no sound
+        certificate; the record is then unchanged.
 
     Raises:
-        RecordError: the weights are missing or others, the data set is not that of the record, or
-            the record cannot be written.
+        RecordError: the weights are missing or are not those of the record, the data set is not
+            that of the record, or the record cannot be written.
         ContradictionError: a sound verdict contradicts the recorded one.
     """
     batch_size = whole(batch_size, "recertify: batch_size", least=1)
@@ -78,7 +89,7 @@ def recertify(
 def recertify_all(
     runs: Iterable[records_run.Run], *, device: torch.device | str = "cpu", progress: bool = True
 ) -> list[str]:
-    """Recertify every run, say what became of each, and return the names of those that failed."""
+    """Recertify every run, report the result of each, and return the names of failed runs."""
     runs, failed = list(runs), []
     quiet = not shows_bar(progress)
     total = sum(len(run.certificates) for run in runs)

@@ -46,26 +46,34 @@ def run(
 ) -> records_run.Run | None:
     """Train the experiment's network from ``seed``, evaluate it on the test set, write the record.
 
-    The name "validation/table1/mnist_net" stands for "table1/mnist_net" without the test set: the
-    network trains on the first and is evaluated on the second set of ``data.split_validation``. Its
-    record lies under validation/ beside the tables' folders, and no table shows it.
+    After an interruption at any moment the same call continues from the checkpoint in the work
+    folder. The checkpoint is deleted when the run is recorded. The trained weights stay in the work
+    folder as weights.pt.
 
-    Interrupted at any moment, the same call goes on from the checkpoint in the work folder, which
-    is deleted once the run is recorded; ``restart`` drops the checkpoint. ``device`` is the GPU if
-    there is one, else the CPU. The trained weights are left in the work folder as weights.pt.
-    ``seconds`` limits the training of this call; evaluation comes when training is done.
-
-    In processes that torchrun started, all train together; process 0 then evaluates and records,
+    Processes that torchrun started train together. Process 0 then evaluates and records the run,
     and the others return None.
 
+    Args:
+        name: the experiment. "validation/table1/mnist_net" is "table1/mnist_net" without the test
+            set: the network trains on the first set of ``data.split_validation`` and is evaluated
+            on the second. Its record lies under validation/ beside the tables' folders, and no
+            table shows it.
+        scale: one of ``experiments.SCALES``.
+        seed: of the weights, the order of the images, their augmentation and the attack.
+        device: by default the GPU if there is one, else the CPU.
+        restart: delete the checkpoint first.
+        progress: show the progress of training and evaluation.
+        seconds: the time limit for the training of this call. Evaluation follows when training is
+            complete.
+
     Raises:
-        OutOfTime: the seconds are over before training is done; the same call goes on.
+        OutOfTime: the seconds passed before training was complete; the same call continues.
         UnknownName: no such experiment or scale.
-        RunExists: this run is recorded already; nothing was trained.
-        RunInProgress: another process is at this run.
+        RunExists: this run is already recorded; nothing was trained.
+        RunInProgress: another process is working on this run.
         DeviceError: the device cannot be used.
         DataError: the data set is missing or damaged.
-        CheckpointError: the checkpoint is of another run, or damaged.
+        CheckpointError: the checkpoint belongs to another run, or is damaged.
     """
     seed = _values.seed(seed, "run")
     with contextlib.ExitStack() as until_recorded:
@@ -76,7 +84,7 @@ def run(
             first = distributed.rank() == 0
             if first:
                 until_recorded.enter_context(records.lock(work))
-                # By whoever had the lock before.
+                # Check again: the process that held the lock before may have recorded this run.
                 records.try_recording(records.refuse_recorded(name, scale, seed))
                 _try_weights(work / WEIGHTS)
             checkpoint = work / "checkpoint.pt"
@@ -92,7 +100,7 @@ def run(
                 **_split(train, test),
                 **counts(net),
             }
-            json_text(config | surroundings)  # what cannot be recorded is refused before training
+            json_text(config | surroundings)  # refuses before training what cannot be recorded
             if scale == "paper" and device.type == "cpu" and first:
                 say(_cpu_warning(name, net, setting, train))
             epochs = fit(
@@ -137,19 +145,19 @@ def run(
             seconds=training_seconds + evaluation_seconds,
             weights=weights,
         )
-        checkpoint.unlink()  # so that a record that is deleted is trained again
+        checkpoint.unlink()  # after its record is deleted, a run trains again
         return run
 
 
 def _split(train: data.ImageSet, test: data.ImageSet) -> dict[str, dict[str, int]]:
-    """How many images were trained on and kept; nothing where the test set was used."""
+    """The numbers of training and validation images; empty if the test set was used."""
     return {"split": {"train": len(train), "validation": len(test)}} if test.validation else {}
 
 
 def _earlier_surroundings(
     checkpoint: Path, now: dict[str, Any], restart: bool
 ) -> list[dict[str, Any]]:
-    """What the calls before this one ran on, where it differs; warns if the last one's did."""
+    """The surroundings of earlier calls that differ from ``now``; warns if the last one's do."""
     if restart or not checkpoint.exists():
         return []
     calls = checkpoints.surroundings(checkpoint)
@@ -165,7 +173,7 @@ def _earlier_surroundings(
 
 
 def build(setting: Scale, info: data.DatasetInfo, seed: int) -> nn.Module:
-    """The network of a setting, on the CPU, with weights that are a function of ``seed``."""
+    """The network of a setting, on the CPU; its weights depend only on ``seed``."""
     seed = _values.seed(seed, "build")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -180,7 +188,7 @@ def build(setting: Scale, info: data.DatasetInfo, seed: int) -> nn.Module:
 
 
 def counts(net: nn.Module) -> dict[str, int]:
-    """Weights and FLOPs."""
+    """The numbers of weights and of FLOPs."""
     if isinstance(net, baselines.BaselineNet):
         parameters, flops = baselines.parameter_count(net), baselines.flop_count(net)
     else:
@@ -189,7 +197,7 @@ def counts(net: nn.Module) -> dict[str, int]:
 
 
 def setting_of(run: records_run.Run) -> Scale:
-    """The setting that config.json holds; RecordError if it holds none of this package's."""
+    """The setting in the run's config.json; RecordError if this package cannot read it."""
     try:
         return from_dict(Scale, run.config["setting"])
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
@@ -200,17 +208,17 @@ def setting_of(run: records_run.Run) -> Scale:
 
 
 def untrained(run: records_run.Run) -> nn.Module:
-    """The network of a recorded run as its training began."""
+    """The network of a recorded run as it was before training."""
     setting = setting_of(run)
     info = replace(data.DATASETS[setting.dataset], num_classes=run.config["num_classes"])
     return build(setting, info, run.seed)
 
 
 def load_trained(run: records_run.Run, path: os.PathLike[str] | str | None = None) -> nn.Module:
-    """The trained network of a recorded run, its weights read from the work folder or ``path``.
+    """The trained network of a recorded run, with weights from the work folder or ``path``.
 
     Raises:
-        RecordError: the weights are not there, or are not those of the record.
+        RecordError: the weights are missing, or are not those of the record.
     """
     if path is None:
         path = records.work_dir(run.experiment, run.scale, run.seed) / "weights.pt"
@@ -223,7 +231,7 @@ def load_trained(run: records_run.Run, path: os.PathLike[str] | str | None = Non
         check_state_dict(net, found, "the file", older=True)
         net.load_state_dict(found)
         check_finite(net, "load_trained")
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+    except Exception as error:  # damaged bytes make torch.load raise any error
         raise records.RecordError(
             f"{path} must hold the finite weights of this network, and nothing else; it cannot be "
             f"used ({error}). Its SHA-256 is the record's: both are of another source or version."
@@ -232,7 +240,7 @@ def load_trained(run: records_run.Run, path: os.PathLike[str] | str | None = Non
 
 
 def _save_weights(net: nn.Module, path: Path) -> Path:
-    # Through a buffer, so that the bytes do not depend on the file's name.
+    # torch.save writes the file's name into the file; a buffer keeps the bytes free of it.
     buffer = io.BytesIO()
     torch.save({name: value.cpu() for name, value in net.state_dict().items()}, buffer)
     kept = ": the same call goes on. The checkpoint beside it is kept."
@@ -244,7 +252,7 @@ def _save_weights(net: nn.Module, path: Path) -> Path:
 
 
 def _try_weights(path: Path) -> None:
-    """RecordError unless the weights can be saved there."""
+    """RecordError unless the weights can be saved at ``path``."""
     undone = ", by LINFDIST_WORK. Nothing was done yet."
     with named(path, "be a file that can be written; it cannot be", undone):
         disk.refuse_folder(path)
@@ -253,12 +261,12 @@ def _try_weights(path: Path) -> None:
 
 
 def _unfinished(path: Path) -> contextlib.AbstractContextManager[Path]:
-    """The name of the file until it is whole; deleted in the end."""
+    """A temporary name for the file until it is whole; a leftover file is deleted at the end."""
     return disk.removed_after(path.with_suffix(".part"))
 
 
 def _check_test_images(setting: Scale, test: data.ImageSet, num_classes: int) -> None:
-    """Refuse a part of a test set before anything is trained: its record could not be read."""
+    """Refuse an incomplete test set before training: its record could not be read."""
     wanted = count_of_images(
         setting.dataset, num_classes, setting.test_images, validation=setting.validation
     )
@@ -270,7 +278,7 @@ def _check_test_images(setting: Scale, test: data.ImageSet, num_classes: int) ->
 
 
 def _cpu_warning(name: str, net: nn.Module, setting: Scale, train: data.ImageSet) -> str:
-    """What a run at the paper's scale will take here."""
+    """A warning with the estimated days of a run at the paper's scale on this CPU."""
     images = len(train.take(setting.train.train_images))
     epochs = sum(setting.train.epochs)
     days = _epochs_seconds(net, setting, train) * images / 86400
@@ -282,14 +290,15 @@ def _cpu_warning(name: str, net: nn.Module, setting: Scale, train: data.ImageSet
 
 
 def _epochs_seconds(net: nn.Module, setting: Scale, train: data.ImageSet) -> float:
-    """Seconds for one image in all epochs, from a small batch in the middle of each phase.
+    """Estimated seconds for one image in all epochs: a small batch timed mid-way in each phase.
 
-    Powers cost several times a maximum, and more at a p that is not small and whole.
+    The phases differ: a power costs several times as much as a maximum, and more if p is not a
+    small whole number.
     """
     recipe = recipe_of(net, setting.train)
     images = data.to_pixels(data.center_crop(train.images[:16], net.input_shape[-1]))
     labels = train.labels[:16]
-    net.eval()  # so that the running means stay as they are
+    net.eval()  # keeps the running means unchanged
     total, begin = 0.0, 0
     for epochs in setting.train.epochs:
         values = recipe.at(begin + epochs / 2)

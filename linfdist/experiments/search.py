@@ -1,4 +1,4 @@
-"""A search for settings that never reads the test set, and a file of each setting that was tried.
+"""A search for settings that never reads the test set. Each trial is kept in a file.
 
     base = experiments.get_scale("validation/table1/cifar10_net_mixture", "reduced")
     for lr in (0.01, 0.02):
@@ -6,7 +6,7 @@
         trial(f"lr {lr}", setting, folder=Path("work/search/lr"))
     print(trials(Path("work/search/lr")))
 
-What was chosen so is then trained as a row of a table, on all training images, and evaluated on
+The chosen setting is then trained as a row of a table, on all training images, and evaluated on
 the test set once.
 """
 
@@ -36,17 +36,34 @@ def trial(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train a setting on a part of the training images, and certify the ones that were kept.
+    """Train a setting on one part of the training images, and certify the validation images.
 
-    The file <name>-seed<k>.json in ``folder`` holds what is returned: name, seed, clean and
-    certified (fractions of the validation images at p = ∞ and the setting's eps, as
-    ``clean_and_certified`` takes them), seconds by the clock and by the processors, the split, the
-    setting, the last epoch's row and what it ran on. A trial that is in ``folder`` is not made
-    again. Trials of one folder may run side by side.
+    A trial that already has a file in ``folder`` is read, not repeated. Trials of one folder may
+    run side by side.
+
+    Args:
+        name: the trial's name; it becomes a part of the file's name.
+        setting: a setting with ``validation=True``.
+        folder: where the file <name>-seed<k>.json is written.
+        seed: of the weights, the order of the images and their augmentation.
+        device: where to train.
+        progress: show the progress of training.
+
+    Returns:
+        The content of the file:
+
+        - name, seed.
+        - clean, certified: fractions of the validation images at p = ∞ and the setting's eps, by
+          ``clean_and_certified``.
+        - seconds, cpu_seconds: by the clock, and by the processors.
+        - split: how many images are in each part.
+        - setting.
+        - last_epoch: the row of the last epoch.
+        - environment: what the trial ran on.
 
     Raises:
-        ValueError: the setting is not one of validation, or the name is no name of a file.
-        RecordError: the file is damaged, or of another setting.
+        ValueError: the setting has no ``validation=True``, or ``name`` is not a file name.
+        RecordError: the file is damaged, or belongs to another setting.
     """
     if not setting.validation:
         raise ValueError(
@@ -83,7 +100,9 @@ def trial(
 
 
 def trials(folder: Path) -> pd.DataFrame:
-    """Name, seed, clean, certified, seconds and cpu_seconds of a folder's trials, the best first.
+    """One row per trial of a folder, the best first.
+
+    Columns: name, seed, clean, certified, seconds and cpu_seconds.
 
     Raises:
         RecordError: a file is damaged.
@@ -94,7 +113,7 @@ def trials(folder: Path) -> pd.DataFrame:
 
 
 def _known(path: Path, setting: Scale) -> dict[str, Any]:
-    """The trial in a file, once it is one of this setting."""
+    """The trial in a file; RecordError if it belongs to another setting."""
     found = read_sealed(path)
     if found["setting"] != to_dict(setting):
         raise RecordError(

@@ -1,8 +1,8 @@
-"""The study of LogSumExp smoothing: what trains beside the l_p schedule, at equal data and epochs.
+"""The study of LogSumExp smoothing against the l_p schedule, at equal data and epochs.
 
-At the reduced scale every row is a reduced row of Table 1 with the identity value −4, on its first
-10,240 training and all test images, changed in what its title says. At the paper's scale it is the
-paper's row with that change alone.
+At the reduced scale every row is a reduced row of Table 1 with the identity value −4, trained on
+the first 10,240 training images and tested on all test images. The title names the row's change. At
+the paper's scale a row is the paper's row with only that change.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,10 @@ _THEN = table1.LP_THEN_LSE
 
 @dataclass(frozen=True)
 class Variant:
-    """A change of the training; ``longer`` multiplies all its epochs, ``end`` those at p = ∞."""
+    """A change of the training.
+
+    ``longer`` multiplies all epochs; ``end`` also multiplies the epochs at p = ∞.
+    """
 
     name: str
     title: str

@@ -17,10 +17,10 @@ NET = "ℓ∞-dist Net"
 NET_MLP = "ℓ∞-dist Net+MLP"
 TITLE = "Table 1. Comparison with existing methods"
 LSE_TITLE = "{}, LogSumExp"  # ours: the same row with another smoothing
-MIXTURE_TITLE = "{}, LogSumExp, mixture loss"  # and with the loss of [Zhang2022]
+MIXTURE_TITLE = "{}, LogSumExp, mixture loss"  # ours: also with the loss of [Zhang2022]
 
-# l_p at p = 8, whose powers are squarings, then LogSumExp matched to p in its place: by the study
-# in experiments/smoothing.py what comes nearest to the l_p schedule from LogSumExp.
+# First l_p at p = 8, whose powers are squarings; then LogSumExp, matched to p. Of the LogSumExp
+# schedules in experiments/smoothing_study.py this one comes nearest to the l_p schedule.
 LP_THEN_LSE: Mapping[str, Any] = MappingProxyType(
     {"smoothing": "lp_then_lse", "p_rise": 20.0, "p_end": 60.0, "relaxation": 2.0}
 )
@@ -28,17 +28,18 @@ LP_THEN_LSE: Mapping[str, Any] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Reduction:
-    """What the reduced scale changes in the paper's setting."""
+    """The changes that the reduced scale makes to the paper's setting."""
 
     net: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
 
 
-# A tenth to a fortieth of the paper's steps at the paper's rate of 0.02 leaves the weights near
-# where they started (Net on MNIST, 10,240 images: 45 % certified after 240 steps, 72 % at a rate of
-# 0.1). How far a rate may grow is a matter of eps in the network's unit, eps / std: 0.97 on MNIST,
-# 0.28 on Fashion-MNIST, 0.16 on CIFAR-10, where 0.1 lost as p rose what was learnt at p = 8, and
-# smaller batches give the steps instead. An epoch at p = 8 costs a sixth of one with p rising.
+# The reduced scale makes a tenth to a fortieth of the paper's steps. At the paper's rate of 0.02
+# that leaves the weights near their start (Net on MNIST, 10,240 images: 45 % certified after 240
+# steps, 72 % at a rate of 0.1). The largest usable rate depends on eps in the network's unit,
+# eps / std: 0.97 on MNIST, 0.28 on Fashion-MNIST, 0.16 on CIFAR-10. On CIFAR-10 a rate of 0.1 lost
+# in the rise of p what the network had learnt at p = 8, so smaller batches give more steps instead.
+# An epoch at p = 8 costs a sixth of an epoch with p rising.
 _MNIST_NET = Reduction(
     net={"hidden": (512,) * 3},
     train={"epochs": (8, 8, 4), "lr": 0.1},
@@ -48,21 +49,22 @@ _FASHION_NET = Reduction(
     train={"epochs": (8, 8, 4), "lr": 0.05, "batch_size": 256},
 )
 _CIFAR10_SHORT = {"epochs": (6, 6, 2), "batch_size": 128}
-# The hinge of the mean over classes: with that of the largest, the same net, epochs and seed ended
-# at the loss of a constant output, 32 % clean and 13 % certified.
+# The hinge takes the mean over classes. With the hinge of the largest violation, the same net,
+# epochs and seed ended at the loss of a constant output, 32 % clean and 13 % certified.
 _CIFAR10_NET = Reduction(
     net={"hidden": (512,) * 2},
     train={**_CIFAR10_SHORT, "loss": HingeLoss(threshold=Fraction(80, 255), mix=0.0)},
 )
 _CIFAR10_NET_MLP = Reduction(net={"hidden": (512,) * 2}, train=_CIFAR10_SHORT)
 
-# Net+MLP needs a slow warm-up of eps: with 156 steps it collapsed, with 780 it did not.
+# Net+MLP needs a slow warm-up of eps: it collapsed with 156 steps, but not with 780.
 _MNIST_NET_MLP = Reduction(
     net={"hidden": (512,) * 3},
     train={"epochs": (8, 8, 4), "lr": 0.05, "batch_size": 256},
 )
 
-# With LogSumExp, wider and longer: products in bfloat16, where the processor has units for it.
+# LogSumExp rows are wider and longer. Their products are in bfloat16 if the processor has units
+# for it.
 _LSE = {**LP_THEN_LSE, "matmul_precision": "medium"}
 _WIDE = Reduction(net={"hidden": (1024,) * 3, "identity_value": -4.0}, train={"epochs": (8, 12, 6)})
 _CIFAR10_WIDE = Reduction(net={"hidden": (1024,) * 2}, train={"epochs": (6, 8, 4)})
@@ -86,9 +88,10 @@ REDUCED = {
 
 
 def smoke(kind: str) -> Scale:
-    """Digits in a few seconds, with the loss that goes with the kind of network.
+    """A setting on the digits that takes a few seconds, with the loss for this kind of network.
 
-    No augmentation: a shift by one of eight pixels is too much for so short a training.
+    It has no augmentation: the images are eight pixels wide, and a shift by one of them is too much
+    for so short a training.
     """
     eps = DATASETS["digits"].eps
     loss = (
@@ -133,8 +136,8 @@ def _experiment(
     )
 
 
-# What the rows of one data set share: Table 5's hidden layers, Table 6's epochs e1, e2, e3, and
-# the augmentation of Sec. 7.1.
+# The rows of one data set share Table 5's hidden layers, Table 6's epochs e1, e2, e3, and the
+# augmentation of Sec. 7.1.
 _MNIST = {
     "hidden": (5120,) * 4,
     "epochs": (50, 300, 50),
@@ -199,7 +202,7 @@ PAPER_ROWS = (
 
 
 def _with_lse(experiment: Experiment) -> Experiment:
-    """The row with LogSumExp in the rise of p; at the reduced scale wider and longer as well."""
+    """The row with LogSumExp while p rises; at the reduced scale also wider and longer."""
     change = WIDER[experiment.name.removeprefix("table1/")]
     scales = {
         name: replace(setting, train=replace(setting.train, **_LSE))
@@ -219,8 +222,9 @@ def _with_lse(experiment: Experiment) -> Experiment:
     )
 
 
-# λ and T are those of [Zhang2022] at 8/255, but λ is 1 for e1 epochs, so that the cross entropy
-# leads where most images are classified wrong. A short training has no time for s to grow from 1.
+# λ and T are those of [Zhang2022] at 8/255, except that λ is 1 for e1 epochs, so that the cross
+# entropy leads while most images are misclassified. The logits' scale s starts at 4, because a
+# short training has no time for it to grow from 1.
 _MIXTURE = MixtureLoss(
     threshold=Fraction(48, 255), weights=(1.0, 0.1, 0.0005), scale=4.0, scale_rate=0.5
 )
@@ -233,9 +237,9 @@ _EDGE = Augmentation(padding=3, flip=True, pad_with="edge")
 
 
 def _with_mixture(experiment: Experiment) -> Experiment:
-    """A row with LogSumExp, its loss the mixture, without decay, its images padded by their edge.
+    """The LogSumExp row with the mixture loss, no weight decay, and images padded by their edge.
 
-    Digits have their own radius, and are not shifted.
+    The smoke scale uses the digits' own radius and does not shift images.
     """
     change = MIXTURES[experiment.name.removeprefix("table1/")]
     scales = {}
@@ -262,7 +266,7 @@ def _with_mixture(experiment: Experiment) -> Experiment:
 METHODS = baselines.METHODS
 LSE = tuple(map(_with_lse, PAPER_ROWS))
 MIXED = tuple(_with_mixture(row) for row in LSE if row.name.removeprefix("table1/") in MIXTURES)
-OURS = (*LSE, *MIXED)  # rows that the paper has not
-OWN = (*PAPER_ROWS, *OURS)  # of l_inf-dist nets
+OURS = (*LSE, *MIXED)  # rows that the paper does not have
+OWN = (*PAPER_ROWS, *OURS)  # all rows of l_inf-dist nets
 EXPERIMENTS = (*baselines.EXPERIMENTS, *OWN)
 BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}

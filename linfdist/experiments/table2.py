@@ -26,9 +26,9 @@ _NET_MLP = Scale(
         augmentation=_AUGMENTATION,
     ),
 )
-# Epochs, rate and batch are the defaults of the code that was published with [Xu2020]; so is the
-# rate's never falling: its first drop comes after the last epoch. Ours: eps grows linearly, where
-# theirs starts slowly, and gradients are not clipped.
+# Epochs, rate and batch are the defaults of the code published with [Xu2020]. The rate never
+# falls, as in that code, whose first drop comes after the last epoch. Two things differ: here eps
+# grows linearly, while theirs starts slowly; and gradients are not clipped.
 _CNN7_BN = Scale(
     dataset="tinyimagenet",
     eps=DATASETS["tinyimagenet"].eps,
@@ -43,7 +43,8 @@ _CNN7_BN = Scale(
         augmentation=_AUGMENTATION,
     ),
 )
-# At this radius and not at the digits' own, 25 times as large, where so short a ramp explodes.
+# The radius is TinyImageNet's. The digits' own is 25 times as large, and training explodes with so
+# short a ramp to it.
 _TINY = replace(
     _CNN7_BN,
     dataset="digits",
@@ -72,8 +73,8 @@ EXPERIMENTS = (
         paper=PaperNumbers.percent("458M", 21.58, 19.04, 12.69),
         scales={
             "smoke": _TINY,
-            # An eighth of the width on half of the images that 40 classes have; half batches for
-            # twice the steps.
+            # An eighth of the width, on half of the images of 40 classes. Batches are half as
+            # large, for twice the steps.
             "reduced": replace(
                 _CNN7_BN,
                 net=replace(_CNN7_BN.net, width=1 / 8),
@@ -94,7 +95,7 @@ EXPERIMENTS = (
         paper=PaperNumbers.percent("156M", 21.82, 18.09, 16.31),
         scales={
             "smoke": smoke("net_mlp"),
-            # As Table 1's on CIFAR-10, with one hidden layer more.
+            # As Table 1's row on CIFAR-10, with one more hidden layer.
             "reduced": replace(
                 _NET_MLP,
                 net=replace(_NET_MLP.net, hidden=(512,) * 3),

@@ -1,4 +1,4 @@
-"""Table 3: what each of Sec. 5's training strategies is worth on CIFAR-10  [Zhang2021, Table 3]."""
+"""Table 3: ablation of the training strategies of Sec. 5 on CIFAR-10  [Zhang2021, Table 3]."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,10 @@ TITLE = "Table 3. Ablation studies on CIFAR-10"
 
 @dataclass(frozen=True)
 class Strategies:
-    """A row of the table, by a letter of ours: without ``smoothed``, p = ∞ from the first step."""
+    """The training strategies of a row. The letter is ours.
+
+    Without ``smoothed``, p = ∞ from the first step.
+    """
 
     letter: str
     smoothed: bool
@@ -22,7 +25,7 @@ class Strategies:
     decay: str
 
     def of(self, setting: Scale) -> Scale:
-        """The setting, which has all of them, with these alone."""
+        """``setting``, which uses all strategies, reduced to those of this row."""
         net, train = setting.net, replace(setting.train, decay=self.decay)
         if not self.smoothed:
             train = replace(train, p_start=math.inf)
@@ -66,14 +69,17 @@ PAPER = {
 
 
 def tiny(setting: Scale, layers: int) -> Scale:
-    """A smoke setting of so many hidden layers, for a table of many rows: half a second each."""
+    """A smoke setting with a given number of hidden layers, for tables of many rows.
+
+    Each row takes half a second.
+    """
     net = replace(setting.net, hidden=(24,) * layers)
     return replace(setting, net=net, train=replace(setting.train, epochs=(1, 2, 1)))
 
 
-# With Net's 480 steps of warm-up Net+MLP ended near the loss of a constant output (2.23 of ln 10 =
-# 2.30, 16 % certified): it gets four times as many, on twice the images, which are cheap at p = 8,
-# and then as many as Net of rising p and at p = ∞.
+# With Net's 480 steps of warm-up, Net+MLP ended near the loss of a constant output (2.23 of ln 10 =
+# 2.30, 16 % certified). It therefore gets four times as many, on twice the images; they are cheap
+# at p = 8. Its steps with p rising and at p = ∞ are as many as Net's.
 SHORT: Mapping[str, Mapping[str, Any]] = {
     "net": {"train_images": 10_240},
     "net_mlp": {"train_images": 20_480, "epochs": (12, 3, 1)},
@@ -81,10 +87,10 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
 
 
 def short(setting: Scale, layers: int) -> Scale:
-    """Table 1's reduced setting of CIFAR-10 on fewer images, with so many hidden layers of 512.
+    """Table 1's reduced setting on CIFAR-10 with fewer images and ``layers`` hidden layers of 512.
 
-    Table 3 takes the paper's depth, as the identity map is for depth. The first layer stays
-    Gaussian in every row here: 512 neurons cannot copy 3072 inputs.
+    Table 3 uses the paper's depth, because the identity map is meant for deep networks. Here the
+    first layer stays Gaussian in every row: 512 neurons cannot copy 3072 inputs.
     """
     net = replace(setting.net, hidden=(512,) * layers)
     return replace(setting, net=net, train=replace(setting.train, **SHORT[net.kind]))
@@ -111,7 +117,7 @@ def _experiments(name: str, title: str) -> tuple[Experiment, ...]:
 
 
 def _changes(rows: tuple[Experiment, ...]) -> tuple[Change, ...]:
-    """What Sec. 7.3 concludes from five rows of one kind of network."""
+    """The differences that Sec. 7.3 draws from the five rows of one kind of network."""
     a, b, c, d, e = rows
     return (
         Change(title="smoothed gradient: B − A", before=a, after=b),

@@ -6,13 +6,16 @@ from linfdist.experiments import table1
 from linfdist.experiments.base import Experiment
 
 TITLE = "Table 4. Seconds of a training epoch on CIFAR-10"
-IMAGES = 50_000  # of an epoch
-DEVICE = "RTX 3090"  # the paper's
+IMAGES = 50_000  # per epoch
+DEVICE = "RTX 3090"  # the paper's GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimedRow:
-    """A row of Table 1 whose training is timed; ``paper_seconds`` of an epoch, None for ours."""
+    """A row of Table 1 whose training is timed.
+
+    ``paper_seconds`` is the paper's time of an epoch, None for our own rows.
+    """
 
     experiment: Experiment
     paper_seconds: float | None = None
@@ -31,5 +34,5 @@ ROWS = (
     _row("net_lse"),
     _row("net_mlp_lse"),
 )
-REFERENCE = ROWS[0]  # of the ratios, which are the claim: seconds are of a device
-EXPERIMENTS = ()  # its rows are Table 1's
+REFERENCE = ROWS[0]  # of the ratios, which are the claim: seconds depend on the device
+EXPERIMENTS = ()  # this table's rows are Table 1's

@@ -1,4 +1,4 @@
-"""Table 7: depth, and what a network starts from, on CIFAR-10  [Zhang2021, App. E]."""
+"""Table 7: depth and initialisation on CIFAR-10  [Zhang2021, App. E]."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ PAPER = {  # train and test accuracy
 
 
 def _scales(start: str, layers: int) -> dict[str, Scale]:
-    """Table 1's row with so many layers, the last one, which has a neuron a class, among them."""
+    """Table 1's row with ``layers`` layers, including the last, which has one neuron per class."""
     base = table1.BY_NAME["table1/cifar10_net"].scales
     hidden = layers - 1
     paper = replace(base["paper"], net=replace(base["paper"].net, hidden=(5120,) * hidden))
@@ -63,7 +63,7 @@ EXPERIMENTS = tuple(
     for layers, numbers in rows.items()
 )
 _GAUSSIAN, _IDENTITY = EXPERIMENTS[: len(EXPERIMENTS) // 2], EXPERIMENTS[len(EXPERIMENTS) // 2 :]
-# App. E: the training accuracy drops with depth from a Gaussian start, not from the identity map.
+# App. E: the training accuracy drops with depth after a Gaussian start, not after the identity map.
 CHANGES = (
     Change(
         title="Gaussian: 10 layers − 7",

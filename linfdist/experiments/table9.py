@@ -9,7 +9,7 @@ from linfdist.nn import NetConfig
 TITLE = "Table 9. Convolutional ℓ∞-dist nets and existing methods"
 CONV_NET_MLP = "Convolutional ℓ∞-dist Net+MLP"
 
-# "Exactly the same" training as of Net+MLP (App. F), at each scale.
+# "Exactly the same" training as for Net+MLP (App. F), at each scale.
 _BASE = table1.BY_NAME["table1/cifar10_net_mlp"].scales
 
 
@@ -24,8 +24,8 @@ _SMOKE = replace(
     net=_net((4, 1), (8, 2), hidden=24, mlp_hidden=16),
     train=replace(_BASE["smoke"].train, epochs=(2, 4, 2)),
 )
-# An eighth of the channels, on a quarter of the pixels: the first layer strides too. Patches are
-# written out, so that a pair costs several times what it does in a fully connected layer.
+# An eighth of the channels, on a quarter of the pixels: the first layer has a stride too. Patches
+# are written out, so a pair costs several times as much as in a fully connected layer.
 _REDUCED = replace(
     _BASE["reduced"],
     net=_net((16, 2), (16, 1), (32, 2), (32, 1), (32, 1), hidden=512, mlp_hidden=512),
@@ -44,7 +44,7 @@ EXPERIMENTS = (
         scales={"smoke": _SMOKE, "reduced": _REDUCED, "paper": _PAPER},
     ),
 )
-# Those of Table 1 that the paper prints again: all but CROWN-IBP with loss fusion.
+# The rows of Table 1 that the paper prints again: all except CROWN-IBP with loss fusion.
 METHODS = baselines.METHODS
 AGAIN = tuple(
     row

@@ -1,4 +1,4 @@
-"""Training, resumable to the bit."""
+"""Training, which resumes from a checkpoint bit for bit."""
 
 from linfdist.robust.losses import GatedLoss, HingeLoss, IBPLoss, Loss, MixtureLoss
 from linfdist.training.bounds import BoundTrainConfig

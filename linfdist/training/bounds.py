@@ -1,4 +1,4 @@
-"""How the compared methods train their networks on certified bounds."""
+"""Training on certified bounds, as the compared methods do it."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,17 +20,32 @@ Bound = Literal["ibp", "crown_ibp", "loss_fusion", "cap", "pvt", "hinge"]
 
 @dataclass(frozen=True, kw_only=True)
 class BoundTrainConfig:
-    """Adam on κ CE(logits) + (1 − κ) CE(bounds) over the pixel box of a radius that grows.
+    """Adam on κ CE(logits) + (1 − κ) CE(bounds) over a pixel box whose radius eps grows.
 
-    ``epochs``: e1 on clean images, e2 in which eps grows linearly from 0 to ``eps_train``, κ falls
-    from ``kappa[0]`` to ``kappa[1]`` and β from 1 to 0, and e3 at the end of all three. ``lr``
-    is multiplied by ``lr_factor`` after each epoch of ``lr_drops``.
+    Args:
+        epochs: e1 epochs on clean images; e2 in which eps grows linearly from 0 to ``eps_train``,
+            κ moves from ``kappa[0]`` to ``kappa[1]`` and β falls from 1 to 0; e3 at the final
+            values of all three.
+        bound: how the worst case is bounded.
 
-    ``bound``: of the margins, by intervals, "ibp" [Gowal2018], by β CROWN + (1 − β) intervals,
-    "crown_ibp" [Zhang2020], by the convex outer polytope, "cap" [WongKolter2018], or by lines that
-    a verifier proposes, trained with the network, "pvt" [Dvijotham2018]; of the cross entropy
-    itself by the mixture, "loss_fusion" [Xu2020]; or "hinge", for networks of Lipschitz
-    logits: ``hinge_loss`` at ``threshold`` pixels, with neither radius nor κ  [Anil2019].
+            - "ibp": margins by intervals  [Gowal2018].
+            - "crown_ibp": margins by β CROWN + (1 − β) intervals  [Zhang2020].
+            - "loss_fusion": the cross entropy itself by that mixture  [Xu2020].
+            - "cap": margins by the convex outer polytope  [WongKolter2018].
+            - "pvt": margins by lines that a verifier proposes; the verifier is trained together
+              with the network  [Dvijotham2018].
+            - "hinge": for networks of Lipschitz logits, ``hinge_loss`` at ``threshold`` pixels,
+              with neither eps nor κ  [Anil2019].
+        eps_train: the final radius, in pixels.
+        threshold: the hinge's threshold, in pixels; only for bound="hinge".
+        kappa: κ before and after the ramp.
+        lr: Adam's learning rate at the start.
+        lr_drops: the epochs after which lr is multiplied by ``lr_factor``.
+        lr_factor: see ``lr_drops``.
+        batch_size: images per step, over all processes together.
+        augmentation: shifts, flips and crops of the training images.
+        train_images: use only the first n training images; None for all.
+        matmul_precision: as in ``TrainConfig``.
     """
 
     epochs: Epochs
@@ -77,7 +92,7 @@ class BoundTrainConfig:
             )
 
     def share(self, done: float) -> float:
-        """How far the ramp is after ``done`` epochs, from 0 to 1."""
+        """The progress of the ramp after ``done`` epochs, from 0 to 1."""
         e1, e2, _ = self.epochs
         if e2 == 0:
             return float(done >= e1)
@@ -89,7 +104,7 @@ class BoundTrainConfig:
 
 
 class _BoundObjective(nn.Module):
-    """A compared method's network and loss in one."""
+    """A compared method's network and loss in one module."""
 
     def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
         super().__init__()
@@ -100,13 +115,16 @@ class _BoundObjective(nn.Module):
     def forward(
         self, pixels: Tensor, labels: Tensor, eps: float, kappa: float, beta: float
     ) -> tuple[Tensor, Tensor]:
-        """The mean loss and the logits; no images have the loss 0, on which all weights depend."""
+        """The mean loss and the logits.
+
+        A batch without images has the loss 0, with a gradient of 0 in all weights.
+        """
         if self.config.bound == "hinge":
             logits = self.net(pixels)
             threshold = float(self.config.threshold) * self.lipschitz
             loss = hinge_loss(logits, labels, threshold)
             return loss if len(labels) else logits.sum(), logits
-        if kappa == 1:  # the warm-up: a bound of weight 0 is not computed
+        if kappa == 1:  # the warm-up: the bound has weight 0, so it is not computed
             logits = self.net(pixels)
             loss = F.cross_entropy(logits, labels) if len(labels) else logits.sum()
             return loss + self.nothing(), logits
@@ -130,14 +148,17 @@ class _BoundObjective(nn.Module):
         return ibp_loss(logits, margins, labels, kappa), logits
 
     def nothing(self) -> Tensor | float:
-        """0, on which the weights of a verifier depend, where no bound is computed."""
+        """0, with a gradient of 0 in the verifier's weights, for a step without a bound."""
         if not isinstance(self.net, PvtNet):
             return 0.0
         return sum(weight.sum() * 0 for weight in self.net.verifier.parameters())
 
 
 class BoundRecipe:
-    """A compared method's: eps grows, κ and β fall, Adam's rate drops. As ``LinfDistRecipe``."""
+    """A compared method's recipe: eps grows, κ and β fall, Adam's rate drops.
+
+    Its attributes are those of ``LinfDistRecipe``.
+    """
 
     def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
         for bound, kind in (("cap", CapNet), ("pvt", PvtNet)):
@@ -155,7 +176,7 @@ class BoundRecipe:
         self.eps_train: float | None = None
 
     def at(self, done: float) -> tuple[float, float, float]:
-        """eps, κ and β after ``done`` epochs; sets the learning rate."""
+        """Set the learning rate after ``done`` epochs; return eps, κ and β."""
         share = self.config.share(done)
         self.lr = self.config.lr_at(done)
         for group in self.optimizer.param_groups:
@@ -168,5 +189,5 @@ class BoundRecipe:
 
     @property
     def watched(self) -> float:
-        """The p at which an epoch's accuracy is taken."""
+        """The p at which ``fit`` measures an epoch's accuracy."""
         return math.inf

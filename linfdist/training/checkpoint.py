@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, with a checksum; read back whole or refused by name."""
+"""Checkpoints: written atomically, with a checksum. A file is read whole or refused by name."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ import torch
 from linfdist.system import disk
 from linfdist.system.disk import sync_folder
 
-FORMAT = 2  # ends in the SHA-256 of what is before it; format 1 had none, and is not read
+FORMAT = 2  # the file ends in the SHA-256 of its content; format 1 had none, and is not read
 _TRAILER = re.compile(rb"sha256 ([0-9a-f]{64})\n")
 _TRAILER_BYTES = 72
 
@@ -27,11 +27,11 @@ class CheckpointError(RuntimeError):
 def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:
     """Write ``state`` so that a crash at any moment leaves the old file or the new one.
 
-    ``fingerprint``, JSON, says which run the state belongs to. ``state`` holds tensors, numbers,
-    strings, lists and dictionaries.
+    ``fingerprint``, JSON values, identifies the run that the state belongs to. ``state`` holds
+    tensors, numbers, strings, lists and dictionaries.
 
     Raises:
-        CheckpointError: the file cannot be written, or another process is writing; the old file
+        CheckpointError: the file cannot be written, or another process is writing it. The old file
             stays.
     """
     path = Path(path)
@@ -48,7 +48,7 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
             os.replace(temporary, path)
         sync_folder(path.parent)  # the rename itself survives a power cut
     except (OSError, RuntimeError) as error:
-        # torch.save turns an error of the disk into one of its own about positions in the file.
+        # torch.save replaces a disk error by its own error about positions in the file.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
@@ -59,7 +59,7 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
 
 
 def try_saving(path: Path) -> None:
-    """CheckpointError unless ``save`` can write there: called before the training that it keeps."""
+    """CheckpointError unless ``save`` can write to ``path``; called before training starts."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.refuse_folder(path)
@@ -80,7 +80,7 @@ def _temporary(path: Path) -> Path:
 
 
 class _Hashed:
-    """A file to write to, with the SHA-256 of what was written."""
+    """A writable file, with the SHA-256 of the bytes written so far."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -96,12 +96,12 @@ class _Hashed:
 
 @contextlib.contextmanager
 def _alone(temporary: Path) -> Iterator[BinaryIO]:
-    """An empty file that no other process writes to; deleted if what is done with it fails."""
+    """An empty file that no other process writes to; deleted if the ``with`` block raises."""
     descriptor = disk.open_own(temporary)
     with os.fdopen(descriptor, "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had the lock before may have made this very file its checkpoint.
+            # The process that held the lock before may have renamed this file to its checkpoint.
             ours = os.path.samestat(os.fstat(descriptor), os.stat(temporary))
         except (BlockingIOError, FileNotFoundError):
             ours = False
@@ -114,12 +114,16 @@ def _alone(temporary: Path) -> Iterator[BinaryIO]:
             file.truncate(0)
             yield file
         except Exception:
-            temporary.unlink(missing_ok=True)  # a full disk stays full with it
+            temporary.unlink(missing_ok=True)  # the file would keep a full disk full
             raise
 
 
 def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
-    """The state that ``save`` wrote for this fingerprint; ``CheckpointError`` for anything else."""
+    """The state that ``save`` wrote with this fingerprint.
+
+    Raises:
+        CheckpointError: the file is damaged, or belongs to another run.
+    """
     path = Path(path)
     found, state = _read(path, device)
     wanted = json.loads(json.dumps(fingerprint))
@@ -133,12 +137,12 @@ def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) ->
 
 
 def surroundings(path: Path) -> list[dict[str, Any]]:
-    """What the calls of a run up to this checkpoint ran on; none if it was not told."""
+    """What the calls of a run up to this checkpoint ran on; empty if ``fit`` got none."""
     return list(_read(Path(path), "cpu", mmap=True)[1].get("surroundings", []))
 
 
 def damaged(path: Path, error: object) -> CheckpointError:
-    """The error for a file that is no whole checkpoint."""
+    """The error for a file that is not a whole checkpoint."""
     return CheckpointError(
         f"checkpoint: {path} must be a whole checkpoint; it cannot be read ({error}). Training "
         "does not start over by itself: delete the file or pass restart=True."
@@ -156,7 +160,7 @@ def _read(path: Path, device: torch.device | str, **how: bool) -> tuple[Any, dic
             raise ValueError("its surroundings are no dictionaries")
         if version == FORMAT and not has_checksum:
             raise ValueError("its checksum is missing")
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+    except Exception as error:  # damaged bytes make torch.load raise any error
         raise damaged(path, error) from error
     if version != FORMAT:
         raise CheckpointError(
@@ -167,7 +171,7 @@ def _read(path: Path, device: torch.device | str, **how: bool) -> tuple[Any, dic
 
 
 def _check(path: Path) -> bool:
-    """Whether the file ends in a checksum, which must then be right."""
+    """Whether the file ends in a checksum; ValueError if the checksum is wrong."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         left = max(0, path.stat().st_size - _TRAILER_BYTES)
@@ -181,7 +185,7 @@ def _check(path: Path) -> bool:
 
 
 def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, one "field: found, wanted" each."""
+    """Where two JSON values differ: one "field: found, wanted" per difference."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return [
             line

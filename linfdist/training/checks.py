@@ -1,4 +1,4 @@
-"""What ``fit`` refuses before it starts."""
+"""Checks of the arguments of ``fit``, made before training starts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +81,7 @@ def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrain
 
 
 def check_share(config: AnyTrainConfig) -> None:
-    """Refuse batches of which a process that shifts by its own mean has a single image."""
+    """Refuse batches so small that a process could shift a single image by its own mean."""
     processes = distributed.size()
     if isinstance(config, TrainConfig) and config.batch_size < 2 * processes:
         raise ValueError(
@@ -92,7 +92,7 @@ def check_share(config: AnyTrainConfig) -> None:
 
 
 def check_seconds(seconds: Any, checkpoint: Path | None) -> float | None:
-    """The seconds of a call; refuses a time after which nothing would be left."""
+    """The time limit of a call; refuses one without a checkpoint, which would lose all progress."""
     seconds = values.seconds(seconds, "fit: seconds")
     if seconds is not None and checkpoint is None:
         raise ValueError(
@@ -105,7 +105,7 @@ def check_seconds(seconds: Any, checkpoint: Path | None) -> float | None:
 def _shapes(
     train: ImageSet, test: ImageSet | None, config: AnyTrainConfig
 ) -> Iterator[tuple[tuple[int, ...], str]]:
-    """The shapes that reach the network, and whose they are."""
+    """The image shapes that reach the network, each with the name of its set."""
     crop = config.augmentation.crop
     shape = tuple(train.images.shape[1:])
     yield (shape if crop is None else (shape[0], crop, crop)), "training"

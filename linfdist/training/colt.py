@@ -1,4 +1,4 @@
-"""COLT: three stages of SGD, each on the layers that the stages before it have left."""
+"""COLT: three stages of SGD. Stage k freezes the layers up to the k-th ReLU, trains the rest."""
 
 import math
 from collections.abc import Sequence
@@ -18,20 +18,36 @@ from linfdist.system.serialise import check_fields
 
 @dataclass(frozen=True, kw_only=True)
 class LayerwiseTrainConfig:
-    """Three stages of SGD, each on what follows a prefix of the network  [Balunovic2020].
+    """Three stages of SGD, each on the layers behind a frozen prefix  [Balunovic2020].
 
-    ``epochs``: of each stage. Stage k attacks the inputs of the layers behind the first k ReLUs,
-    anywhere in the zonotope of the box of radius ``eps_factor`` ** (2 − k) · ``eps_train``, and
-    trains those layers alone; over its first ``mix_epochs`` the loss goes over to that from the
-    loss of the stage before, at first of clean images. ``attack_steps`` steps of ``attack_step``
-    half widths go up the sign of the loss's gradient.
+    Stage k = 0, 1, 2 trains only the layers behind the first k ReLUs. It attacks the inputs of
+    these layers anywhere in the zonotope of a pixel box. During the first ``mix_epochs`` the loss
+    moves from the previous stage's loss to the stage's own; stage 0 starts from the loss of clean
+    images. Two penalties are added to the loss.
 
-    To the loss are added ``l1`` times the sum of the |weights| that it trains, and, as it goes
-    over, ``stability`` · ``stability_factor`` ** k times the sum of max(−l, 0) · max(u, 0) over the
-    next stage's ReLUs, by the mean image, for l and u bounds of their inputs.
-
-    ``lr`` is multiplied by ``stage_factor`` from stage to stage, and by ``lr_factor`` every
-    ``lr_epochs`` epochs after a stage's ``mix_epochs``.
+    Args:
+        epochs: the number of epochs of each stage.
+        eps_train: sets the radius of stage k's box: ``eps_factor`` ** (2 − k) · ``eps_train``, in
+            pixels.
+        mix_epochs: the epochs over which a stage's own loss takes over, linearly.
+        eps_factor: see ``eps_train``.
+        attack_steps: steps of the attack, along the sign of the loss's gradient.
+        attack_step: the length of such a step, in half widths.
+        l1: the weight of the first penalty, the sum of the |weights| that the stage trains.
+        stability: in stages 0 and 1, ``stability`` · ``stability_factor`` ** k is the weight of the
+            second penalty: the sum of max(−l, 0) · max(u, 0) over the next stage's ReLUs, mean over
+            images, where l and u bound the ReLU's input. It grows with the stage's own loss.
+        stability_factor: see ``stability``.
+        lr: the learning rate at the start.
+        momentum: SGD's momentum.
+        lr_epochs: after a stage's ``mix_epochs``, lr is multiplied by ``lr_factor`` every
+            ``lr_epochs`` epochs.
+        lr_factor: see ``lr_epochs``.
+        stage_factor: multiplies lr from stage to stage.
+        batch_size: images per step, over all processes together.
+        augmentation: shifts, flips and crops of the training images.
+        train_images: use only the first n training images; None for all.
+        matmul_precision: as in ``TrainConfig``.
     """
 
     epochs: Epochs
@@ -80,7 +96,7 @@ class LayerwiseTrainConfig:
                 )
 
     def stage(self, done: float) -> tuple[int, float]:
-        """The stage after ``done`` epochs, and the epochs that it has behind it."""
+        """The stage after ``done`` epochs of training, and the epochs since its start."""
         for stage, epochs in enumerate(self.epochs[:2]):
             if done < epochs:
                 return stage, done
@@ -92,7 +108,7 @@ class LayerwiseTrainConfig:
         return self.eps_factor ** (2 - stage) * float(self.eps_train)
 
     def share(self, inside: float) -> float:
-        """How much of the loss is the stage's own, ``inside`` epochs after its start."""
+        """The share of the stage's own loss in [0, 1], ``inside`` epochs after its start."""
         return 1.0 if self.mix_epochs == 0 else min(1.0, inside / self.mix_epochs)
 
     def lr_at(self, stage: int, inside: float) -> float:
@@ -102,7 +118,7 @@ class LayerwiseTrainConfig:
 
 
 class _LayerwiseObjective(nn.Module):
-    """Network and loss in one."""
+    """Network and loss in one module."""
 
     def __init__(self, net: BaselineNet, config: LayerwiseTrainConfig) -> None:
         super().__init__()
@@ -112,11 +128,11 @@ class _LayerwiseObjective(nn.Module):
     def forward(
         self, pixels: Tensor, labels: Tensor, stage: int, eps: float, share: float
     ) -> tuple[Tensor, Tensor]:
-        """The mean loss and the logits; the layers before the stage's have a gradient of 0."""
+        """The mean loss and the logits; the frozen layers have a gradient of 0."""
         with torch.no_grad():
             logits = self.net(pixels)
         frozen, trained = self.parts(stage)
-        # Processes sum the gradients of all weights, and what has none is not summed.
+        # Processes sum gradients weight by weight, so every weight needs one, be it 0.
         nothing = sum(weight.sum() * 0 for weight in frozen)
         if not len(labels):
             return nothing + sum(weight.sum() * 0 for weight in trained), logits
@@ -140,7 +156,7 @@ class _LayerwiseObjective(nn.Module):
     def attacked(
         self, relus: int, stage: int, lower: Tensor, upper: Tensor, labels: Tensor
     ) -> Tensor:
-        """The mean cross entropy of what an attack behind ``relus`` ReLUs finds."""
+        """The mean cross entropy at the points that an attack behind ``relus`` ReLUs finds."""
         layers, last = self.net.features, self.net.last
         config = self.config
         point = latent_attack(
@@ -162,7 +178,7 @@ class _LayerwiseObjective(nn.Module):
         return F.cross_entropy(last(point), labels)
 
     def parts(self, stage: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The weights and biases before the stage's layers, and those that it trains."""
+        """The weights and biases that the stage freezes, and those that it trains."""
         frozen = self.net.features[: prefix_length(self.net.features, stage)].parameters()
         names = {id(weight) for weight in frozen}
         every = [*self.net.parameters()]
@@ -170,7 +186,7 @@ class _LayerwiseObjective(nn.Module):
 
 
 class LayerwiseRecipe:
-    """COLT's: three stages of SGD. As ``LinfDistRecipe``."""
+    """COLT's recipe: three stages of SGD. Its attributes are those of ``LinfDistRecipe``."""
 
     def __init__(self, net: BaselineNet, config: LayerwiseTrainConfig) -> None:
         self.config = config
@@ -182,9 +198,9 @@ class LayerwiseRecipe:
         self.eps_train: float | None = None
 
     def at(self, done: float) -> tuple[int, float, float]:
-        """Stage, eps and the loss's share after ``done`` epochs; sets the learning rate.
+        """Set the learning rate after ``done`` epochs; return stage, eps and the loss's share.
 
-        A stage starts without momentum, so that a gradient of 0 moves nothing.
+        A stage starts without momentum, so that a weight with gradient 0 does not move.
         """
         stage, inside = self.config.stage(done)
         if inside == 0:
@@ -197,5 +213,5 @@ class LayerwiseRecipe:
 
     @property
     def watched(self) -> float:
-        """The p at which an epoch's accuracy is taken."""
+        """The p at which ``fit`` measures an epoch's accuracy."""
         return math.inf

@@ -1,4 +1,4 @@
-"""What a training run is made of, and what must fit together before it starts."""
+"""The settings of a training run, checked when they are made."""
 
 import math
 from dataclasses import dataclass, field
@@ -30,25 +30,39 @@ Precision = Literal["highest", "high", "medium"]
 class TrainConfig:
     """The paper's training; defaults from [Zhang2021, Table 6].
 
-    ``epochs``: e1 at p_start, e2 with p rising, e3 at p = ∞. ``decay``: "lp", "l2" or "none" for
-    the dist layers. ``train_images``: only the first n training images; None for all.
+    Args:
+        epochs: e1 epochs at p_start, e2 with p rising, e3 at p = ∞.
+        loss: the training loss; it must fit the kind of network.
+        batch_size: images per step, over all processes together.
+        lr: the peak learning rate.
+        betas: Adam's decay rates of its two moments.
+        adam_eps: Adam's ε.
+        weight_decay: the strength of the weight decay.
+        decay: "lp", "l2" or "none", the kind of weight decay in the dist layers.
+        p_start: p in the first e1 epochs.
+        p_end: the p at which the rise ends.
+        augmentation: shifts, flips and crops of the training images.
+        train_images: use only the first n training images; None for all.
+        smoothing: what p < ∞ stands for.
 
-    ``smoothing``: what p < ∞ stands for. "lp" is the paper's l_p distance; "lse" is LogSumExp at
-    t = p in all layers, "matched_lse" at t_l = (p − 1) / m_l in layer l, with the running mean m_l
-    of its distances. "lp_then_lse" is "lp" for the first e1 epochs and "matched_lse" while p rises,
-    from ``p_rise`` instead of p_start. The weights' "lp" decay is at p in each case.
+            - "lp": the paper's l_p distance.
+            - "lse": LogSumExp at t = p in all layers.
+            - "matched_lse": LogSumExp at t_l = (p − 1) / m_l in layer l, where m_l is the running
+              mean of the layer's distances.
+            - "lp_then_lse": "lp" for the first e1 epochs, then "matched_lse" while p rises.
 
-    ``relaxation``: at LogSumExp the loss's threshold or eps_train is divided by it for e1 epochs,
-    then by less and less as p rises, down to 1 (``relaxation_at``). l_p training is relaxed by
-    itself: a layer stretches distances by up to in_features^(1/p), and the loss asks for the same
-    margin. A layer of LogSumExp never stretches.
-
-    ``matmul_precision``: of a step's matrix products, as torch.set_float32_matmul_precision takes
-    it: "highest" is float32, "high" TF32 and "medium" bfloat16 where the processor has units for
-    them. It alone says so: ``fit`` switches autocast off. Accuracies are always taken in float32.
-
-    ``lr_schedule``: "paper" holds lr for e1 epochs before its half cosine; the half cosine of
-    "cosine" starts at once.
+            In each case the weights' "lp" decay uses p.
+        p_rise: where p starts to rise for "lp_then_lse", instead of p_start.
+        relaxation: with LogSumExp, divides the loss's threshold or eps_train for e1 epochs. The
+            divisor then falls to 1 as p rises (``relaxation_at``). l_p training needs no such
+            divisor: an l_p layer stretches distances by up to in_features^(1/p), while the loss
+            asks for the same margin. A LogSumExp layer never stretches distances.
+        matmul_precision: the precision of a step's matrix products, by the names of
+            torch.set_float32_matmul_precision: "highest" is float32, "high" TF32 and "medium"
+            bfloat16 where the processor has units for them. No other switch has an effect: ``fit``
+            turns autocast off. Accuracies are always computed in float32.
+        lr_schedule: "paper" holds lr for e1 epochs before its half cosine; "cosine" starts its half
+            cosine at once.
     """
 
     epochs: tuple[int, int, int]
@@ -123,7 +137,7 @@ class TrainConfig:
             )
 
     def smooth(self, p: float) -> float | LogSumExp:
-        """What the network is given at the schedule's p."""
+        """The p or LogSumExp to call the network with when the schedule is at ``p``."""
         first = self.smoothing == "lp_then_lse" and p == self.p_start
         if math.isinf(p) or self.smoothing == "lp" or first:
             return p

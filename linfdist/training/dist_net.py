@@ -1,4 +1,4 @@
-"""The paper's recipe: p rises to infinity, Adam has l_p weight decay."""
+"""The paper's recipe: p rises to infinity, and Adam uses l_p weight decay."""
 
 import math
 from typing import Any
@@ -31,10 +31,10 @@ from linfdist.training.config import DistNet, TrainConfig
 
 
 class _Objective(nn.Module):
-    """Network and loss in one, so that DistributedDataParallel sums gradients as they appear.
+    """Network and loss in one module, so that DistributedDataParallel sums gradients at once.
 
-    ``scale``, of the logits in the cross entropy of ``MixtureLoss``, is a parameter of its own
-    beside the network's. Other losses have none.
+    ``scale`` multiplies the logits in the cross entropy of ``MixtureLoss``. It is a trained
+    parameter of the objective, not of the network. With other losses it is None.
     """
 
     def __init__(self, net: DistNet, loss: Loss) -> None:
@@ -45,7 +45,7 @@ class _Objective(nn.Module):
         if isinstance(loss, MixtureLoss):
             like = next(net.parameters())
             self.scale = nn.Parameter(like.new_full((), loss.scale))
-        # Read once: on a GPU that waits for what is under way.
+        # Read only once: on a GPU each read waits for all work under way.
         on_logits = isinstance(loss, HingeLoss | MixtureLoss)
         self.lipschitz = net.lipschitz if on_logits else net.feature_lipschitz
 
@@ -57,10 +57,16 @@ class _Objective(nn.Module):
         radius: float,
         weight: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """The mean loss and the logits; no images have the loss 0, on which all weights depend.
+        """The mean loss and the logits.
 
-        ``radius``, in pixels: the hinge's threshold, or the eps of the interval bounds. ``weight``:
-        λ of the losses that have one.
+        A batch without images has the loss 0, with a gradient of 0 in all weights.
+
+        Args:
+            pixels: the images.
+            labels: their classes.
+            p: the p or LogSumExp of the dist layers.
+            radius: in pixels, the hinge's threshold or the eps of the interval bounds.
+            weight: λ of the losses that have one.
         """
         if isinstance(self.loss, HingeLoss | MixtureLoss):
             logits = self.net(pixels, p)
@@ -83,19 +89,20 @@ class _Objective(nn.Module):
 
 
 class LinfDistRecipe:
-    """The paper's: a finite p or LogSumExp that rises to p = ∞, and Adam with l_p weight decay.
+    """The paper's recipe: p, or LogSumExp's t, rises to ∞; Adam uses l_p weight decay.
 
-    ``objective`` takes pixels, labels and what ``at`` returns to the mean loss and the logits;
-    ``at`` sets the ``optimizer`` for a step, too. ``state`` names what the optimizer keeps of a
-    parameter. ``p``, ``lr`` and ``eps_train`` (None for losses on
-    margins of Lipschitz logits) are those of the last step, NaN before.
+    - ``objective`` maps pixels, labels and the values of ``at`` to the mean loss and the logits.
+    - ``at`` also sets the ``optimizer`` for the next step.
+    - ``state`` lists the names of the optimizer's values for each parameter.
+    - ``p``, ``lr`` and ``eps_train`` are those of the last step. Before the first step ``p`` and
+      ``lr`` are NaN. ``eps_train`` is None for losses on margins of Lipschitz logits.
     """
 
     def __init__(self, net: DistNet, config: TrainConfig) -> None:
         self.config = config
         self.objective: nn.Module = _Objective(net, config.loss)
         groups = param_groups(net, config.decay)
-        self.rates = [1.0] * len(groups)  # of each group, as multiples of the learning rate
+        self.rates = [1.0] * len(groups)  # one per group, as multiples of the learning rate
         if isinstance(config.loss, MixtureLoss):
             groups.append({"params": [self.objective.scale], "decay": "none"})
             self.rates.append(config.loss.scale_rate)
@@ -111,7 +118,7 @@ class LinfDistRecipe:
         self.eps_train: float | None = None
 
     def at(self, done: float) -> tuple[Any, ...]:
-        """Arguments of the objective after ``done`` epochs; sets p and the learning rates."""
+        """Set p and the learning rates after ``done`` epochs; return the objective's arguments."""
         config = self.config
         self.p = p_at(done, config.epochs, config.p_start, config.p_end, config.p_rise)
         self.lr = lr_at(done, config.epochs, config.lr, config.lr_schedule)
@@ -132,5 +139,5 @@ class LinfDistRecipe:
 
     @property
     def watched(self) -> float | LogSumExp:
-        """The p at which an epoch's accuracy is taken."""
+        """The p or LogSumExp at which ``fit`` measures an epoch's accuracy."""
         return self.config.smooth(self.p)

@@ -1,4 +1,7 @@
-"""How many weights a gradient reaches: at p = ∞ one of a neuron for each image, at small p all."""
+"""How many weights the gradients reach.
+
+At p = ∞ an image gives a gradient to one weight per neuron; at small p it reaches all weights.
+"""
 
 import torch
 
@@ -15,12 +18,15 @@ def gradient_shares(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> list[float]:
-    """Train ``net`` in place for one epoch, and count the weights  [Zhang2021, Sec. 5.2].
+    """Train ``net`` in place for one epoch and count the weights reached  [Zhang2021, Sec. 5.2].
 
-    Returns for each step the share, in [0, 1], of the entries of all weight matrices whose gradient
-    was not exactly 0 in at least one step so far. ``config`` says at which p: that of its first
-    epoch, which is ∞ for ``epochs=(0, 0, 1)``. Adam moves an entry as soon as it has a gradient,
-    and weight decay, which is left out here, does besides. Raises ValueError as ``fit`` does.
+    Returns one share in [0, 1] per step: the entries of all weight matrices whose gradient was not
+    exactly 0 in at least one step so far. The p is that of the first epoch of ``config``:
+    ``epochs=(0, 0, 1)`` gives ∞. Adam moves an entry as soon as it has a gradient. Weight decay
+    moves entries too, but is not counted here.
+
+    Raises:
+        TypeError, ValueError: as ``fit``.
     """
     run = Run(net, train, config, seed, None, device, experiment="")
     weights = [weight for weight in run.net.parameters() if weight.ndim > 1]

@@ -1,4 +1,4 @@
-"""Training, resumable to the bit."""
+"""The training loop, which resumes from a checkpoint bit for bit."""
 
 import os
 import time
@@ -34,12 +34,12 @@ __all__ = [
     "fit",
 ]
 
-CHECKPOINT_SECONDS = 60.0  # not after every epoch: at the paper's width it is 1 to 2 GB
-REPORT_STEPS = 20  # the bar and the check for a finite loss wait for the device this often
+CHECKPOINT_SECONDS = 60.0  # not after every epoch: at the paper's width a file has 1 to 2 GB
+REPORT_STEPS = 20  # steps between two waits for the device: the bar and the check of the loss
 
 
 class OutOfTime(RuntimeError):
-    """The seconds of a call are over before the run is; its checkpoint holds what was done."""
+    """A call's time limit passed before the run ended; the checkpoint holds its progress."""
 
 
 def fit(
@@ -59,48 +59,66 @@ def fit(
     seconds: float | None = None,
     sync_mean_shift: bool = True,
 ) -> list[dict[str, Any]]:
-    """Train ``net`` in place and return one row an epoch.
+    """Train ``net`` in place and return one row per epoch.
 
-    With ``progress`` a terminal shows a bar, and a log gets a line an epoch, on standard error.
+    Args:
+        net: the network, initialised. To resume, initialise it as for the first call.
+        train: the training images. The whole set lies on ``device`` as uint8.
+        config: the training's settings.
+        seed: the order of the images and their augmentation depend only on the seed, the epoch and
+            the batch.
+        test: images to measure accuracy on after each epoch; None for none. If it is the second
+            set of ``data.split_validation``, ``train`` should be the first.
+        checkpoint: the file for the run's state, saved every minute and at the end. A run that
+            finds its own checkpoint continues from it. On the CPU, with the same number of threads,
+            the run then ends bit for bit as if it had never stopped.
+        restart: delete the checkpoint first, whatever it holds.
+        progress: report on standard error: a bar in a terminal, one line per epoch in a log.
+        device: where to train.
+        experiment: a name, stored in the checkpoint; a run with another name cannot resume it.
+        surroundings: plain values that say what this call and earlier ones ran on. The checkpoint
+            keeps them for ``checkpoint.surroundings``; they have no effect on training.
+        stop_after_steps: end this call after a given number of steps, with a checkpoint.
+        seconds: the time limit of this call; needs ``checkpoint``. The call raises ``OutOfTime``
+            after the first step that ends later, unless that is the run's last step. On a GPU up to
+            20 steps are then under way, and the call finishes them.
+        sync_mean_shift: with several processes, shift by the mean of the whole batch. False saves
+            the communication: each process shifts by the mean of its share, which must have at
+            least two images, and the running means are those of process 0.
 
-    A row holds epoch, p, lr, eps_train, train_loss, train_accuracy, test_accuracy, test_certified
-    and seconds: p, lr and eps_train (None for the losses on margins of Lipschitz logits) are those
-    of the epoch's last step, and ``test_accuracy`` and ``test_certified`` (None without ``test``)
-    are those of ``evaluation.clean_and_certified`` at that p and the data set's eps. The two are
-    called ``validation_accuracy`` and ``validation_certified`` where ``test`` is the second set of
-    ``data.split_validation``, and ``train`` should then be the first.
-    ``train_accuracy`` and ``train_loss`` are means over the epoch, of augmented images.
+    Returns:
+        One dictionary per epoch:
 
-    The whole data set lies on ``device`` as uint8. The order of the images and their augmentation
-    depend on the seed, the epoch and the batch alone; the last batch of an epoch may be smaller and
-    is used. If that batch is a single image, the mean shifts subtract their running means from it.
-    At p < ∞ the loss treats a pixel radius eps as eps / std in the features or logits, as the paper
-    does, although only at p = ∞ is that a bound.
+        - epoch: counted from 1.
+        - p, lr, eps_train: those of the epoch's last step. eps_train is None for the losses on
+          margins of Lipschitz logits.
+        - train_loss, train_accuracy: means over the epoch's augmented images.
+        - test_accuracy, test_certified: by ``evaluation.clean_and_certified`` at that p and the
+          data set's eps; None without ``test``. They are called validation_accuracy and
+          validation_certified if ``test`` is the second set of ``data.split_validation``.
+        - seconds: the epoch's duration.
 
-    With ``checkpoint`` the state is saved there every minute and at the end, and a run that finds
-    its own checkpoint goes on from it: on the CPU it ends bit for bit as if it had never stopped,
-    with the same number of threads. ``net`` must be initialised as it was the first time. A damaged
-    or foreign checkpoint raises ``CheckpointError``, unless ``restart``, which deletes it first.
-    ``surroundings``, plain values, say what this call and those before it ran on; they are kept for
-    ``checkpoint.surroundings`` and change nothing. ``stop_after_steps`` ends this call after so
-    many steps, as a kill would but with a checkpoint. ``seconds`` does so, by raising
-    ``OutOfTime``, at the first step that ends later than that after the call, unless it is the
-    run's last; on a GPU up to 20 steps are under way then and are finished.
+    The last batch of an epoch may be smaller and is used. If it is a single image, the mean shifts
+    subtract their running means from it. At p < ∞ the loss treats a pixel radius eps as eps / std
+    in the features or logits, as the paper does, although this is a bound only at p = ∞.
 
-    Steps do not wait for the GPU: only every 20th, which reports and checks that the losses are
-    finite, the end of an epoch and a checkpoint do.
+    Most steps do not wait for the GPU. Training waits at every 20th step, to report and to check
+    that the losses are finite, at the end of an epoch, and for a checkpoint.
 
-    In processes that ``distributed.join`` joined, all of which make the same call, each trains on
-    its share of every batch of ``batch_size`` images, and the result is that of one process up to
-    the order of summation: gradients are those of the loss of the whole batch, and the mean shifts
-    take its means. ``sync_mean_shift=False`` saves their communication: each process shifts by the
-    mean of its share, which must be two images or more, and the running means are those of process
-    0. Process 0 alone writes the checkpoint, which all read; any number of processes can go on from
-    it.
+    Processes that ``distributed.join`` joined must all make the same call. Each trains on its share
+    of every batch of ``batch_size`` images. The result is that of a single process up to
+    floating-point summation order: gradients are those of the whole batch's loss, and the mean
+    shifts use the whole batch's means. Only process 0 writes the checkpoint, and all processes read
+    it. Any number of processes can continue from it.
 
-    Before the first step, ``TypeError`` and ``ValueError`` refuse what does not fit the network or
-    could not be saved, and ``DeviceError`` a device that cannot be used. Raises
-    ``FloatingPointError`` when the loss is not finite.
+    Raises:
+        TypeError, ValueError: before the first step, an argument does not fit the network or cannot
+            be saved.
+        DeviceError: before the first step, the device cannot be used.
+        CheckpointError: the checkpoint is damaged or belongs to another run, and ``restart`` is
+            False; or it cannot be written.
+        OutOfTime: ``seconds`` passed before the run ended.
+        FloatingPointError: a loss, a weight or a moment is not finite.
     """
     called = time.monotonic()
     for name, value in (
@@ -150,7 +168,8 @@ def fit(
                 last_saved = time.monotonic()
             if stopping:
                 break
-    distributed.exchange(0)  # nobody leaves, or ends all by raising, before process 0 has saved
+    # All processes wait until process 0 has saved: one that raised earlier would end them all.
+    distributed.exchange(0)
     net.eval()
     if out_of_time:
         done, epochs = run.step / run.steps_per_epoch, sum(config.epochs)

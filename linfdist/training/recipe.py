@@ -1,4 +1,4 @@
-"""What a training step needs of a method, and which method a configuration names."""
+"""The training recipe that belongs to a configuration."""
 
 from linfdist.training.bounds import BoundRecipe, BoundTrainConfig
 from linfdist.training.colt import LayerwiseRecipe, LayerwiseTrainConfig
@@ -7,7 +7,7 @@ from linfdist.training.dist_net import LinfDistRecipe
 
 
 def recipe_of(net: Net, config: AnyTrainConfig) -> LinfDistRecipe | BoundRecipe | LayerwiseRecipe:
-    """The recipe of a configuration."""
+    """The recipe that trains ``net`` as ``config`` says."""
     if isinstance(config, LayerwiseTrainConfig):
         return LayerwiseRecipe(net, config)
     if isinstance(config, BoundTrainConfig):

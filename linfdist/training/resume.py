@@ -1,4 +1,4 @@
-"""What a checkpoint must hold for a run to go on from it, seen before anything is changed."""
+"""Checks of a checkpoint's content, made before a run takes over any of it."""
 
 import math
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ ROW = ("epoch", "p", "lr", "eps_train", "train_loss", "train_accuracy", "seconds
 
 
 def check_state(state: Mapping[str, Any], run: "Run") -> None:
-    """Refuse what is no state of ``run``, which is at its beginning.
+    """Refuse a state that does not belong to ``run``. ``run`` itself is at step 0.
 
     Raises:
-        ValueError or TypeError: naming what is wrong.
+        ValueError or TypeError: the state does not fit; the message names the wrong entry.
     """
     _check_keys(state, KEYS, "its state")
     _check_step(state["step"], run)
@@ -41,7 +41,7 @@ def check_state(state: Mapping[str, Any], run: "Run") -> None:
 
 
 def _check_constants(found: Mapping[str, Tensor], run: "Run") -> None:
-    """The mean and the std are those of the run's network: a state dict with others is refused."""
+    """Refuse a state dict whose mean or std differs from that of the run's network."""
     own = run.net.state_dict()
     for name, module in run.net.named_modules():
         for constant in ("mean", "divisor") if isinstance(module, Normalize) else ():
@@ -51,7 +51,7 @@ def _check_constants(found: Mapping[str, Tensor], run: "Run") -> None:
 
 
 def objective_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict of the objective: the network's entries, and the loss's own parameters."""
+    """The objective's state dict: the network's entries and the loss's own parameters."""
     return {f"net.{name}": value for name, value in state["net"].items()} | state["objective"]
 
 
@@ -78,7 +78,7 @@ def _check_rows(state: Mapping[str, Any], run: "Run") -> None:
         _check_keys(row, (*ROW, *watched), what)
         if type(row["epoch"]) is not int or row["epoch"] != number:
             raise ValueError(f"{what} must be in its place; it says {row['epoch']!r}")
-        # What the schedule says of the epoch's last step, but for the rounding of another machine.
+        # The schedule's values at the epoch's last step, up to another machine's rounding.
         run.recipe.at((number * run.steps_per_epoch - 1) / run.steps_per_epoch)
         for name in ("p", "lr", "eps_train"):
             _check_same(row[name], getattr(run.recipe, name), f"{what}: {name}")
@@ -120,14 +120,14 @@ def _check_mean_distances(found: Any, run: "Run") -> None:
 
 
 def _check_optimizer(state: Mapping[str, Any], run: "Run") -> None:
-    """Of every parameter the same number of steps, and moments of its shape and dtype."""
+    """Each parameter has made all steps, and its moments have its shape and dtype."""
     found, own = state["optimizer"], run.optimizer.state_dict()
     _check_keys(found, ("state", "param_groups"), "its optimizer")
     parameters = [parameter for g in run.optimizer.param_groups for parameter in g["params"]]
     order = [group["params"] for group in own["param_groups"]]
     groups = found["param_groups"]
     given = [_get(group, "params") for group in groups] if isinstance(groups, list) else groups
-    if repr(given) != repr(order):  # True equals 1, and is no number of a parameter
+    if repr(given) != repr(order):  # repr, because True == 1 but True is no index
         raise ValueError("its optimizer must have this run's groups of parameters, in their order")
     moments = found["state"]
     names = run.recipe.state if state["step"] else ()
@@ -151,7 +151,7 @@ def _check_optimizer(state: Mapping[str, Any], run: "Run") -> None:
 
 
 def _check_sums(state: Mapping[str, Any], run: "Run") -> None:
-    """The sums over the batches of the epoch that has begun."""
+    """Check the sums over the finished batches of the current epoch."""
     loss, correct = state["loss_sum"], state["correct"]
     batches = state["step"] % run.steps_per_epoch
     images = batches * run.config.batch_size

@@ -1,4 +1,4 @@
-"""A training run: its state, which a checkpoint holds, and the steps that change it."""
+"""The state of a training run, which checkpoints store, and the steps that change it."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from linfdist.training.resume import check_state, objective_state
 
 
 class Run:
-    """A run's whole state: what a checkpoint holds, and the steps that change it."""
+    """A run's whole state, which checkpoints store, and the steps that change it."""
 
     def __init__(
         self,
@@ -43,7 +43,23 @@ class Run:
         surroundings: Sequence[dict[str, Any]] = (),
         sync: bool = True,
     ) -> None:
-        """Refuses what does not fit together and what could not be saved."""
+        """Check the arguments of ``fit`` and prepare the first step.
+
+        Args:
+            net: the network, moved to ``device``.
+            train: the training images.
+            config: the training's settings.
+            seed: of the order of the images and of their augmentation.
+            test: images to measure accuracy on after each epoch; None for none.
+            device: where to train.
+            experiment: a name, stored in the checkpoint.
+            surroundings: plain values that say what this call and earlier ones ran on.
+            sync: with several processes, shift by the mean of the whole batch.
+
+        Raises:
+            TypeError, ValueError: arguments do not fit together, or cannot be saved.
+            DeviceError: the device cannot be used.
+        """
         check_fit(net, train, test, config)
         if not sync:
             check_share(config)
@@ -105,7 +121,7 @@ class Run:
         with matmul_precision(self.config.matmul_precision), shifts:
             loss, logits = self.objective(pixels, labels, *values)
             self.optimizer.zero_grad()
-            # DistributedDataParallel takes the mean over processes; the batch's loss is a sum.
+            # DistributedDataParallel averages over processes, but the batch's loss is their sum.
             share = distributed.size() * len(labels) / self.batches.size(index)
             (loss * share).backward()
         self.optimizer.step()
@@ -118,7 +134,7 @@ class Run:
         self.step += 1
 
     def check_finite(self) -> None:
-        """Refuse to go on, report or save after a loss or an update that is not finite."""
+        """Raise FloatingPointError if a loss or an update since the last check is not finite."""
         if not self.unchecked:
             return
         finite = torch.stack([loss for *_, loss in self.unchecked]).isfinite().tolist()
@@ -129,7 +145,7 @@ class Run:
                 f"{step // self.steps_per_epoch + 1}, p={p:g}, lr={lr:g}). Lower the learning rate "
                 "or p_end; the last checkpoint is from before."
             )
-        # A finite loss can have a gradient that is not, and its update must not be saved.
+        # A finite loss can have a gradient that is not finite; its update must not be saved.
         values = dict(self._values())
         finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
         if not all(finite):
@@ -142,12 +158,12 @@ class Run:
         self.unchecked.clear()
 
     def _own_state(self) -> dict[str, Tensor]:
-        """The objective's state beside the network's."""
+        """The objective's state, except the network's."""
         state = self.recipe.objective.state_dict()
         return {name: value for name, value in state.items() if not name.startswith("net.")}
 
     def _values(self) -> Iterator[tuple[str, Tensor]]:
-        """What an update changes, by name."""
+        """All values that an update changes, each with its name."""
         objective = self.recipe.objective
         for name, value in chain(objective.named_parameters(), objective.named_buffers()):
             if value.is_floating_point():
@@ -218,7 +234,7 @@ class Run:
         checkpoints.save(path, self.fingerprint, state)
 
     def resume(self, path: Path, restart: bool) -> None:
-        """Go on from the checkpoint at ``path``, if there is one; ``restart`` deletes it first."""
+        """Continue from the checkpoint at ``path`` if it exists; ``restart`` deletes it first."""
         if restart:
             try:
                 path.unlink(missing_ok=True)
@@ -231,7 +247,7 @@ class Run:
             self.load(path)
         steps = [
             int(step) for step in distributed.exchange(self.step)
-        ]  # nobody saves before all have read
+        ]  # no process saves before all have read
         if len(set(steps)) > 1:
             raise CheckpointError(
                 f"fit: all processes must find the same checkpoint at {path}; they are at steps "
@@ -239,7 +255,7 @@ class Run:
             )
 
     def load(self, path: Path) -> None:
-        """Take over a checkpoint's state, once all of it is seen to be one of this run."""
+        """Take over a checkpoint's state, after checking that all of it belongs to this run."""
         state = checkpoints.load(path, self.fingerprint, self.device)
         try:
             check_state(state, self)
@@ -247,7 +263,7 @@ class Run:
             raise checkpoints.damaged(path, error) from error
         self.recipe.objective.load_state_dict(objective_state(state))
         set_mean_distances(self.net, state["mean_distances"])
-        # The settings of the groups are the configuration's, whatever the file says.
+        # The groups keep the configuration's settings, whatever the file says.
         groups = self.optimizer.state_dict()["param_groups"]
         moments = state["optimizer"]["state"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
