@@ -69,7 +69,7 @@ class Results:
         self._write()
 
     def speeds(self, p: float | str, passes: str) -> dict[str, float]:
-        """Each candidate's last speed at this p and pass, in 10^9 pairs per second, at any shape."""
+        """Each candidate's last speed at this p and pass, in 10^9 pairs per second, any shape."""
         return {
             row["candidate"]: row["giga_pairs_per_second"]
             for row in self.rows
