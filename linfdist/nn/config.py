@@ -1,4 +1,4 @@
-"""What a network is made of."""
+"""The configuration of a network."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,14 +10,18 @@ Kind = Literal["net", "net_mlp", "conv_net_mlp"]
 
 @dataclass(frozen=True, kw_only=True)
 class NetConfig:
-    """The architecture, apart from what the data set fixes  [Zhang2021, Tables 5 and 8].
+    """The architecture of a network, without the sizes that the data set fixes.
 
-    ``hidden``: widths of the fully connected dist layers, each followed by a mean shift.
-    ``mlp_hidden``: width of the tanh layer of the head, for the ``*_mlp`` kinds; 512 in the paper.
-    ``channels``: (out_channels, stride) of each 3×3 dist convolution of padding 1, for
-    ``conv_net_mlp``, each followed by a mean shift.
-    ``identity_value``: the identity-map initialisation's C_0 of every hidden dist layer that has at
-    least as many outputs as inputs; None for a Gaussian initialisation.
+    [Zhang2021, Tables 5 and 8].
+
+    Args:
+        kind: l_inf-dist Net, Net+MLP or the convolutional Net+MLP.
+        hidden: widths of the fully connected dist layers. A mean shift follows each of them.
+        mlp_hidden: width of the head's tanh layer, for the ``*_mlp`` kinds; 512 in the paper.
+        channels: (out_channels, stride) of each 3×3 dist convolution, for ``conv_net_mlp``. Their
+            padding is 1, and a mean shift follows each of them.
+        identity_value: C_0 of the identity-map initialisation. It applies to every hidden dist
+            layer that has at least as many outputs as inputs; None initialises all as Gaussian.
     """
 
     kind: Kind

@@ -14,7 +14,10 @@ from linfdist.system.values import whole
 
 
 def _init_weight(weight: Tensor, identity_value: float | None, groups: int = 1) -> None:
-    """N(0, 1), then in each group the identity map on row i, i mod in (centre tap) if in <= out."""
+    """Draw from N(0, 1), then write the identity map into each group that has in <= out.
+
+    The identity map sets entry (i, i mod in) of each row i, at the centre tap of a kernel.
+    """
     nn.init.normal_(weight)
     in_features, out_features = weight.shape[1], weight.shape[0] // groups
     if identity_value is None or in_features > out_features:
@@ -29,15 +32,27 @@ class LpDist(nn.Module):
     """‖x − w_j‖_p (+ b_j) for every row w_j of ``weight``  [Zhang2021, Eq. 3].
 
     At p = ∞ the layer is 1-Lipschitz with respect to l_inf; at finite p it is not (Remark 3.5).
-    ``forward`` takes x of shape (..., in_features) and returns (..., out_features); p is its
-    argument, so that no module remembers one and no certificate is taken at the wrong one. A
-    ``LogSumExp`` in its place smooths the l_inf distance instead; the layer is then 1-Lipschitz.
+    ``forward`` takes x of shape (..., in_features) and returns (..., out_features). p is an
+    argument of ``forward``: no module stores a p, so no certificate can use a wrong one. A
+    ``LogSumExp`` in place of p smooths the l_inf distance; the layer is then 1-Lipschitz.
 
-    ``weight``, of shape (out_features, in_features), starts as N(0, 1). With ``identity_value``
-    (the paper's C_0 = −10) every weight[i, i mod in_features] is then set to it: output i copies
-    input i mod in_features up to a constant, also where in_features < out_features. A layer with
-    fewer outputs than inputs cannot copy its input and stays Gaussian, as in the authors' code.
-    ``bias`` starts at 0.
+    Initialisation:
+
+    - ``weight``, of shape (out_features, in_features), starts as N(0, 1).
+    - With ``identity_value`` (the paper's C_0 = −10), every weight[i, i mod in_features] is then
+      set to that value. Output i copies input i mod in_features up to a constant, also where
+      in_features < out_features.
+    - A layer with fewer outputs than inputs cannot copy its input. It stays Gaussian, as in the
+      authors' code.
+    - ``bias`` starts at 0.
+
+    Args:
+        in_features: size of the last axis of x.
+        out_features: number of neurons.
+        bias: whether the layer adds a bias b_j.
+        identity_value: value of the identity map; None for a Gaussian initialisation.
+        device: device of the parameters.
+        dtype: precision of the parameters.
     """
 
     def __init__(
@@ -93,7 +108,7 @@ class LpDist(nn.Module):
 
 
 def _pair(name: str, value: object, *, least: int = 1) -> tuple[int, int]:
-    """Of height and width, from one integer for both or from two."""
+    """The values for height and width, from one integer for both or from two integers."""
     if isinstance(value, str):
         raise TypeError(
             f"LpDistConv2d: {name} must be one integer or two; got {value!r}. The size stays the "
@@ -111,16 +126,27 @@ def _pair(name: str, value: object, *, least: int = 1) -> tuple[int, int]:
 class LpDistConv2d(nn.Module):
     """‖patch − w_j‖_p for every patch of the image and every kernel w_j  [Zhang2021, App. F].
 
-    x of shape (batch, in_channels, height, width) becomes (batch, out_channels, height', width'),
-    with stride, padding, dilation and groups as in ``nn.Conv2d``, all integers. Padded pixels are
-    zeros that take part in the distance. 1-Lipschitz with respect to l_inf at p = ∞. ``weight``, of
-    shape (out_channels, in_channels / groups, *kernel_size), starts as in ``LpDist``, group by
-    group, the identity value on the centre tap of each kernel.
+    x of shape (batch, in_channels, height, width) becomes (batch, out_channels, height', width').
+    Padded pixels are zeros that take part in the distance. At p = ∞ the layer is 1-Lipschitz with
+    respect to l_inf. ``weight`` has shape (out_channels, in_channels / groups, *kernel_size). Each
+    group of it starts as in ``LpDist``, with the identity value on the centre tap of each kernel.
 
-    Cost: the patches are written out, so memory is that of x times the size of the kernel: 2.4 GB
-    for the largest layer of the paper's net [Zhang2021, Table 8] at batch 512. On a GPU that is
-    about a tenth of the time of forward and backward at p = 8, by counting bytes and instructions;
-    gathering the patches in the kernel would cost about as many instructions.
+    Cost: the layer writes out the patches, so its memory is that of x times the kernel size: 2.4 GB
+    for the largest layer of the paper's net [Zhang2021, Table 8] at batch 512. Counting bytes and
+    instructions, writing the patches takes about a tenth of the time of forward and backward on a
+    GPU at p = 8. Gathering the patches in the kernel would cost about as many instructions.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: number of kernels.
+        kernel_size: height and width of a kernel, one integer or two.
+        stride: as in ``nn.Conv2d``, one integer or two.
+        padding: as in ``nn.Conv2d``, one integer or two.
+        dilation: as in ``nn.Conv2d``, one integer or two.
+        groups: as in ``nn.Conv2d``.
+        identity_value: as in ``LpDist``.
+        device: device of the weight.
+        dtype: precision of the weight.
     """
 
     def __init__(
@@ -156,7 +182,7 @@ class LpDistConv2d(nn.Module):
         _init_weight(self.weight, identity_value, self.groups)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the output for an image of this height and width."""
+        """Height and width of the output for an image of the given height and width."""
         sizes = []
         for axis, size in enumerate((height, width)):
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1)
@@ -177,11 +203,11 @@ class LpDistConv2d(nn.Module):
         )
 
     def _weights(self) -> tuple[Tensor, ...]:
-        """One (out, in) matrix a group."""
+        """One (out, in) matrix per group."""
         return self.weight.flatten(1).chunk(self.groups)
 
     def _patches(self, x: Tensor) -> list[Tensor]:
-        """One (batch, patches, in) tensor a group."""
+        """One (batch, patches, in) tensor per group."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"LpDistConv2d: x must be (batch, in_channels={self.in_channels}, height, width); "

@@ -1,4 +1,4 @@
-"""Use a network without leaving a trace on it."""
+"""Use a network without changing it."""
 
 import copy
 import types
@@ -11,37 +11,41 @@ from torch.nn.utils import parametrize
 
 from linfdist.ops.precision import ieee_float32
 
-# Where torch's own wrappers keep the network that they run.
+# The attributes in which torch's own wrappers keep the network that they run.
 WRAPPED = ("_orig_mod", "module")
 
 
 @contextmanager
 def frozen(net: nn.Module) -> Iterator[nn.Module]:
-    """A replica of ``net`` in evaluation mode, with parameters that want no gradient.
+    """A replica of ``net`` in evaluation mode, with parameters that require no gradient.
 
-    Use the replica: ``net`` is not touched, so any number of threads may do this at once. Inside,
-    float32 is IEEE 754's (``ieee_float32``), whatever autocast and torch's precisions say.
+    Use the replica inside the context. ``net`` itself stays unchanged, so any number of threads may
+    freeze it at once. Inside the context float32 arithmetic is IEEE 754's (``ieee_float32``),
+    whatever autocast and torch's precision settings say.
     """
     with ieee_float32():
         yield replica(net)
 
 
 def replica(net: nn.Module, *, training: bool = False) -> nn.Module:
-    """``net`` in modules of its own, all in one mode, on the same memory: nothing is copied.
+    """New modules for ``net``, all in one mode, that share the memory of its parameters.
 
-    Parameters are detached and want no gradient. A parametrised weight, such as GroupSort's
-    projected one, is computed once, and is then an ordinary parameter. Buffers are shared, too; in
-    training mode, which changes them, they are the replica's own.
+    - Parameters are detached and require no gradient.
+    - A parametrised weight, such as GroupSort's projected one, is computed once and is then an
+      ordinary parameter.
+    - Buffers are shared in evaluation mode. Training mode changes buffers, so there the replica has
+      copies of its own.
 
-    Raises TypeError for a module whose forward pass is bound to the original: one that
-    ``torch.compile`` or ``torch.jit`` made, or one with a ``forward`` set on the instance.
+    Raises:
+        TypeError: a module's forward pass is bound to the original: ``torch.compile`` or
+            ``torch.jit`` made the module, or its ``forward`` is set on the instance.
     """
     with torch.inference_mode(False), torch.no_grad():
         return _twin(net, training, {})
 
 
 def refuse_wrapped(net: object, caller: str) -> None:
-    """Raise TypeError for what torch wraps around a network, such as ``torch.compile``'s result."""
+    """Raise TypeError for a torch wrapper of a network, such as ``torch.compile``'s result."""
     if isinstance(net, nn.Module) and not _kind(net).__module__.startswith("torch."):
         return
     hint = "Pass a network of linfdist.nn or linfdist.baselines, or a linfdist.robust.Classifier."
@@ -52,12 +56,12 @@ def refuse_wrapped(net: object, caller: str) -> None:
 
 
 def _twin(module: nn.Module, training: bool, known: dict[int, object]) -> nn.Module:
-    """``module`` and what it consists of; what appears twice appears twice in the twin."""
+    """A replica of ``module`` and its parts; a shared part is shared in the replica too."""
     if id(module) in known:
         return known[id(module)]
     _refuse_bound(module)
     twin = known[id(module)] = object.__new__(_kind(module))
-    # Past nn.Module.__setattr__; tables are copied, so that a change of the twin's stays there.
+    # Writing to vars() bypasses nn.Module.__setattr__. Copied tables keep changes in the twin.
     inside = vars(twin)
     for name, value in vars(module).items():
         if isinstance(value, dict | set):
@@ -66,10 +70,10 @@ def _twin(module: nn.Module, training: bool, known: dict[int, object]) -> nn.Mod
             value = types.MethodType(value.__func__, twin)
         inside[name] = value
     inside["training"] = training
-    inside["_compiled_call_impl"] = None  # of net.compile(), bound to the original
+    inside["_compiled_call_impl"] = None  # net.compile() bound it to the original
     for name, child in module._modules.items():
         if child is not None:
-            # A parametrisation is a function of the weight: its mode is that of evaluation.
+            # A parametrisation is a function of the weight: it always runs in evaluation mode.
             its = training and name != "parametrizations"
             twin._modules[name] = _twin(child, its, known)
     for name, parameter in module._parameters.items():
@@ -86,7 +90,7 @@ def _twin(module: nn.Module, training: bool, known: dict[int, object]) -> nn.Mod
 
 
 def _kind(module: nn.Module) -> type[nn.Module]:
-    """The module's class, or the one that it had before its weight was parametrised."""
+    """The module's class, or its class before its weight was parametrised."""
     kind = type(module)
     return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
 

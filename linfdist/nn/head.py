@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from linfdist.system.inputs import integer_labels
 from linfdist.system.values import whole
 
-LARGEST = 2.0**120  # 2^8 below what float32 holds: room for the differences and sums of bounds
+LARGEST = 2.0**120  # 2^8 below float32's largest: room for differences and sums of bounds
 
 
 def sums_hold(lower: Tensor, upper: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Whether no float32 number of W x + b or of its bounds on a box can overflow; (batch,).
+    """Whether W x + b and its bounds on a box stay free of float32 overflow; shape (batch,).
 
-    A partial sum, in any order, is at most max |x| max_j Σ_i |W_ji|. ``weight`` has a row for each
-    output. False for NaN, too.
+    Every partial sum, in any order, is at most max |x| max_j Σ_i |W_ji|. ``weight`` has one row per
+    output. The result is False for NaN too.
     """
     size = torch.maximum(lower.abs(), upper.abs()).flatten(1).amax(1)
     reach = weight.abs().flatten(1).sum(1).amax()
@@ -25,7 +25,7 @@ def sums_hold(lower: Tensor, upper: Tensor, weight: Tensor, bias: Tensor) -> Ten
 
 
 class BoundedLinear(nn.Module):
-    """W x / √in_features + b, with the authors' scaling: W from N(0, 1), b from 0.
+    """W x / √in_features + b, with the authors' scaling; W starts from N(0, 1), b from 0.
 
     x of shape (batch, in_features) becomes (batch, out_features).
     """
@@ -58,7 +58,7 @@ class BoundedLinear(nn.Module):
         return F.linear(x, self.weight) * self.scale + self.bias
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """W μ + b ∓ |W| r with μ the middle and r the half width  [Zhang2021, Eq. 19]."""
+        """W μ + b ∓ |W| r, where μ is the middle and r the half width  [Zhang2021, Eq. 19]."""
         middle = self((lower + upper) / 2)
         radius = F.linear((upper - lower) / 2, self.weight.abs()) * self.scale
         return middle - radius, middle + radius
@@ -66,9 +66,9 @@ class BoundedLinear(nn.Module):
     def worst_case_margins(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
         """Upper bounds of out_k − out_y on the box, 0 at k = y  [Zhang2021, Eq. 21].
 
-        The difference is one linear map (W_k − W_y) x + (b_k − b_y) whose bound is tighter than the
-        difference of the bounds. Shape (batch, out_features). Cost: the bound is computed for
-        every pair (y, k), by one product with a matrix of out_features² rows.
+        The difference is one linear map, (W_k − W_y) x + (b_k − b_y). Its bound is tighter than the
+        difference of the two bounds. The result has shape (batch, out_features). Cost: one product
+        with a matrix of out_features² rows computes the bound for every pair (y, k).
         """
         labels = integer_labels(labels, lower, "worst_case_margins")
         middle = self((lower + upper) / 2)
@@ -85,7 +85,7 @@ class BoundedLinear(nn.Module):
 
 
 class BoundedTanh(nn.Tanh):
-    """tanh, with its interval rule: it is increasing."""
+    """tanh with its interval rule: tanh is increasing, so it maps bounds to bounds."""
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         return self(lower), self(upper)

@@ -1,4 +1,4 @@
-"""What a dist layer measures: an l_p distance, or the l_inf distance smoothed by LogSumExp."""
+"""The distance of a dist layer: l_p, or l_inf smoothed by LogSumExp."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,22 @@ from linfdist.system import distributed
 from linfdist.system.inputs import real
 
 MOMENTUM = 0.1
-MEASURED_EVERY = 8  # every so many rows: an eighth of a forward pass at p = ∞
+MEASURED_EVERY = 8  # measures one row in eight, which costs an eighth of a forward pass at p = ∞
 
 
 @dataclass(frozen=True)
 class LogSumExp:
-    """Given to a network's ``forward`` in place of p: ``lse_dist`` at t instead of ``lp_dist``.
+    """An argument in place of p for a network's ``forward``: layers then use ``lse_dist`` at t.
 
-    ``matched``: t is in units of each layer's own distances: layer l, with the running mean m_l of
-    its ‖x − w_j‖_∞, takes t_l = t / m_l. To t = p − 1 the l_p distance at p is the counterpart: in
-    both, a difference one m_l / (p − 1) below the largest has about 1/e of its gradient.
+    Like a finite p, a LogSumExp smooths training. Certificates always use p = ∞.
 
-    Like a finite p it smooths training; a certificate is taken at p = ∞, as always.
+    The l_p distance at p is the counterpart of a matched t = p − 1. In both, a difference that lies
+    m_l / (p − 1) below the largest has about 1/e of the largest one's gradient.
+
+    Args:
+        t: in (0, ∞); the larger t, the nearer the l_inf distance.
+        matched: t is in units of each layer's own distances. Layer l takes t_l = t / m_l, where m_l
+            is the running mean of its ‖x − w_j‖_∞.
     """
 
     t: float
@@ -40,12 +44,15 @@ class LogSumExp:
 class Distance(nn.Module):
     """The distances of a dist layer, and their running mean for a matched temperature.
 
-    ``mean`` is the running mean of ‖x − w_j‖_∞ over every eighth sample and all neurons, of all
-    processes together: the same samples as in one process where shares are multiples of eight. A
-    matched ``LogSumExp`` updates it in training mode, before it is used, and takes it as a
-    constant; until the first batch has trained, each batch's own mean serves. It is a buffer
-    outside of the state dict: p = ∞ does not need it, and weights fit any network however they were
-    trained.
+    ``mean`` is the running mean of ‖x − w_j‖_∞ over every eighth sample and all neurons. It covers
+    the samples of all processes: the same samples as in a single process if each process's share
+    of the batch is a multiple of eight.
+
+    In training mode a matched ``LogSumExp`` updates ``mean`` before using it, and treats it as a
+    constant. Before the first training batch, each batch's own mean takes its place.
+
+    ``mean`` is a buffer outside the state dict: p = ∞ does not need it, and weights fit any network
+    regardless of their training.
     """
 
     mean: Tensor | None
@@ -64,7 +71,7 @@ class Distance(nn.Module):
         return mean * lse_dist(x / mean, weight / mean, p.t)
 
     def _mean(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The running mean, in training mode with this batch in it."""
+        """The running mean; in training mode it includes this batch."""
         if self.mean is not None and not self.training:
             return self.mean
         distance = lp_dist(x.reshape(-1, weight.shape[1])[::MEASURED_EVERY], weight)
@@ -80,12 +87,12 @@ class Distance(nn.Module):
 
 
 def mean_distances(net: nn.Module) -> list[Tensor | None]:
-    """The running means of all layers, in order: the part of training that no state dict has."""
+    """The running means of all layers, in order: training state that no state dict holds."""
     return [layer.mean for layer in _distances(net)]
 
 
 def set_mean_distances(net: nn.Module, means: Sequence[Tensor | None]) -> None:
-    """Put back what ``mean_distances`` gave."""
+    """Restore the means that ``mean_distances`` returned."""
     for layer, mean in zip(_distances(net), means, strict=True):
         layer.mean = mean
 

@@ -1,4 +1,4 @@
-"""Mean-shift normalisation: batch normalisation without the scaling that would break Lipschitz."""
+"""Mean-shift normalisation: batch normalisation without scaling, which keeps layers 1-Lipschitz."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -18,16 +18,23 @@ from linfdist.system.values import shown, whole
 class MeanShift(nn.Module):
     """x − mean(x) over the batch, feature by feature  [Zhang2021, Sec. 5.1].
 
-    x has shape (batch, features), or (batch, features, height, width) and then one mean a channel.
-    In training mode the batch mean is subtracted, the gradient flows through it, and the running
-    mean (from 0) moves to it by ``momentum``; in evaluation mode the running mean is subtracted: a
-    constant, so the layer is 1-Lipschitz. An empty batch leaves everything as it is. Training mode
-    refuses a batch of one value a feature, as batch normalisation does: nothing would be left of
-    it. ``by_running_means`` trains on such a batch.
+    x has shape (batch, features), or (batch, features, height, width) with one mean per channel.
 
-    ``sync``: in training mode the mean is that of the batches of all processes together, at the
-    cost of one sum over them in either pass; without it each process shifts by its own mean. For a
-    single process it changes nothing.
+    - In training mode the layer subtracts the batch mean, and the gradient flows through that mean.
+      The running mean starts at 0 and moves towards the batch mean by ``momentum``.
+    - In evaluation mode the layer subtracts the running mean, a constant, so it is 1-Lipschitz.
+    - An empty batch leaves the running mean unchanged.
+    - Training mode refuses a batch with one value per feature, as batch normalisation does: the
+      output would be 0. ``by_running_means`` trains on such a batch.
+
+    Args:
+        num_features: features, or channels, of x.
+        momentum: the share of the batch mean in the new running mean, in [0, 1].
+        sync: in training mode take the mean over the batches of all processes. This costs one sum
+            over the processes in each of the forward and backward passes. Without it each process
+            subtracts its own mean. For a single process ``sync`` changes nothing.
+        device: device of the running mean.
+        dtype: precision of the running mean.
     """
 
     running_mean: Tensor
@@ -75,7 +82,7 @@ class MeanShift(nn.Module):
         return x - self._shaped(mean, x)
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The range on a box, with the running mean in either mode."""
+        """The range on a box; the running mean is subtracted in both modes."""
         self._check(lower)
         mean = self._shaped(self.running_mean, lower)
         return lower - mean, upper - mean
@@ -97,7 +104,7 @@ class MeanShift(nn.Module):
 
 @contextmanager
 def synchronized(net: nn.Module, sync: bool = True) -> Iterator[None]:
-    """Within it, every mean shift of ``net`` has this ``sync``; restored on leaving."""
+    """Set ``sync`` of every mean shift of ``net`` inside the context, and restore it on leaving."""
     shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
     before = [shift.sync for shift in shifts]
     for shift in shifts:
@@ -111,9 +118,10 @@ def synchronized(net: nn.Module, sync: bool = True) -> Iterator[None]:
 
 @contextmanager
 def by_running_means(net: nn.Module) -> Iterator[None]:
-    """Within it, every mean shift of ``net`` subtracts its running mean; restored on leaving.
+    """Let every mean shift of ``net`` subtract its running mean inside the context.
 
-    For a batch of a single image in training: its own mean would leave 0.
+    The former modes are restored on leaving. Use it to train on a batch of a single image, whose
+    own mean would leave 0.
     """
     shifts = [module for module in net.modules() if isinstance(module, MeanShift)]
     before = [shift.training for shift in shifts]
@@ -131,15 +139,16 @@ def reestimate_mean_shift(
 ) -> None:
     """Replace every running mean of ``net`` by the mean over ``batches`` at this p, in place.
 
-    The running means belong to the p that the net was last trained at; a net that was trained at a
-    small p needs those of p = ∞ before it is evaluated there. One forward pass a batch, in
-    training mode as in training: each layer sees inputs shifted by their own batch means. The
-    batches are weighted by their sizes. A replica sees them; ``net`` gets its buffers at the end,
-    all or, after an error, none.
+    The running means belong to the p of the last training step. A net that was trained at a small p
+    needs the means of p = ∞ before it is evaluated at p = ∞.
+
+    A replica of ``net`` makes one forward pass per batch in training mode, so each layer sees
+    inputs shifted by their own batch means. Batches are weighted by their sizes. At the end ``net``
+    takes over all buffers of the replica; after an error it takes over none.
 
     Raises:
         TypeError: a batch is not a tensor of pixels.
-        ValueError: there is no image, or a batch of a single one, whose mean leaves nothing of it.
+        ValueError: there is no image, or a batch holds a single image, of which its mean leaves 0.
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"reestimate_mean_shift: net must be a network; got {shown(net)}.")
@@ -161,7 +170,7 @@ def reestimate_mean_shift(
                 )
             seen += len(batch)
             for shift in shifts:
-                # 1 at the first batch, which forgets the old running mean.
+                # The first batch has momentum 1, which discards the old running mean.
                 shift.momentum = len(batch) / max(seen, 1)
             learner(batch, p)
     if seen == 0:
@@ -173,11 +182,11 @@ def reestimate_mean_shift(
 
 
 def _take_buffers(net: nn.Module, learner: nn.Module) -> None:
-    """Give ``net`` the values of the buffers of a replica that was in training mode."""
+    """Copy the buffers of a replica that was in training mode to ``net``."""
     learnt = dict(learner.named_modules())
     for name, module in net.named_modules():
         for key, value in learnt[name]._buffers.items() if name in learnt else ():
             if module._buffers[key] is None or value is None:
-                module._buffers[key] = value  # a running mean that starts, such as Distance's
+                module._buffers[key] = value  # a running mean that is new, such as Distance's
             else:
                 module._buffers[key].copy_(value)

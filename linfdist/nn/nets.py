@@ -23,7 +23,7 @@ from linfdist.system.values import shown
 
 
 def check_pixels(x: Tensor, input_shape: tuple[int, int, int]) -> None:
-    """Refuse what are not pixels of shape (batch, *input_shape)."""
+    """Refuse anything except pixels of shape (batch, *input_shape)."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else shown(x)
         raise TypeError(
@@ -38,10 +38,10 @@ def check_pixels(x: Tensor, input_shape: tuple[int, int, int]) -> None:
 
 
 class DistFeatures(nn.Module):
-    """Normalisation, then dist layers, each followed by a mean shift: the robust feature extractor.
+    """The robust feature extractor: normalisation, then dist layers that a mean shift follows.
 
     x, pixels of shape (batch, *input_shape), becomes (batch, out_features). At p = ∞ in evaluation
-    mode it is ``lipschitz``-Lipschitz from pixels to features, in l_inf  [Zhang2021, Fact 3.4].
+    mode the map from pixels to features is ``lipschitz``-Lipschitz in l_inf  [Zhang2021, Fact 3.4].
     """
 
     def __init__(
@@ -102,7 +102,8 @@ class DistFeatures(nn.Module):
 class LinfDistNet(nn.Module):
     """l_inf-dist Net: features, then a last dist layer with a bias; logits are minus its output.
 
-    1-Lipschitz in its own units, so ``lipschitz`` = 1 / std from pixels to each logit at p = ∞.
+    At p = ∞ the net is 1-Lipschitz in its own units. From pixels to each logit its Lipschitz
+    constant is therefore ``lipschitz`` = 1 / std.
     """
 
     def __init__(self, config: NetConfig, features: DistFeatures, num_classes: int) -> None:
@@ -132,8 +133,9 @@ class LinfDistNet(nn.Module):
     def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
         """Upper bounds of logit_k − logit_y at p = ∞ on the box, 0 at k = y; (batch, num_classes).
 
-        Rounding never breaks them: subtraction, absolute value and maximum are monotone in floating
-        point, so the bounds hold for the logits as ``forward`` computes them in the same precision.
+        Rounding never breaks the bounds: subtraction, absolute value and maximum are monotone in
+        floating point. The bounds hold for the logits that ``forward`` computes in the same
+        precision.
         """
         labels = integer_labels(labels, lower, "worst_case_margins_on_box")
         low, high = self.interval(lower, upper)
@@ -144,8 +146,8 @@ class LinfDistNet(nn.Module):
 class LinfDistNetMLP(nn.Module):
     """l_inf-dist Net+MLP: robust features, then a two-layer tanh head  [Zhang2021, Sec. 6].
 
-    The features are ``feature_lipschitz`` = 1 / std-Lipschitz from pixels at p = ∞; the head is a
-    conventional network, bounded by IBP.
+    At p = ∞ the map from pixels to features has the Lipschitz constant ``feature_lipschitz`` =
+    1 / std. The head is a conventional network, bounded by IBP.
     """
 
     def __init__(self, config: NetConfig, features: DistFeatures, num_classes: int) -> None:
@@ -166,7 +168,7 @@ class LinfDistNetMLP(nn.Module):
         return self.features.lipschitz
 
     def head(self, features: Tensor) -> Tensor:
-        """Logits of features."""
+        """The logits of the given features."""
         return self.fc2(self.tanh(self.fc1(features)))
 
     def forward(self, x: Tensor, p: float | LogSumExp = math.inf) -> Tensor:
@@ -189,9 +191,9 @@ class LinfDistNetMLP(nn.Module):
         return margins.masked_fill(lost, math.nan).scatter(1, labels.unsqueeze(1), 0.0)
 
     def head_holds(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Whether no float32 number of the head can overflow for features in the box; (batch,).
+        """Whether the head stays free of float32 overflow for features in the box; shape (batch,).
 
-        tanh would hide it: what overflows before it is ±1 behind it.
+        tanh would hide an overflow: it maps an infinite input to ±1.
         """
         one = torch.ones_like(lower[:, :1])
         return sums_hold(lower, upper, self.fc1.weight, self.fc1.bias) & sums_hold(
@@ -203,8 +205,9 @@ class LinfDistNetMLP(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The logits of features, and ``worst_case_margins`` on the ball features ± radius.
 
-        All that training needs of the head. Equal half widths make |W| r a row sum and the middle
-        the features themselves: one product with the first layer's weight instead of three.
+        Training needs nothing else from the head. On a ball all half widths are equal, so |W| r is
+        a row sum and the middle is ``features`` itself. This takes one product with the first
+        layer's weight instead of three.
         """
         middle = self.fc1(features)
         spread = self.fc1.weight.abs().sum(1) * (radius * self.fc1.scale)
@@ -226,12 +229,20 @@ def build_net(
 ) -> LinfDistNet | LinfDistNetMLP:
     """The network of ``config`` for images of ``input_shape`` (channels, height, width).
 
-    Weights come from torch's global generator: seed it first. Under ``torch.device("meta")`` no
-    memory is taken, whatever the width.
+    Torch's global generator draws the weights: seed it first. Under ``torch.device("meta")`` the
+    network takes no memory, whatever its width.
+
+    Args:
+        config: the architecture.
+        input_shape: (channels, height, width) of an image.
+        num_classes: number of logits.
+        mean: one mean pixel per channel, for ``Normalize``.
+        std: the standard deviation of all channels, for ``Normalize``.
 
     Raises:
-        TypeError: an argument is of another type: input_shape is three numbers, mean one a channel.
-        ValueError: a number is out of its range, or mean has another length.
+        TypeError: an argument has the wrong type: input_shape is three numbers, mean one number
+            per channel.
+        ValueError: a number is out of its range, or mean has the wrong length.
     """
     num_classes = class_count(num_classes, "build_net")
     features = DistFeatures(config, input_shape=input_shape, mean=mean, std=std)

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """(x − mean[c]) / divisor: pixels in [0, 1] to the network's units.
+    """(x − mean[c]) / divisor: converts pixels in [0, 1] to the network's units.
 
-    x has shape (batch, channels, height, width). ``mean`` has one value a channel; ``divisor``, the
-    std, is one scalar, so that an l_inf ball stays an l_inf ball. Both are buffers of torch's
-    default dtype, and in the state dict: weights hold for the constants that they were trained
-    with. ``lipschitz`` = 1 / divisor, of the very number that ``forward`` divides by, is what a
-    certificate in the network's units is divided by to be one in pixels.
+    x has shape (batch, channels, height, width). ``mean`` has one value per channel. ``divisor``,
+    the std, is one scalar, so that an l_inf ball stays an l_inf ball. Both are buffers of torch's
+    default dtype and belong to the state dict: weights are valid only with the constants of their
+    training. ``lipschitz`` = 1 / divisor uses exactly the number that ``forward`` divides by.
+    Dividing a certificate in the network's units by ``lipschitz`` gives a certificate in pixels.
 
-    A state dict must hold the constants that the layer was built with or has; one that was recorded
-    before they were part of it gives the layer those that it was built with. After
-    ``net.to_empty``, which leaves memory without values, the layer refuses to be used until a state
-    dict is loaded or ``reset_parameters`` is called.
+    A state dict must hold the layer's current constants or those that it was built with. A state
+    dict recorded before the constants belonged to it sets those that the layer was built with.
+    ``net.to_empty`` leaves memory without values; the layer then refuses to run until a state dict
+    is loaded or ``reset_parameters`` is called.
     """
 
     mean: Tensor
@@ -31,7 +31,7 @@ class Normalize(nn.Module):
         self._std = _number("std", std)
         channels = [_number("mean", value) for value in mean]
         dtype = torch.get_default_dtype()
-        # As they are rounded, on the CPU: the buffers may be on the device meta.
+        # The rounded constants, on the CPU because the buffers may be on the device meta.
         self._built = {
             "mean": torch.tensor(channels, dtype=dtype, device="cpu").view(-1, 1, 1),
             "divisor": torch.tensor(self._std, dtype=dtype, device="cpu"),
@@ -40,7 +40,7 @@ class Normalize(nn.Module):
             raise ValueError(f"Normalize: std must be positive; got {std}. It divides the pixels.")
         if not self._built["mean"].isfinite().all():
             raise ValueError(f"Normalize: mean must be finite; got {channels}.")
-        # A tensor: by a number CUDA would multiply with its inverse, and round another way.
+        # A tensor, because CUDA would divide by a number by multiplying with its rounded inverse.
         self.register_buffer("mean", torch.empty(len(channels), 1, 1, dtype=dtype))
         self.register_buffer("divisor", torch.empty((), dtype=dtype))
         self.reset_parameters()
@@ -54,7 +54,7 @@ class Normalize(nn.Module):
 
     @property
     def std(self) -> float:
-        """The divisor, as it was given where it is that number as it is rounded."""
+        """The std that the layer was built with if it rounds to the divisor, else the divisor."""
         rounded = torch.tensor(self._std, dtype=self.divisor.dtype, device="cpu")
         if self.divisor.is_meta or float(self.divisor) == float(rounded):
             return self._std
@@ -62,7 +62,7 @@ class Normalize(nn.Module):
 
     @property
     def lipschitz(self) -> float:
-        """1 / divisor. On a GPU reading it waits for what is under way."""
+        """1 / divisor. On a GPU, reading it waits for all queued work."""
         self.check("Normalize")
         divisor = self._built["divisor"] if self.divisor.is_meta else self.divisor
         return 1 / float(divisor)
@@ -72,11 +72,11 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.divisor
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The range on a box: the layer is increasing."""
+        """The range on a box; the layer is increasing, so it maps bounds to bounds."""
         return self(lower), self(upper)
 
     def check(self, caller: str) -> None:
-        """Refuse constants of which nothing can be certified: no values, or no positive divisor."""
+        """Refuse constants that permit no certificate: without values, or no positive divisor."""
         self._check_filled(caller)
         if self.divisor.is_meta:
             return
@@ -98,7 +98,7 @@ class Normalize(nn.Module):
         super()._apply(fn, recurse)
         for name, old in before.items():
             new = self._buffers[name]
-            # A cast or a move is what ``to`` makes of the old one; all else is memory as it was.
+            # A cast or a move equals the old buffer after ``to``; anything else has no values.
             if not new.is_meta and (old.is_meta or not torch.equal(old.to(new), new)):
                 self._empty = True
         return self
@@ -114,11 +114,11 @@ class Normalize(nn.Module):
         error_msgs: list[str],
     ) -> None:
         found = {name: state_dict.get(prefix + name) for name in self._built}
-        if all(value is None for value in found.values()):  # recorded before they were part of it
+        if all(value is None for value in found.values()):  # recorded before it held constants
             state_dict = dict(state_dict)
             for name, value in self._built.items():
                 own = self._buffers[name]
-                device = "cpu" if own.is_meta else own.device  # that of the weights is not told
+                device = "cpu" if own.is_meta else own.device  # the weights' is unknown
                 state_dict[prefix + name] = value.to(device, own.dtype, copy=True)
         wrong = [
             f"{prefix}{name} must be {_text(self._built[name])}, which the network was built with; "
@@ -141,9 +141,9 @@ class Normalize(nn.Module):
             self._empty = False
 
     def _may_hold(self, name: str, value: Tensor) -> bool:
-        """Whether a value is what the layer was built with or has, up to a cast of either.
+        """Whether ``value`` equals the built or the current constant, up to a cast of either.
 
-        What has no values, or another shape, is left to torch.
+        True for a tensor without values or of another shape: torch itself checks those.
         """
         own = [self._built[name]]
         if not self._empty and not self._buffers[name].is_meta:
@@ -157,7 +157,7 @@ class Normalize(nn.Module):
 
 
 def _number(name: str, value: object) -> float:
-    """A number of Python or numpy, or a tensor of one."""
+    """``value`` as a float: a Python or numpy number, or a tensor that holds one number."""
     try:
         if not isinstance(value, str | bytes):
             return float(value)
@@ -170,7 +170,7 @@ def _number(name: str, value: object) -> float:
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
-    """Equality in the coarser of the two dtypes."""
+    """Whether the tensors are equal in the coarser of their two dtypes."""
     if not first.is_floating_point():
         return False
     coarse = max(first.dtype, second.dtype, key=lambda dtype: torch.finfo(dtype).eps)

@@ -1,4 +1,4 @@
-"""What a state dict must hold to be a network's."""
+"""Check that a state dict fits a network."""
 
 from typing import Any
 
@@ -6,14 +6,17 @@ from torch import Tensor, nn
 
 
 def check_state_dict(net: nn.Module, found: Any, what: str, *, older: bool = False) -> None:
-    """Refuse tensors that ``load_state_dict`` would round, cut or only half take over.
+    """Refuse tensors that ``load_state_dict`` would round, truncate or load only in part.
 
-    ``what`` names the state in errors. ``older``: entries may be missing, which it must then know
-    how to fill.
+    Args:
+        net: the network.
+        found: the state dict to check.
+        what: the name of the state in errors.
+        older: entries may be missing; ``load_state_dict`` must then know how to fill them.
 
     Raises:
-        ValueError: other entries than the network's; one of another shape or dtype, such as
-            float64, which would be rounded, or complex64; or one that is not finite.
+        ValueError: the entries differ from the network's, an entry has another shape or dtype (such
+            as float64, which would be rounded, or complex64), or an entry is not finite.
     """
     if not isinstance(found, dict):
         raise ValueError(f"{what} must be a state dict; it is a {type(found).__name__}")

@@ -1,8 +1,8 @@
-"""The distance operations as torch custom ops, with native kernels behind them.
+"""The distance operations as torch custom ops that call native kernels.
 
 ``lp_dist(x, weight, p)``, ``lse_dist(x, weight, t)`` and ``linf_interval(lower, upper, weight)``
-work with autograd, ``torch.compile(fullgraph=True)`` and fake tensors; ``backend(device)`` says
-what runs.
+work with autograd, ``torch.compile(fullgraph=True)`` and fake tensors; ``backend(device)`` names
+the implementation that runs.
 """
 
 from linfdist.ops.interval import linf_interval

@@ -1,4 +1,4 @@
-"""Argument checks that every op shares. Only metadata is read: no element, no synchronisation."""
+"""Argument checks that all ops share. They read only metadata: no element, no synchronisation."""
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def check_t(op: str, t: float) -> float:
 
 
 def dtype_in_op(value: Tensor) -> torch.dtype:
-    """What the op computes in: float32 inside ``torch.autocast`` for what that made half."""
+    """The dtype that the op computes in: inside ``torch.autocast`` float32 for half precision."""
     half = value.dtype in (torch.float16, torch.bfloat16)
     if half and torch.is_autocast_enabled(value.device.type):
         return torch.float32
@@ -42,15 +42,15 @@ def dtype_in_op(value: Tensor) -> torch.dtype:
 
 
 def cast_in_autocast(op: CustomOpDef) -> None:
-    """Let ``op``, its products too, be in float32 inside ``torch.autocast``, as torch.cdist is."""
+    """Run ``op`` and its products in float32 inside ``torch.autocast``, as torch.cdist does."""
     for device_type in ("cpu", "cuda"):
         op.register_autocast(device_type, torch.float32)
 
 
 def check_pair(op: str, x: Tensor, weight: Tensor, name: str = "x") -> None:
-    """x (…, in_features) and weight (out_features, in_features), one dtype, one device.
+    """Check x (…, in_features) and weight (out_features, in_features): one dtype, one device.
 
-    Inside ``torch.autocast`` half precision passes: the op is given float32 (``cast_in_autocast``).
+    Half precision passes inside ``torch.autocast``: ``cast_in_autocast`` converts it to float32.
     """
     for label, value in ((name, x), ("weight", weight)):
         if not isinstance(value, Tensor):

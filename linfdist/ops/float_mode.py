@@ -1,8 +1,8 @@
-"""The floating-point mode of all threads that compute: results to nearest, denormals kept.
+"""The floating-point mode of all computing threads: rounding to nearest, denormals kept.
 
-A mode belongs to a thread, and a thread of a pool keeps the one that its maker had when it was
-made: one parallel operation under ``torch.set_flush_denormal(True)`` leaves workers that go on
-flushing after ``(False)``.
+Each thread has its own mode. A pool thread inherits the mode of the thread that creates it, and
+keeps that mode. One parallel operation under ``torch.set_flush_denormal(True)`` therefore leaves
+workers that still flush denormals after ``torch.set_flush_denormal(False)``.
 """
 
 import functools
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from linfdist.ops import native
 
-GRAIN = 2**15  # elements for which torch starts one more thread
+GRAIN = 2**15  # elements per thread that torch starts
 
 
 def check_float_mode(caller: str, device: torch.device) -> None:
-    """Refuse to go on where a thread does not round to nearest or does not keep denormals.
+    """Raise an error if a thread does not round to nearest or does not keep denormals.
 
-    First the workers of the calling thread's pool take its mode, where the native module is built;
-    then a sum on all threads shows what holds. ``device`` is looked at as well as the CPU.
+    If the native module is built, the workers of the calling thread's pool first take that thread's
+    mode. Then sums on all threads test the mode, on the CPU and on ``device``.
 
     Raises:
         ValueError: denormals are flushed or results are not rounded to nearest.
@@ -35,7 +35,7 @@ def _check_sums(caller: str, device: torch.device, elements: int) -> None:
     a, b, expected = _sums()
     a, b = (value.to(device).view(torch.float32) for value in (a, b))
     found = (a.expand(-(-elements // len(a)), -1) + b).cpu().view(torch.int32)
-    wrong = found.numpy() != expected.numpy()  # in one thread
+    wrong = found.numpy() != expected.numpy()  # numpy compares in one thread
     if not wrong.any():
         return
     if wrong[:, ::3].any():
@@ -52,12 +52,14 @@ def _check_sums(caller: str, device: torch.device, elements: int) -> None:
 
 @functools.cache
 def _sums() -> tuple[Tensor, Tensor, Tensor]:
-    """The bits of two float32 summands and of their sum to nearest, three sums in turn.
+    """The bits of two float32 summands and of their sum to nearest, for three sums in turn.
 
-    2^-149 + 0 = 2^-149, which flushing changes; 1 + 2^-24 = 1, which rounding upward does; and
-    1 + 1.5 · 2^-24 = 1 + 2^-23, which rounding downward or to zero does. As integers, because a
-    thread that flushes could neither make nor compare a denormal.
+    - 2^-149 + 0 = 2^-149, which flushing changes;
+    - 1 + 2^-24 = 1, which rounding upward changes;
+    - 1 + 1.5 · 2^-24 = 1 + 2^-23, which rounding downward or to zero changes.
+
+    The bits are integers, because a flushing thread can neither create nor compare a denormal.
     """
-    one, half = 0x3F800000, 0x33800000  # 1 and 2^-24; a step of the bits is one of the numbers
+    one, half = 0x3F800000, 0x33800000  # 1 and 2^-24; one more in the bits is the next number
     bits = ((1, one, one), (0, half, half + 0x400000), (1, one, one + 1))
     return tuple(torch.tensor(row, dtype=torch.int32, device="cpu").repeat(1024) for row in bits)

@@ -13,13 +13,19 @@ def linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor,
 
     lower_j = max_i max(l_i − w_ji, w_ji − u_i, 0) and upper_j = max_i max(u_i − w_ji, w_ji − l_i):
     interval bound propagation [Gowal2018] through one layer. ``lower`` and ``upper`` have
-    in_features in their last axis and ``weight`` the shape (out_features, in_features); both
-    results have out_features in their last axis. Exact for one neuron; the box of all of them
-    holds points that no input reaches. lower ≤ upper is the caller's to keep: it is not checked.
+    in_features in their last axis, and ``weight`` has the shape (out_features, in_features). Both
+    results have out_features in their last axis.
 
-    Cost: about twice a forward pass. The gradient runs through the pure-torch reference: right,
-    slow, meant for analysis. NaN and ∞ − ∞ give NaN in both bounds. Raises TypeError for a dtype,
-    ValueError for a shape or a device; in ``torch.autocast`` it is as ``lp_dist``.
+    The range is exact for each single neuron. The box of all neurons together holds points that no
+    input reaches. The caller must ensure lower ≤ upper; the function does not check it. NaN and
+    ∞ − ∞ give NaN in both bounds. ``torch.autocast`` acts as on ``lp_dist``.
+
+    Cost: about twice a forward pass. The gradient runs through the pure-torch reference: correct
+    but slow, meant for analysis.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape or a device is wrong.
     """
     check_pair("linf_interval", lower, weight, "lower")
     check_pair("linf_interval", upper, weight, "upper")

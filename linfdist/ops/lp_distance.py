@@ -1,8 +1,10 @@
 """``lp_dist``: all distances ‖x_b − w_j‖_p between samples and neurons.
 
-Two custom ops, because their backward passes differ: ``linfdist::lp_dist`` for finite p, whose
-gradient is dense, and ``linfdist::linf_dist`` for p = ∞, which also returns the index that attains
-each maximum and whose gradient touches that entry alone.
+There are two custom ops, because their backward passes differ:
+
+- ``linfdist::lp_dist``, for finite p, has a dense gradient;
+- ``linfdist::linf_dist``, for p = ∞, also returns the index that attains each maximum, and its
+  gradient touches only that entry.
 """
 
 import math
@@ -17,28 +19,33 @@ from linfdist.ops.checks import cast_in_autocast, check_p, check_pair
 def lp_dist(x: Tensor, weight: Tensor, p: float = math.inf) -> Tensor:
     """‖x − w_j‖_p for every neuron j: the l_p-dist neuron without its bias [Zhang2021, Eq. 2].
 
-    ``x`` has in_features in its last axis, ``weight`` the shape (out_features, in_features); the
-    result has x's leading axes and out_features in its last. float32 or float64.
+    ``x`` has in_features in its last axis, and ``weight`` has the shape (out_features,
+    in_features). The result has x's leading axes and out_features in its last axis. The dtype is
+    float32 or float64. Inside ``torch.autocast`` half precision is accepted too, and the
+    computation stays in float32.
 
-    At p = ∞ the map is 1-Lipschitz in l_inf and the result exact up to the one rounding of each
-    subtraction, the same bit for bit on any number of threads. At finite p its Lipschitz constant
-    in l_inf is in_features^(1/p). Sums are scaled by the largest difference: p = 1000 is finite.
+    At p = ∞ the map is 1-Lipschitz in l_inf. The result is exact up to the one rounding of each
+    subtraction, and bit-for-bit the same on any number of threads. At finite p the map's Lipschitz
+    constant in l_inf is in_features^(1/p). Sums are scaled by the largest difference, so results
+    are finite even at p = 1000.
 
-    Gradients: (|d|/‖d‖_p)^(p−1) sign(d), 0 where x = w; an entry below 2^-64 of its pair's
-    largest possible one is 0. In float32 their relative error is about 5e-7 p. At p = ∞ the first
-    index that attains the maximum gets all of it. The backward pass has no gradient of its own.
+    Gradients are (|d|/‖d‖_p)^(p−1) sign(d), and 0 where x = w. An entry below 2^-64 of its pair's
+    largest possible entry is 0. In float32 the relative error of the gradients is about 5e-7 p. At
+    p = ∞ the first index that attains the maximum gets the whole gradient. The backward pass is
+    not itself differentiable.
 
-    Raises TypeError for a dtype, ValueError for a shape, a device or p < 1. Inside
-    ``torch.autocast`` it takes half precision too, and computes in float32 all the same.
+    NaN and ∞ − ∞ give NaN. At p = ∞ the index is then that of the first such entry, whose gradient
+    is NaN. At finite p, a distance that is not finite makes all gradients of its sample and of its
+    neuron NaN. Other pairs keep their results.
 
-    NaN and ∞ − ∞ give NaN, at p = ∞ with the index of the first such entry, whose gradient is NaN.
-    At a finite p a distance that is not finite makes all gradients of its sample and of its neuron
-    NaN. Other pairs keep their results.
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape or a device is wrong, or p < 1.
     """
     p = check_p("lp_dist", p)
     check_pair("lp_dist", x, weight)
     rows = as_rows(x)
-    if p < math.inf:  # which torch.compile can trace for a p that changes
+    if p < math.inf:  # torch.compile can trace this test for a p that changes
         distance = torch.ops.linfdist.lp_dist(rows, weight, p)
     elif torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         distance, _ = torch.ops.linfdist.linf_dist(rows, weight)
@@ -48,12 +55,12 @@ def lp_dist(x: Tensor, weight: Tensor, p: float = math.inf) -> Tensor:
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """All leading axes as one; −1 would be ambiguous for a last axis of length 0."""
+    """Merge all leading axes into one; −1 would be ambiguous for a last axis of length 0."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def uses_native(x: Tensor, weight: Tensor) -> bool:
-    """Whether native kernels take these tensors; the reference takes everything, empty ones too."""
+    """Whether native kernels accept these tensors; the reference accepts all, empty ones too."""
     if not native.runs_on(x.device):
         native.warn_reference(x.device.type)
         return False
@@ -61,7 +68,7 @@ def uses_native(x: Tensor, weight: Tensor) -> bool:
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """As the native module takes it: contiguous, and DLPack exports nothing that needs a grad."""
+    """Contiguous and detached, for the native module: DLPack exports no tensor that needs grad."""
     return tensor.detach().contiguous()
 
 
@@ -153,7 +160,7 @@ def _lp_dist_setup(ctx, inputs, output) -> None:
 
 def _lp_dist_grad(ctx, grad: Tensor):
     x, weight, distance = ctx.saved_tensors
-    if math.isinf(ctx.p):  # torch.ops.linfdist.lp_dist called by itself
+    if math.isinf(ctx.p):  # the caller used torch.ops.linfdist.lp_dist directly
         _, index = torch.ops.linfdist.linf_dist(x, weight)
         return *torch.ops.linfdist.linf_dist_backward(grad, x, weight, index), None
     return *torch.ops.linfdist.lp_dist_backward(grad, x, weight, distance, ctx.p), None

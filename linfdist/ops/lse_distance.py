@@ -1,21 +1,23 @@
-"""``lse_dist``: the l_inf distance smoothed by LogSumExp, from two matrix products.
+"""``lse_dist``: the l_inf distance smoothed by LogSumExp, computed from two matrix products.
 
-Centre c_i in the middle of x's range of feature i, and let X_b = max_i |x_bi − c_i|,
+Let c_i be the middle of x's range of feature i, X_b = max_i |x_bi − c_i| and
 W_j = max_i |w_ji − c_i|. With the factors
 
     E±_bi = e^(t(±(x_bi − c_i) − X_b)),    F±_ji = e^(t(±(w_ji − c_i) − W_j)),
 
     total_bj = (E⁺ F⁻ᵀ + E⁻ F⁺ᵀ)_bj = e^(−t(X_b + W_j)) Σ_i [e^(td) + e^(−td)],  d = x_bi − w_ji.
 
-No factor is above 1: nothing overflows. A factor below twice the smallest normal number, 2^-125 in
-float32, is raised to it: a pair's total, of 2n products, grows by 2n 2^-125 at most. The total is
-at least e^(−2t min(X_b, W_j)), since |d| ≥ |X_b − W_j| for the i that attains the larger of the
-two; and X_b is at most half of ``spread``, the widest range of a feature of x. So with
-t · spread ≤ 60 in float32, where e^-60 > 2^-87, a total is off by less than 2n 2^-38 of itself;
-f_t ≥ log(2n) / t turns that into less than 2n 2^-38 / log(2n) of f_t: for n = 5120, 4e-9. In
-float64 the same holds with 2^-1021 and 600.
+No factor is above 1, so nothing overflows. A factor below twice the smallest normal number, 2^-125
+in float32, is raised to that number: a pair's total, of 2n products, grows by at most 2n 2^-125.
+The total is at least e^(−2t min(X_b, W_j)), since |d| ≥ |X_b − W_j| for the i that attains the
+larger of X_b and W_j. X_b is at most half of ``spread``, the widest range of a feature of x.
 
-Beyond that bound the direct sum, which subtracts each pair's own maximum, is right for every t.
+So if t · spread ≤ 60 in float32, where e^-60 > 2^-87, the relative error of a total is below
+2n 2^-38. Since f_t ≥ log(2n) / t, the relative error of f_t is below 2n 2^-38 / log(2n): for
+n = 5120, 4e-9. In float64 the same holds with 2^-1021 and 600.
+
+Beyond that bound the direct sum is used. It subtracts each pair's own maximum and is correct for
+every t.
 """
 
 from dataclasses import dataclass
@@ -31,41 +33,48 @@ from linfdist.ops.precision import matmul_setting
 
 @dataclass(frozen=True)
 class Range:
-    """What a dtype can hold: the bound on t · spread, and the exponent of 2 of the least factor."""
+    """Limits of a dtype: the bound on t · spread, and the least factor as an exponent of 2."""
 
     largest: float
     least: float
 
 
 RANGES = {torch.float32: Range(60, -125), torch.float64: Range(600, -1021)}
-# Neurons whose factors are made, used and made again: on a CPU they stay in its cache.
+# The factors of a block of neurons share one buffer of this size, which stays in a CPU's cache.
 CPU_BLOCK_BYTES = 2**24
 
 
 def lse_dist(x: Tensor, weight: Tensor, t: float) -> Tensor:
     """f_t(x)_j = (1/t) log Σ_i [e^(t(x_i − w_ji)) + e^(−t(x_i − w_ji))] for every neuron j.
 
-    0 ≤ f_t − ‖x − w_j‖_∞ ≤ log(2 in_features) / t, and f_t is 1-Lipschitz in l_inf for every t:
-    its gradient is a sign vector weighted by a probability, ∂f_t/∂x_i = (e^(td) − e^(−td)) / Σ. At
-    t = ∞ it is ``lp_dist``. ``x`` has in_features in its last axis, ``weight`` the shape
-    (out_features, in_features); the result has x's leading axes and out_features in its last.
-    float32 or float64. Without features it is 0, as ``lp_dist``.
+    0 ≤ f_t − ‖x − w_j‖_∞ ≤ log(2 in_features) / t. f_t is 1-Lipschitz in l_inf for every t: its
+    gradient is a sign vector weighted by a probability, ∂f_t/∂x_i = (e^(td) − e^(−td)) / Σ. At
+    t = ∞ f_t is ``lp_dist``. ``x`` has in_features in its last axis, and ``weight`` has the shape
+    (out_features, in_features). The result has x's leading axes and out_features in its last axis.
+    The dtype is float32 or float64. Without features the result is 0, as for ``lp_dist``.
 
-    Where t times the widest range of a feature of x, over the leading axes, is at most 60 (600 in
-    float64), two matrix products do it, and four the backward pass, two where only one gradient is
-    wanted; the result then depends on the other rows by rounding. Beyond, each pair's exponentials
-    are summed by themselves: right for every t, and on a CPU about as fast as ``lp_dist`` at a
-    real p. On a GPU the device decides, and nothing waits for it: the products are always made, and
-    the sum, where they do, ends at once. Finite differences give finite results; one that is not
-    finite makes its pair's result so, and all gradients of its sample and of its neuron NaN.
+    The method depends on t times the widest range of a feature of x, over the leading axes:
 
-    The products are torch's, in float32 unless ``torch.set_float32_matmul_precision`` says "high",
-    which is TF32 on a GPU, or "medium", which is bfloat16 on a GPU and on a CPU with matrix units
-    for it. Measured with those of a CPU, at t = 1.5 and 2048 Gaussian features, f_t is then off by
-    up to 2e-4 and a gradient by 3e-3 of the largest entry. ``torch.autocast`` changes nothing: it
-    lets half precision in, which is computed with in float32.
+    - Up to 60 (600 in float64) two matrix products compute the result. The backward pass takes
+      four, or two where only one gradient is wanted. The result then depends on the other rows by
+      rounding.
+    - Above that, each pair's exponentials are summed directly. The sum is correct for every t, and
+      on a CPU about as fast as ``lp_dist`` at a real p.
+    - A GPU makes this choice itself, so that the host never waits. The products are always
+      computed, and the kernel of the sum ends at once where the products suffice.
 
-    Raises TypeError for a dtype, ValueError for a shape, a device or t ≤ 0.
+    Finite differences give finite results. A difference that is not finite makes the result of its
+    pair not finite, and all gradients of its sample and of its neuron NaN.
+
+    Torch computes the products, in float32 unless ``torch.set_float32_matmul_precision`` says
+    otherwise: "high" means TF32 on a GPU, and "medium" means bfloat16 on a GPU and on a CPU with
+    bfloat16 matrix units. With those units of a CPU, at t = 1.5 and 2048 Gaussian features, the
+    measured error is up to 2e-4 in f_t and 3e-3 of the largest entry in a gradient. Inside
+    ``torch.autocast`` half precision is accepted too, and the computation stays in float32.
+
+    Raises:
+        TypeError: a dtype is wrong.
+        ValueError: a shape or a device is wrong, or t ≤ 0.
     """
     t = check_t("lse_dist", t)
     check_pair("lse_dist", x, weight)
@@ -77,7 +86,7 @@ def lse_dist(x: Tensor, weight: Tensor, t: float) -> Tensor:
 
 @torch.library.custom_op("linfdist::lse_dist", mutates_args=())
 def _lse_dist(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """The distance and the total that the backward pass divides by."""
+    """The distance, and the total by which the backward pass divides."""
     if x.numel() == 0 or weight.numel() == 0:
         empty = x.new_zeros(x.shape[0], weight.shape[0])
         return empty, torch.zeros_like(empty)
@@ -107,7 +116,7 @@ def _(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
 def _lse_dist_backward(
     grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float, wants: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of weight; of one that is not wanted, nothing."""
+    """The gradients of x and of weight; an unwanted gradient is an empty tensor."""
     if x.numel() == 0 or weight.numel() == 0:
         gradients = torch.zeros_like(x), torch.zeros_like(weight)
     elif not uses_native(x, weight):
@@ -119,7 +128,7 @@ def _lse_dist_backward(
         gradients = x.new_empty(0), x.new_empty(0)
         if decided is not False:
             gradients = _products_backward(grad / total, x, weight, centre, t, *wants)
-        if decided is not True:  # the sum writes both
+        if decided is not True:  # the direct sum writes both gradients
             made = zip(gradients, (x, weight), strict=True)
             gradients = tuple(g if g.numel() else torch.empty_like(of) for g, of in made)
             _direct_backward(grad, x, weight, plain(total), gradients, fits, t)
@@ -140,7 +149,7 @@ def _(grad: Tensor, x: Tensor, weight: Tensor, total: Tensor, t: float, wants: l
 def _direct(
     x: Tensor, weight: Tensor, distance: Tensor, total: Tensor, fits: Tensor, t: float
 ) -> None:
-    """Writes the distance and the total; on a GPU only where ``fits`` is 0."""
+    """Write the distance and the total; on a GPU only where ``fits`` is 0."""
     flag = () if x.device.type == "cpu" else (fits,)
     native.call("lse_forward", x, weight, distance, total, *flag, t)
 
@@ -159,9 +168,9 @@ def _direct_backward(
 
 
 def _centre(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """Whether two products of factors lose nothing, shape (1, 1), and c, shape (1, in_features).
+    """Whether the products are accurate enough, shape (1, 1), and c, shape (1, in_features).
 
-    They do not fit where an entry of x is not finite.
+    They are not where an entry of x is not finite.
     """
     low, high = x.amin(0, keepdim=True), x.amax(0, keepdim=True)
     spread = (high - low).amax(1, keepdim=True)
@@ -169,7 +178,7 @@ def _centre(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
 
 
 def _decided(fits: Tensor) -> bool | None:
-    """The choice, where reading it costs nothing; None on a GPU, for which one would wait."""
+    """``fits`` as a bool on the CPU; None on a GPU, where reading it would wait for the device."""
     return bool(fits) if fits.device.type == "cpu" else None
 
 
@@ -214,7 +223,7 @@ def _products_backward(
 
 
 def _product(a: Tensor, b: Tensor, onto: Tensor | None = None) -> Tensor:
-    """a b, added to ``onto``; in float32 of factors in bfloat16."""
+    """The matrix product a b, added to ``onto`` if given; float32 for bfloat16 factors."""
     if a.dtype == torch.bfloat16:
         product = torch.mm(a, b, out_dtype=torch.float32)
         return product if onto is None else onto.add_(product)
@@ -222,13 +231,13 @@ def _product(a: Tensor, b: Tensor, onto: Tensor | None = None) -> Tensor:
 
 
 def _factor_dtype(rows: Tensor) -> torch.dtype:
-    """bfloat16 on a GPU at "medium", where torch alone would take TF32."""
+    """The dtype of factors: bfloat16 on a GPU at "medium", where torch itself would use TF32."""
     on_gpu = rows.device.type == "cuda" and rows.dtype == torch.float32
     return torch.bfloat16 if on_gpu and matmul_setting() == "medium" else rows.dtype
 
 
 def _blocks(weight: Tensor, centre: Tensor, t: float):
-    """Slices of neurons, their W, and their F, which the next slice's takes the place of."""
+    """Slices of neurons, their W and their F; the F of the next slice overwrites this F."""
     rows, factors = len(weight), None
     if weight.device.type == "cpu":
         rows = max(1, CPU_BLOCK_BYTES // (2 * weight.shape[1] * weight.element_size()))
@@ -241,7 +250,7 @@ def _blocks(weight: Tensor, centre: Tensor, t: float):
 def _factors(
     rows: Tensor, centre: Tensor, t: float, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(X, [E⁺ | E⁻]) of x or (W, [F⁺ | F⁻]) of weights; ``out`` is memory to use again."""
+    """(X, [E⁺ | E⁻]) of x, or (W, [F⁺ | F⁻]) of weights; ``out`` is a buffer to reuse."""
     count, features = rows.shape
     if out is None:
         out = rows.new_empty(count, 2 * features, dtype=_factor_dtype(rows))

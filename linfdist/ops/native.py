@@ -1,8 +1,8 @@
-"""The compiled module, if there is one, and what runs on a device.
+"""The compiled module, if there is one, and the implementation that runs on a device.
 
 The CPU kernels use OpenMP. ``torch`` is imported before the module so that both share torch's
-thread pool: ``torch.set_num_threads`` then counts for these kernels too, and no second pool of
-threads competes for the cores.
+thread pool: ``torch.set_num_threads`` then applies to these kernels too, and no second thread pool
+competes for the cores.
 """
 
 import functools
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @functools.cache
 def module() -> ModuleType | None:
-    """``linfdist.ops._native``, or None with one warning where it was not built."""
+    """``linfdist.ops._native``, or None, after one warning, if it was not built."""
     try:
         return importlib.import_module("linfdist.ops._native")
     except ImportError as error:
@@ -32,7 +32,7 @@ def module() -> ModuleType | None:
 
 
 def runs_on(device: torch.device) -> bool:
-    """Whether the native kernels of this build take tensors of ``device``."""
+    """Whether the native kernels of this build accept tensors of ``device``."""
     if device.type == "cpu":
         return module() is not None
     return device.type == "cuda" and module() is not None and _runs_on_gpu(device)
@@ -46,8 +46,8 @@ def _runs_on_gpu(device: torch.device) -> bool:
 def covers(architectures: str, capability: tuple[int, int] | None) -> bool:
     """Whether kernels built for ``architectures``, such as "80-real 90", run on a GPU.
 
-    "80-real" runs on 8.0 and the 8.x after it; "90", which has PTX, on 9.0 and everything later.
-    None is a machine without a GPU, where only the build counts.
+    "80-real" runs on 8.0 and later 8.x. "90" includes PTX and runs on 9.0 and everything later. A
+    ``capability`` of None stands for a machine without a GPU, where only the build counts.
     """
     built = re.findall(r"(\d+)[af]?(-real)?", architectures)
     if not built or capability is None:
@@ -64,7 +64,7 @@ def _capability(device: torch.device) -> tuple[int, int] | None:
 
 
 def call(name: str, *tensors_then_p: Tensor | float) -> None:
-    """Run a native function on its tensors, the first of which says the device.
+    """Run a native function on the device of its first tensor.
 
     On a GPU the kernels are queued on torch's current stream of that device.
     """
@@ -77,15 +77,15 @@ def call(name: str, *tensors_then_p: Tensor | float) -> None:
 
 
 def share_float_mode() -> None:
-    """Give the workers of the calling thread its floating-point mode, where there is a module."""
+    """Copy the calling thread's floating-point mode to its workers, if there is a module."""
     if module() is not None:
         module().share_float_mode()
 
 
 def backward_workspace(x: Tensor, weight: Tensor, p: float) -> tuple[Tensor, ...]:
-    """The memory that a native backward pass takes beside its results: none on the CPU.
+    """The memory that a native backward pass needs in addition to its results: none on the CPU.
 
-    From torch's allocator, so that it is counted and used again.
+    Torch's allocator provides the memory, so that torch counts and reuses it.
     """
     if x.device.type == "cpu":
         return ()
@@ -93,7 +93,7 @@ def backward_workspace(x: Tensor, weight: Tensor, p: float) -> tuple[Tensor, ...
 
 
 def lse_workspace(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    """The same for the backward pass of the direct LogSumExp."""
+    """``backward_workspace`` for the backward pass of the direct LogSumExp."""
     return () if x.device.type == "cpu" else _workspace("lse_workspace", x, weight)
 
 
@@ -106,7 +106,7 @@ def _workspace(name: str, x: Tensor, weight: Tensor, *p: float) -> tuple[Tensor]
 
 @functools.cache
 def warn_reference(device_type: str) -> None:
-    """Say once that a device has no native kernels."""
+    """Warn once that a device has no native kernels."""
     warnings.warn(
         f"linfdist: this build has no native kernels for {device_type!r} tensors; the pure-torch "
         'reference runs instead, correct but slow. For CUDA, reinstall with "pip install -e ." '
@@ -117,7 +117,7 @@ def warn_reference(device_type: str) -> None:
 
 
 def backend(device: torch.device | str = "cpu") -> str:
-    """What runs on ``device``.
+    """The name of the implementation that runs on ``device``.
 
     ``"native (avx512)"``, ``"native (avx2)"``, ``"native (baseline)"``, ``"native (cuda)"`` or
     ``"reference"``, the pure-torch fallback.

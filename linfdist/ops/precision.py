@@ -1,13 +1,16 @@
-"""What float32 stands for in torch's matrix products and convolutions, for a while.
+"""Contexts that set the precision of float32 in torch's matrix products and convolutions.
 
-Torch has two kinds of knobs for it. ``torch.autocast`` is the calling thread's: it casts operands
-to half precision. The precision of float32 products is the whole process's: one old setting,
-``torch.set_float32_matmul_precision``, and one of each operation of each backend, such as
-``torch.backends.mkldnn.matmul.fp32_precision``. Both contexts here set all that they speak of.
+Torch has two kinds of settings:
 
-The process's settings are those of the strictest context that any thread is in: a certificate is
-of float32 whatever another thread trains with, and no thread waits for another. Of contexts inside
-each other in one thread the innermost counts.
+- ``torch.autocast`` belongs to the calling thread and casts operands to half precision.
+- The precision of float32 products belongs to the whole process. It has one old setting,
+  ``torch.set_float32_matmul_precision``, and one setting per operation of each backend, such as
+  ``torch.backends.mkldnn.matmul.fp32_precision``.
+
+Both contexts here set every setting that they mention. The process gets the settings of the
+strictest context that any thread is in: a certificate uses float32 even while another thread trains
+at a lower precision, and no thread waits for another. If one thread nests contexts, its innermost
+context counts.
 """
 
 import contextlib
@@ -19,7 +22,7 @@ import torch
 
 IEEE = "ieee"
 ORDER = (IEEE, "highest", "high", "medium")  # the strictest first
-# The devices that torch has autocast for.
+# The devices for which torch has autocast.
 AUTOCAST = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "maia", "ipu", "privateuseone")
 _backends = torch.backends
 _PRODUCTS = (_backends.cuda.matmul, _backends.mkldnn.matmul)
@@ -30,9 +33,9 @@ _KNOBS = _PRODUCTS + _ON_CPU + _ON_GPU
 
 @contextlib.contextmanager
 def ieee_float32() -> Iterator[None]:
-    """Every float32 operation is IEEE 754's, whatever torch is set to; afterwards it is as before.
+    """Make every float32 operation IEEE 754's, whatever torch's settings; restore them on leaving.
 
-    TF32 and bfloat16 are off in products and convolutions, and so is autocast in this thread.
+    Products and convolutions use neither TF32 nor bfloat16, and autocast is off in this thread.
     """
     with _precision(IEEE):
         yield
@@ -40,11 +43,11 @@ def ieee_float32() -> Iterator[None]:
 
 @contextlib.contextmanager
 def matmul_precision(name: str) -> Iterator[None]:
-    """``torch.set_float32_matmul_precision(name)`` inside, and what it was before afterwards.
+    """Set ``torch.set_float32_matmul_precision(name)`` inside, and restore it on leaving.
 
-    Autocast is off in this thread, so that the name alone says what products are in. Convolutions
-    on a CPU are in float32, as torch has them unless it is told otherwise; those of cuDNN, which
-    torch has in TF32, stay as they are.
+    Autocast is off in this thread, so ``name`` alone determines the precision of products.
+    Convolutions on a CPU use float32, which is torch's default. Convolutions of cuDNN, for which
+    torch's default is TF32, keep their setting.
     """
     with _precision(name):
         yield
@@ -61,11 +64,11 @@ def _precision(name: str) -> Iterator[None]:
 
 
 class _Process:
-    """The settings of the process, which all threads share."""
+    """The settings of the process; all threads share them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.wanted: dict[int, list[str]] = {}  # of each thread, the innermost last
+        self.wanted: dict[int, list[str]] = {}  # for each thread, innermost last
         self.current: str | None = None
         self.before: tuple[str | None, list[str]] = (None, [])
 
@@ -92,7 +95,7 @@ class _Process:
             del self.wanted[thread]
 
     def _settle(self) -> None:
-        """Set what the strictest thread wants, or once there is none what there was before."""
+        """Set what the strictest thread wants; without any thread restore the former settings."""
         names = {stack[-1] for stack in self.wanted.values()}
         wanted = min(names, key=ORDER.index) if names else None
         if wanted == self.current:
@@ -111,7 +114,7 @@ class _Process:
 
 
 def matmul_setting() -> str | None:
-    """Torch's old setting; None where the new ones contradict it, which torch refuses to read."""
+    """Torch's old setting; None if the new ones contradict it, as torch then refuses to read it."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -126,7 +129,7 @@ def _restore(legacy: str | None, values: list[str]) -> None:
 
 def _put(knobs: tuple[Any, ...], values: list[str]) -> None:
     for knob, value in zip(knobs, values, strict=True):
-        knob.fp32_precision = "none"  # what all backends say, which may be what it said before
+        knob.fp32_precision = "none"  # inherit from all backends, perhaps this value
         if knob.fp32_precision != value:
             knob.fp32_precision = value
 

@@ -1,7 +1,7 @@
-"""Pure-torch references: the fallback on any device, and what the native kernels are held to.
+"""Pure-torch references: the fallback on any device, and the standard for the native kernels.
 
-They broadcast to (batch, out, in) in chunks of the batch, so that memory stays bounded; autograd
-goes through them, so their gradients are torch's own and not a second copy of our formulas.
+They broadcast to (batch, out, in) in chunks of the batch, so that memory stays bounded. Autograd
+passes through them, so their gradients are torch's own and not a second copy of our formulas.
 """
 
 import math
@@ -49,7 +49,14 @@ def lp_dist_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of lp_dist for finite p: Σ_j g_j (|d|/out)^(p−1) sign(d), 0 where out = 0.
 
-    Where out is not finite, those of its sample and of its neuron are NaN.
+    Where out is not finite, the gradients of its sample and of its neuron are NaN.
+
+    Args:
+        grad: gradients of the distances, shape (batch, out).
+        x: shape (batch, in).
+        weight: shape (out, in).
+        out: the distances, shape (batch, out).
+        p: p of the distance, finite.
     """
     grad_x, grad_weight = [], torch.zeros_like(weight)
     rows = _rows_per_chunk(weight)
@@ -99,7 +106,14 @@ def lse_dist_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of lse_dist: Σ_j g_j sign(d) (e^(t(|d| − top)) − e^(−t(|d| + top))) / total.
 
-    Where total is not finite, those of its sample and of its neuron are NaN.
+    Where total is not finite, the gradients of its sample and of its neuron are NaN.
+
+    Args:
+        grad: gradients of the distances, shape (batch, out).
+        x: shape (batch, in).
+        weight: shape (out, in).
+        total: the totals of ``lse_dist``, shape (batch, out).
+        t: t of ``lse_dist``.
     """
     grad_x, grad_weight = [], torch.zeros_like(weight)
     rows = _rows_per_chunk(weight)
@@ -114,7 +128,7 @@ def lse_dist_backward(
 
 
 def _magnitude_and_top(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """|x − w| and its largest entry; 0 instead of one that is not finite, so that ∞ stays ∞."""
+    """|x − w| and its largest entry, or 0 if that entry is not finite, so that ∞ stays ∞."""
     magnitude = (x.unsqueeze(1) - weight).abs()
     top = magnitude.amax(-1, keepdim=True)
     return magnitude, torch.where(top.isfinite(), top, 0.0)
@@ -139,7 +153,15 @@ def linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor,
 def linf_interval_backward(
     grad_low: Tensor, grad_high: Tensor, lower: Tensor, upper: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of linf_interval: each bound's goes to the first difference that attains it."""
+    """Gradients of linf_interval: the first difference that attains a bound gets its gradient.
+
+    Args:
+        grad_low: gradients of the lower bounds, shape (batch, out).
+        grad_high: gradients of the upper bounds, shape (batch, out).
+        lower: shape (batch, in).
+        upper: shape (batch, in).
+        weight: shape (out, in).
+    """
     grad_lower, grad_upper = torch.zeros_like(lower), torch.zeros_like(upper)
     grad_weight = torch.zeros_like(weight)
     if lower.numel() == 0 or weight.numel() == 0:
@@ -147,7 +169,7 @@ def linf_interval_backward(
     step = _rows_per_chunk(weight)
     for first in range(0, lower.shape[0], step):
         rows = slice(first, first + step)
-        below = lower[rows].unsqueeze(1) - weight  # enters lower as it is, upper negated
+        below = lower[rows].unsqueeze(1) - weight  # upper bounds take it negated
         above = weight - upper[rows].unsqueeze(1)
         both = torch.cat((below, above), -1)
         taken = torch.zeros_like(both)

@@ -1,6 +1,6 @@
 """One optimizer step of one parameter: decay, then Adam.
 
-Natively it is one pass over weight, gradient and moments; torch's ops make some twenty.
+The native kernel makes one pass over weight, gradient and moments; torch's ops make about twenty.
 """
 
 import math
@@ -16,15 +16,15 @@ _ADVICE = (
     "A state must be of this very parameter: where its data was exchanged, make a new optimizer "
     "and run the backward pass again; a loaded state is of the same parameters in the same order."
 )
-SMALLEST = -60.0  # e^-60 of the largest entry's decay is nothing, and times lr is still normal
+SMALLEST = -60.0  # e^-60 of the largest decay is negligible; times lr it is normal
 
 
 def lp_decay_(weight: Tensor, p: float, rate: float) -> None:
     """weight −= rate (|w| / ‖w‖_p)^(p−2) w for each output row, in place  [Zhang2021, Eq. 6].
 
-    A row is weight[j] flattened; a vector has rows of one entry, where this is plain decay, as it
-    is at p = 2. At p = ∞ the formula leaves the largest entry alone: w −= rate w there, the first
-    one at a tie. A row of zeros stays as it is, and NaN stays NaN.
+    A row is weight[j] flattened. A vector has rows of one entry, for which the formula is plain
+    decay, as at p = 2. At p = ∞ only the largest entry decays, by w −= rate w; at a tie the first
+    one does. A row of zeros stays unchanged, and NaN stays NaN.
     """
     p = check_p("lp_decay_", p)
     if weight.numel() == 0 or rate == 0:
@@ -32,7 +32,7 @@ def lp_decay_(weight: Tensor, p: float, rate: float) -> None:
     if weight.ndim < 2 or p == 2:
         weight.mul_(1 - rate)
         return
-    rows = weight.flatten(1).contiguous()  # a copy where the strides are others
+    rows = weight.flatten(1).contiguous()  # a copy if weight is not contiguous
     _decay_rows_(rows, p, rate)
     if rows.data_ptr() != weight.data_ptr():
         weight.copy_(rows.view_as(weight))
@@ -45,8 +45,8 @@ def _decay_rows_(rows: Tensor, p: float, rate: float) -> None:
         rows.scatter_add_(1, largest, rows.gather(1, largest) * -rate)
         return
     # With m = max|w|, t = (|w| / m)^(p−1) and s = Σ t |w| / m = (‖w‖_p / m)^p the decay is
-    # sign(w) m t s^((2−p)/p): one power an entry, none above 1, and no 0 to a negative power.
-    # exp and log are several times faster than pow, and nothing below e^SMALLEST is a denormal.
+    # sign(w) m t s^((2−p)/p): one power per entry, none above 1, and no 0 to a negative power.
+    # exp and log are several times faster than pow. Clamping at SMALLEST avoids denormals.
     largest = magnitude.amax(1, keepdim=True)
     ratio = magnitude.div_(largest.clamp_min(TINY)).clamp_min_(TINY)
     power = ratio.log().mul_(p - 1).clamp_min_(SMALLEST).exp_()
@@ -67,14 +67,26 @@ def adamw_step_(
     eps: float,
     steps: int,
 ) -> None:
-    """``lp_decay_(weight, p, rate)``, then Adam's step number ``steps``; moments in place too.
+    """``lp_decay_(weight, p, rate)``, then Adam's step number ``steps``, all in place.
 
     Adam's arithmetic is torch's: eps is added to the root of the corrected second moment. The CPU
-    kernel takes denormals as 0.
+    kernel treats denormals as 0.
+
+    Args:
+        weight: the parameter, changed in place.
+        grad: its gradient.
+        exp_avg: Adam's first moment, changed in place.
+        exp_avg_sq: Adam's second moment, changed in place.
+        p: p of the decay.
+        rate: rate of the decay.
+        lr: Adam's learning rate.
+        betas: Adam's decay rates of the two moments.
+        eps: Adam's eps.
+        steps: number of this step, from 1.
 
     Raises:
-        TypeError: one of the four is no dense tensor of weight's dtype.
-        ValueError: one is not of weight's shape and on its device.
+        TypeError: one of the four tensors is not a dense tensor of weight's dtype.
+        ValueError: one of them differs from weight in shape or device.
     """
     check_like(weight, grad=grad, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     if weight.numel() == 0:
@@ -83,7 +95,7 @@ def adamw_step_(
         lp_decay_(weight, p, rate)
         _adam_(weight, grad, exp_avg, exp_avg_sq, lr, betas, eps, steps)
         return
-    if weight.ndim < 2:  # rows of one entry, which decay plainly
+    if weight.ndim < 2:  # rows of one entry have plain decay
         p = 2.0
     rows = [
         tensor.detach().view(len(weight) if weight.ndim > 1 else 1, -1)
@@ -94,7 +106,7 @@ def adamw_step_(
 
 
 def check_like(weight: Tensor, **others: Tensor) -> None:
-    """Only metadata is read: a step never waits for a GPU."""
+    """Refuse tensors unlike ``weight``. This reads only metadata: a step never waits for a GPU."""
     if not weight.is_floating_point():
         raise TypeError(
             f"LpAdamW: a parameter must be of real numbers; got {weight.dtype}. Convert it with "

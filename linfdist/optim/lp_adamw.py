@@ -14,16 +14,25 @@ from linfdist.optim.adamw_step import adamw_step_, check_like
 from linfdist.optim.states import ADAM, check_names, check_order, check_step
 
 DECAYS = ("lp", "l2", "none")
-SETTINGS = ("lr", "betas", "eps", "weight_decay", "decay", "p")  # of a group
+SETTINGS = ("lr", "betas", "eps", "weight_decay", "decay", "p")  # settings of a group
 
 
 class LpAdamW(Optimizer):
     """Adam with decoupled decay: w −= lr weight_decay Δ(w), then the Adam step.
 
-    A group's ``decay`` says what Δ is: "lp", ``lp_decay_`` at the group's ``p``; "l2", the weight
-    itself; "none", 0. Set p with ``set_p`` before each step. Defaults are the paper's
-    [Zhang2021, Table 6]. One native kernel a parameter where there is one for its device, float32
-    and float64, contiguous; a step never waits for a GPU.
+    Defaults are the paper's [Zhang2021, Table 6]. Set p with ``set_p`` before each step. A
+    contiguous float32 or float64 parameter takes one native kernel per step if its device has one.
+    A step never waits for a GPU.
+
+    Args:
+        params: parameters or groups, as of ``param_groups``.
+        lr: learning rate.
+        betas: decay rates of Adam's two moments.
+        eps: added to the root of the second moment.
+        weight_decay: strength of the decay.
+        decay: Δ of a group: "lp" is ``lp_decay_`` at the group's ``p``, "l2" the weight itself,
+            "none" 0.
+        p: p of the l_p decay.
     """
 
     def __init__(
@@ -47,13 +56,13 @@ class LpAdamW(Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as the constructor does for each of its own.
+        """Add a group, as the constructor does for each of its groups.
 
         Raises:
-            TypeError: a setting is no number.
+            TypeError: a setting is not a number.
             ValueError: a setting is out of range.
         """
-        if isinstance(param_group, dict):  # torch names what is not
+        if isinstance(param_group, dict):  # torch raises the error for other types
             _check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
@@ -89,26 +98,28 @@ class LpAdamW(Optimizer):
     def _state(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]
         if not state:
-            state["step"] = torch.zeros((), device="cpu")  # where reading it waits for nothing
+            state["step"] = torch.zeros((), device="cpu")  # reading it there needs no wait
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what ``state_dict`` gave of an optimizer of the same parameters in order.
+        """Load the ``state_dict`` of an optimizer that has the same parameters in the same order.
 
-        Raises, and changes nothing:
-            TypeError: a setting is no number.
+        After an error the optimizer is unchanged.
+
+        Raises:
+            TypeError: a setting is not a number.
             ValueError: parameters, moments or settings are not those of such an optimizer.
         """
         check_order(state_dict)
         super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """What ``load_state_dict`` ends with; a checkpoint may bring ``step`` on a GPU."""
+        """The last part of ``load_state_dict``; a checkpoint may hold ``step`` on a GPU."""
         for group in state["param_groups"]:
             _check_group(group)
-            group.pop("fused", None)  # of checkpoints from when Adam was torch's
+            group.pop("fused", None)  # in older checkpoints, which used torch's Adam
         for param, of_param in state["state"].items():
             if of_param:
                 _check_moments(param, of_param)
@@ -119,12 +130,13 @@ class LpAdamW(Optimizer):
 def param_groups(net: nn.Module, decay: str = "lp") -> list[dict[str, Any]]:
     """Groups for ``LpAdamW``: the dist layers with ``decay``, all other parameters with "l2".
 
-    Biases are in their layer's group: the last dist layer's is a row of one entry, the head's decay
-    plainly, both as in the authors' code. ``decay="none"`` turns decay off for the head too.
+    Biases are in their layer's group, as in the authors' code: the last dist layer's bias decays as
+    rows of one entry, and the head's biases have plain decay. ``decay="none"`` turns decay off for
+    the head too.
 
     Raises:
-        ValueError: a dist layer's weight is made of other parameters, as ``weight_norm`` does: the
-            l_p decay is that of the weight itself.
+        ValueError: a dist layer's weight is computed from other parameters, as ``weight_norm``
+            does. The l_p decay must act on the weight itself.
     """
     dist = []
     for name, module in net.named_modules():
@@ -157,7 +169,7 @@ def set_p(optimizer: LpAdamW, p: float) -> None:
 
 
 def _check_group(group: dict[str, Any]) -> None:
-    """Settings of one group, wherever they come from."""
+    """Check the settings of one group, whatever their source."""
     missing = [name for name in SETTINGS if name not in group]
     if missing:
         raise ValueError(
@@ -185,7 +197,7 @@ def _check_group(group: dict[str, Any]) -> None:
 
 
 def _check_moments(param: Tensor, state: dict[str, Any]) -> None:
-    """The state of one parameter, as a step left it."""
+    """Check that the state of one parameter is one that a step leaves."""
     check_names(state, ADAM)
     check_step(state["step"])
     check_like(param, exp_avg=state["exp_avg"], exp_avg_sq=state["exp_avg_sq"])

@@ -1,8 +1,8 @@
 """p, the learning rate, eps_train and λ as pure functions of progress, in epochs.
 
 ``epochs`` is the paper's (e1, e2, e3)  [Zhang2021, Sec. 7.1 and App. D]: e1 epochs at p_start, e2
-in which p rises, e3 at p = ∞. ``progress`` counts finished mini-batches too: 2.5 is half-way
-through the third epoch.
+epochs in which p rises, and e3 epochs at p = ∞. ``progress`` counts finished mini-batches too: 2.5
+is half-way through the third epoch.
 """
 
 import math
@@ -21,8 +21,14 @@ def p_at(
 ) -> float:
     """p_start, then p_rise (p_end / p_rise)^((progress − e1) / e2), then ∞.
 
-    ``p_rise`` is p_start unless given. p never equals p_end: at the end of the rise it is ∞.
-    p_start = ∞ is ∞ throughout.
+    p never equals p_end: at the end of the rise p is ∞. With p_start = ∞, p is ∞ throughout.
+
+    Args:
+        progress: finished epochs.
+        epochs: (e1, e2, e3).
+        p_start: p of the first e1 epochs.
+        p_end: the limit of p at the end of the rise.
+        p_rise: p at the start of the rise; None for p_start.
     """
     e1, e2, _ = epochs
     if math.isinf(p_start) or progress >= e1 + e2:
@@ -38,7 +44,7 @@ def lr_at(
 ) -> float:
     """lr for e1 epochs, then a half cosine to 0 over e2 + e3.
 
-    With ``schedule="cosine"`` the half cosine starts at once, and goes over e1 + e2 + e3.
+    With ``schedule="cosine"`` the half cosine starts at once and extends over e1 + e2 + e3.
     """
     start = epochs[0] if schedule == "paper" else 0
     if progress <= start:
@@ -47,7 +53,7 @@ def lr_at(
 
 
 def relaxation_at(progress: float, epochs: Epochs, relaxation: float = 1.0) -> float:
-    """``relaxation`` for e1 epochs, then down to 1 over e2, exponentially as p grows, and 1."""
+    """``relaxation`` for e1 epochs, an exponential fall to 1 over e2 while p grows, then 1."""
     e1, e2, _ = epochs
     if progress >= e1 + e2:
         return 1.0
@@ -65,7 +71,7 @@ def eps_at(progress: float, epochs: Epochs, eps: float) -> float:
 def weight_at(progress: float, epochs: Epochs, weights: tuple[float, float, float]) -> float:
     """λ: weights[0] for e1 epochs, then exponentially from weights[1] to weights[2] over e2.
 
-    λ stays at weights[2] from there on.
+    λ then stays at weights[2].
     """
     e1, e2, _ = epochs
     first, start, end = weights

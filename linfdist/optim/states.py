@@ -1,6 +1,6 @@
-"""States of optimizers as files bring them: of the parameters that they are loaded for, or refused.
+"""Check that an optimizer state from a file belongs to the parameters of the optimizer.
 
-torch asks how many parameters a group has, and nothing of their order or of the moments' shapes.
+Torch checks the number of parameters in a group, but neither their order nor the moments' shapes.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ ADAM = {"step", "exp_avg", "exp_avg_sq"}
 
 
 def check_order(state: dict[str, Any]) -> None:
-    """Parameters are numbered through all groups, and no others have moments."""
+    """Check that numbers run through the parameters of all groups, and no others have moments."""
     if not {"state", "param_groups"} <= state.keys():
         raise ValueError(
             "optimizer: a state must have state and param_groups; got "
@@ -32,7 +32,7 @@ def check_order(state: dict[str, Any]) -> None:
 
 
 def check_names(moments: dict[str, Any], wanted: set[str]) -> None:
-    """What an optimizer keeps of one parameter, all of it and no more."""
+    """Check that the state of one parameter has exactly the ``wanted`` entries."""
     if moments.keys() != wanted:
         raise ValueError(
             f"optimizer: the state of a parameter must have {', '.join(sorted(wanted))}; got "
@@ -41,7 +41,7 @@ def check_names(moments: dict[str, Any], wanted: set[str]) -> None:
 
 
 def check_step(step: object) -> None:
-    """A count of steps in a tensor."""
+    """Check that ``step`` is a tensor that holds a number of steps."""
     whole = isinstance(step, Tensor) and step.numel() == 1 and float(step).is_integer()
     if not whole or step < 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Certified radii of a network at p = ∞: by its margin, and by bounds on the pixel box."""
+"""Certified radii of a network at p = ∞: from its margin, and from bounds on the pixel box."""
 
 import math
 from fractions import Fraction
@@ -18,23 +18,24 @@ from linfdist.robust.checks import (
 )
 from linfdist.system.values import whole
 
-BOUNDS = ("worst_case_margins_on_box",)  # what a network must have beside its logits
-ROUNDING = 2e-6  # pixels: what the rounding of float32 logits and of the box can cost a margin
+BOUNDS = ("worst_case_margins_on_box",)  # what a network must have besides logits
+ROUNDING = 2e-6  # pixels: the most that rounding of float32 logits and of the box can cost a margin
 
 
 def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """(logit_y − max_{k≠y} logit_k) / 2 / net.lipschitz, 0 where that is negative  [Fact 3.6].
 
-    It is 0, too, where a logit is not below ``LARGEST`` in size. ``images`` are pixels in [0, 1],
-    shape (batch, *input_shape); the radii, shape (batch,), are in pixels and in float64. By the
-    theorem an image is certified at every eps *below* its radius; but the margin is one of float32
-    logits, rounded to nearest, and is off by about 1e-6 pixels. ``interval_certified`` is the
-    verdict that the tables count.
+    The radius is also 0 where a logit is NaN or above ``LARGEST`` in size. ``images`` are pixels in
+    [0, 1], shape (batch, *input_shape). The radii, shape (batch,), are in pixels and in float64.
+
+    By the theorem an image is certified at every eps *below* its radius. However, the margin is
+    computed from float32 logits, rounded to nearest, and is off by about 1e-6 pixels. The tables
+    count the verdict of ``interval_certified``.
 
     Raises:
-        TypeError: the network is no ``Classifier`` or not ``Lipschitz``, images are no pixels in
-            its precision, or labels no integers.
-        ValueError: shapes, devices, values or weights are not what they must be.
+        TypeError: the network is not a ``Classifier`` or not ``Lipschitz``, images are not pixels
+            in its precision, or labels are not integers.
+        ValueError: shapes, devices, values or weights are invalid.
     """
     check_net(net, "margin_radius")
     if not isinstance(net, Lipschitz):
@@ -57,7 +58,7 @@ def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
 def pixel_box(images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     """[x − eps, x + eps] in [0, 1], rounded outward to the images' precision.
 
-    ``eps``, float64, is one radius or one for each image.
+    ``eps``, float64, is a single radius or one radius per image.
     """
     eps = eps.view(-1, *[1] * (images.ndim - 1))
     exact = images.double()
@@ -70,7 +71,8 @@ def pixel_box(images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
 def proven(margins: Tensor, labels: Tensor) -> Tensor:
     """Whether bounds of logit_k − logit_y prove label y: all are below 0 and finite, except y's.
 
-    What overflowed, even to −∞, proves nothing: NaN came of it elsewhere, or could have.
+    A bound that overflowed, even to −∞, proves nothing: the overflow caused NaN elsewhere, or could
+    have.
     """
     rivals = margins.scatter(1, labels.unsqueeze(1), -1.0)
     return ((rivals < 0) & rivals.isfinite()).all(1)
@@ -86,15 +88,18 @@ def interval_certified(
 ) -> Tensor:
     """Whether every image within eps has label y, by the net's bounds on the box cut to [0, 1].
 
-    They are interval bounds, and for some compared methods' networks linear relaxations.
+    The bounds are interval bounds, except linear relaxations for some compared methods' networks.
 
     An image is certified if the upper bounds of logit_k − logit_y at p = ∞ are below 0 for all
-    k ≠ y, and none overflows; so it is classified right too. All is computed in float32 as IEEE 754
-    has it, or in float64 for such a net, whatever autocast and torch's precisions say. ``images``
-    are pixels, shape (batch, *input_shape); eps is in pixels, a ``Fraction`` or a tensor with one
-    for each image. Returns bools, (batch,).
+    k ≠ y, and none overflows. A certified image is therefore classified correctly. The computation
+    uses IEEE 754 float32, or float64 for a float64 net, whatever autocast and torch's precision
+    settings say. ``images`` are pixels, shape (batch, *input_shape). eps is in pixels, a
+    ``Fraction`` or a tensor with one radius per image. Returns bools, (batch,).
 
-    Raises as ``margin_radius``, and for an eps that is no number in [0, 1].
+    Raises:
+        TypeError: the network is not a ``Classifier``, images are not pixels in its precision,
+            labels are not integers, or eps is not a number.
+        ValueError: shapes, devices, values or weights are invalid, or eps is not in [0, 1].
     """
     images, labels = check_images(net, images, labels, "interval_certified", *BOUNDS)
     check_finite(net, "interval_certified")
@@ -114,16 +119,35 @@ def interval_radius(
 ) -> Tensor:
     """The largest radius up to ``max_radius`` at which ``interval_certified`` was seen to hold.
 
-    Bisection, all images at once: the first probes are 0, ``max_radius``, if given ``eps``, so that
-    an image has a radius of at least eps if and only if it is certified at eps itself, and for
-    Lipschitz logits ``margin_radius`` less 2e-6 for rounding; then ``num_steps`` halvings. The
-    result is at most max_radius / 2^num_steps below the largest. Pixels, float64, shape (batch,); 0
-    where the image is misclassified. Cost: num_steps + 2 to 4 passes.
+    The function bisects for all images at once. It probes, in this order:
 
-    Both statements take bounds that never certify a box and not a smaller one, as intervals are. A
-    relaxation can (``ColtNet``): its radius is still one that was seen to hold.
+    - the radii ``max_radius`` and 0;
+    - ``eps``, if it is not None: an image then has a radius of at least eps if and only if it is
+      certified at eps itself;
+    - for Lipschitz logits, ``margin_radius`` less 2e-6 for rounding;
+    - the middles of ``num_steps`` halvings.
 
-    Raises as ``interval_certified``, and for a ``max_radius`` below eps.
+    The result is at most max_radius / 2^num_steps below the largest certified radius. Both this and
+    the statement about eps assume bounds that certify every box inside a certified box, as
+    intervals do. A relaxation can fail to (``ColtNet``); its radius was still seen to hold.
+
+    Cost: num_steps + 2 to 4 passes.
+
+    Args:
+        net: the network.
+        images: pixels in [0, 1], shape (batch, *input_shape).
+        labels: one class per image.
+        max_radius: the largest radius to probe, in pixels, one number or one per image.
+        num_steps: number of halvings.
+        eps: a radius to probe first, in pixels, one number or one per image.
+
+    Returns:
+        Radii in pixels, float64, shape (batch,); 0 where the image is misclassified.
+
+    Raises:
+        TypeError: as ``interval_certified``, or ``num_steps`` is not an integer.
+        ValueError: as ``interval_certified``, ``max_radius`` is below eps, or ``num_steps`` is
+            negative.
     """
     num_steps = whole(num_steps, "interval_radius: num_steps", least=0)
     images, labels = check_images(net, images, labels, "interval_radius", *BOUNDS)
@@ -141,7 +165,7 @@ def interval_radius(
         first.append(margin_radius(net, images, labels) - ROUNDING)
 
     with frozen(net) as net, torch.no_grad():
-        # Already certified at the top, or misclassified: low = high, and there they stay.
+        # Images certified at max_radius or misclassified have low = high and stay there.
         low = torch.where(_certified(net, images, labels, high), high, low)
         high = torch.where(_certified(net, images, labels, torch.zeros_like(high)), high, low)
         for step in range(num_steps + len(first)):

@@ -1,4 +1,4 @@
-"""What images, labels, radii, weights and networks must be before anything is claimed of them."""
+"""Checks of images, labels, radii, weights and networks, before certificates and attacks."""
 
 import inspect
 import math
@@ -22,7 +22,7 @@ from linfdist.system.inputs import (
 from linfdist.system.values import shown, whole
 
 FLOATS = (torch.float32, torch.float64)
-ROUNDED = 1e-3  # pixels: what lies so far outside of [0, 1] is taken for a rounding
+ROUNDED = 1e-3  # pixels: values this far outside [0, 1] count as rounding
 PROTOCOL = (
     "A network is an nn.Module with num_classes, input_shape, forward(x, p) and, to be certified, "
     "worst_case_margins_on_box: see linfdist.robust.Classifier. Of a wrapper pass the network "
@@ -31,9 +31,9 @@ PROTOCOL = (
 
 
 def check_finite(net: nn.Module, caller: str) -> None:
-    """Refuse a network with a parameter or buffer that is not finite, or holds no values.
+    """Refuse a network with a parameter or buffer that is not finite or holds no values.
 
-    Buffers outside of the state dict count, too.
+    Buffers outside the state dict count too.
     """
     for layer in net.modules():
         if isinstance(layer, Normalize):
@@ -52,13 +52,15 @@ def check_finite(net: nn.Module, caller: str) -> None:
 
 
 def check_net(net: nn.Module, caller: str, *needed: str) -> None:
-    """Refuse what is no ``Classifier``, by type, methods and weights; ``needed``: more methods.
+    """Refuse a network that is not a ``Classifier`` by type, methods and weights.
+
+    ``needed`` names further methods that the network must have.
 
     Raises:
-        TypeError: it is no module, or what torch wraps around one, or lacks an attribute, a method
-            or the argument p; its weights are in several precisions, or in another than float32
-            and float64.
-        ValueError: its weights are on several devices, have no values, or are inference tensors.
+        TypeError: the network is not a module, is a torch wrapper of one, or lacks an attribute, a
+            method or the argument p; or its weights have several precisions, or one other than
+            float32 and float64.
+        ValueError: the weights are on several devices, have no values, or are inference tensors.
     """
     name = type(net).__name__
     refuse_wrapped(net, caller)
@@ -117,14 +119,19 @@ def check_images(
     *needed: str,
     any_precision: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Images and labels as they are used: plain tensors without gradients, int64 labels.
+    """Checked images and labels: plain tensors without gradients, and int64 labels.
 
-    The network must pass ``check_net``. Images must be finite pixels in [0, 1] of its shape, on its
-    device and not of more precision than its weights, unless ``any_precision``.
+    Args:
+        net: the network; it must pass ``check_net``.
+        images: finite pixels in [0, 1], with the network's shape and on its device.
+        labels: one class per image.
+        caller: the name of the calling function in errors.
+        needed: further methods that the network must have.
+        any_precision: accept images of more precision than the network's weights.
 
     Raises:
-        TypeError: the types or precisions are others.
-        ValueError: shapes, devices or values are.
+        TypeError: a type or precision is wrong.
+        ValueError: a shape, device or value is wrong.
     """
     check_net(net, caller, *needed)
     weight = next((w for w in net.parameters() if w.is_floating_point()), None)
@@ -170,7 +177,7 @@ def check_images(
 
 
 def _pixels(images: Tensor, caller: str) -> Tensor:
-    """Images of floating point, without a graph and usable in one."""
+    """Floating-point images, detached from any graph and usable in a new one."""
     if not isinstance(images, Tensor):
         raise TypeError(
             f"{caller}: images must be a torch.Tensor of pixels in [0, 1]; got {shown(images)}. "
@@ -187,7 +194,7 @@ def _pixels(images: Tensor, caller: str) -> Tensor:
 
 
 def check_labels(labels: Tensor, num_classes: int, caller: str) -> None:
-    """Refuse labels that the network has no class for."""
+    """Refuse labels for which the network has no class."""
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.numel():
         raise ValueError(
@@ -201,12 +208,17 @@ def radius(
 ) -> Tensor:
     """Radii in [0, 1] in float64, so that 8/255 is not rounded to 0.03137…: 0-d or (batch,).
 
-    One as ``pixel_radius`` takes it, to the nearest number or, with ``up``, to the least that is
-    not below; or a tensor or numpy array of floating point with one for each image.
+    Args:
+        eps: one radius that ``pixel_radius`` accepts, or a floating-point tensor or numpy array
+            with one radius per image.
+        images: the images, which set the batch size and the device.
+        caller: the name of the calling function in errors.
+        name: the name of the radius in errors.
+        up: round one radius to the least number that is not below it, not to the nearest.
 
     Raises:
-        TypeError: another type.
-        ValueError: a radius that is not in [0, 1], or not one for each image.
+        TypeError: eps has another type.
+        ValueError: a radius is not in [0, 1], or there is not one per image.
     """
     several = isinstance(eps, Tensor | np.ndarray) and eps.ndim > 0
     if not several:
@@ -236,7 +248,7 @@ def radius(
 
 
 def norm(p: object, caller: str, name: str = "p") -> float | LogSumExp:
-    """p as a network takes it: a number in [1, ∞] or a ``LogSumExp``."""
+    """p as a network accepts it: a number in [1, ∞] or a ``LogSumExp``."""
     if isinstance(p, LogSumExp):
         return p
     value = real(p, caller, name)
@@ -249,7 +261,7 @@ def norm(p: object, caller: str, name: str = "p") -> float | LogSumExp:
 
 
 def lipschitz_constant(net: nn.Module, caller: str) -> float:
-    """``net.lipschitz``, by which a margin is divided: finite and above 0."""
+    """``net.lipschitz``, the divisor of a margin: finite and above 0."""
     value = net.lipschitz
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
@@ -260,7 +272,7 @@ def lipschitz_constant(net: nn.Module, caller: str) -> float:
 
 
 class Classifier(Protocol):
-    """An ``nn.Module`` from pixels, (batch, *input_shape), to logits, (batch, num_classes).
+    """An ``nn.Module`` that maps pixels, (batch, *input_shape), to logits, (batch, num_classes).
 
     ``worst_case_margins_on_box`` returns upper bounds of logit_k − logit_y at p = ∞ on the box
     lower <= pixels <= upper, 0 at k = y, shape (batch, num_classes).

@@ -1,29 +1,35 @@
 """The true robust radius of a small l_inf-dist Net, by branch and bound over its neurons.
 
-R(x) is the least ‖x' − x‖_∞ of an image x' in [0, 1]^d at which the label y has not the largest
-logit alone: in real numbers, for the stored weights, running means, mean and std.
+R(x) is the least ‖x' − x‖_∞ of an image x' in [0, 1]^d at which the logit of label y is not the
+single largest one. R is defined in real numbers, for the stored weights, running means, mean and
+std.
 
 **Boxes.** A box bounds every pixel and the output z_j = max_i |x_i − w_ji| − m_j of every neuron.
-Logits are minus the last outputs, so class k beats y where z_k ≤ z_y. No conclusion of ``tighten``
-loses a point of the box where that is so:
+Logits are minus the last outputs, so class k beats y where z_k ≤ z_y. The conclusions of
+``tighten`` keep every point of the box at which k beats y:
 
 - up: the interval pass bounds z by the inputs;
 - across: z_k is at most the upper bound of z_y, and z_y at least the lower bound of z_k;
 - down, z_j ≤ u: all |x_i − w_ji| ≤ u + m_j, which is a box of inputs;
-- down, z_j ≥ l: one of the 2 n literals x_i ≥ w_ji + l + m_j, x_i ≤ w_ji − l − m_j holds; where the
-  bounds leave only one possible, that one.
+- down, z_j ≥ l: one of the 2 n literals x_i ≥ w_ji + l + m_j, x_i ≤ w_ji − l − m_j holds; if the
+  bounds leave only one literal possible, that one holds.
 
-A box with lower > upper somewhere holds no such point, and is done.
+A box with lower > upper somewhere holds no point at which k beats y, and is done.
 
-**Branching** splits one interval of a box in two, so that nothing is lost. First the *gap* between
-the lower bound of z_y and the upper bound of z_k: either z_k ≤ c or z_y ≥ c, at its middle c. Once
-it is small, a bound z_j ≥ l that the interval pass does not grant yet: the interval of one x_i, at
-a literal of it. If none is left, every point of the box of pixels satisfies every bound, and the
-gap alone says by how much z_k ≤ z_y can fail. If all boxes are done, nothing beats x within r.
+**Branching** splits one interval of a box in two, without losing a point:
 
-**Rounding.** In float64 every rounding is followed by a step outward (``sound.outward``), so a box
-holds the points of real numbers, and a point counts as beaten only if bounds of its own outputs
-say so. Both ends of the result are proven; what float32 computes may differ by its rounding.
+- First it splits the *gap* between the lower bound of z_y and the upper bound of z_k: at the middle
+  c of the gap, either z_k ≤ c or z_y ≥ c.
+- Once the gap is small, it takes a bound z_j ≥ l that the interval pass does not grant yet, and
+  splits the interval of one x_i at a literal of that bound.
+
+If no such bound is left, every point of the pixel box satisfies every bound, and the gap alone
+limits by how much z_k ≤ z_y can fail. If all boxes are done, no image within r is beaten.
+
+**Rounding.** The search computes in float64 and steps outward after every rounding
+(``sound.outward``). A box therefore holds all its points of real numbers, and a point counts as
+beaten only if bounds of its own outputs prove it. Both ends of the result are proven. The float32
+network may differ by its rounding.
 """
 
 import math
@@ -42,19 +48,23 @@ from linfdist.robust.sound import outward
 from linfdist.system.inputs import real
 from linfdist.system.values import shown, whole
 
-BATCH = 128  # boxes that are looked at together
-SWEEPS = 3  # passes up the net for each box, with one down between two
-GRANTED = 1e-10  # by so much less a bound counts as granted: only what is split hangs on it
-NARROW = 1e-9  # a gap that is not halved any more
-NONE = 2**31  # literals of a neuron whose bound is granted
+BATCH = 128  # boxes in one batch
+SWEEPS = 3  # passes up the net for each box, with one pass down between two of them
+GRANTED = 1e-10  # tolerance of a granted bound; it affects only the choice of splits
+NARROW = 1e-9  # a gap this small is not halved further
+NONE = 2**31  # the count of literals for a neuron whose bound is granted
 
 
 @dataclass(frozen=True, eq=False)
 class ExactRadius:
-    """lower ≤ R ≤ upper, in pixels; both infinite if y is not beaten in all of [0, 1]^d.
+    """lower ≤ R ≤ upper, in pixels; both are infinite if no image in [0, 1]^d beats y.
 
-    ``decided``: upper − lower is at most the tolerance. ``nodes``: boxes looked at.
-    ``adversarial``: a beaten image at most ``upper`` away, in float64; None if none was found.
+    Args:
+        lower: proven lower bound of R.
+        upper: proven upper bound of R.
+        nodes: number of boxes examined.
+        decided: whether upper − lower is at most the tolerance.
+        adversarial: a beaten image at most ``upper`` away, in float64; None if none was found.
     """
 
     lower: float
@@ -66,7 +76,7 @@ class ExactRadius:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """Whether an image within r is beaten: then one and its distance; None if it is left open."""
+    """Whether an image within r is beaten, such an image and its distance; None if undecided."""
 
     beaten: bool | None
     nodes: int
@@ -84,16 +94,24 @@ def exact_radius(
 ) -> ExactRadius:
     """Bounds of R, at most ``tolerance`` apart if ``max_nodes`` boxes suffice.
 
-    ``image`` has pixels in [0, 1] and the shape input_shape. What is within r is decided for some
-    r: first where the interval pass stops, then in growing steps, then by bisection. A budget that
-    is spent leaves the bounds that are proven by then, and ``decided`` false. Cost: for hidden
-    widths (16, 16) on 64 pixels mostly 10 to 300 boxes; in the worst case exponential.
+    The search decides for several r whether an image within r is beaten. The first r is the radius
+    that the interval pass certifies. Further r follow in growing steps, then by bisection. Once
+    ``max_nodes`` boxes are spent, the result holds the bounds proven so far, and ``decided`` is
+    False. Cost: for hidden widths (16, 16) on 64 pixels mostly 10 to 300 boxes; in the worst case
+    exponential.
+
+    Args:
+        net: an l_inf-dist Net on the CPU.
+        image: pixels in [0, 1], shape input_shape.
+        label: the class y of the image.
+        tolerance: the largest upper − lower at which the search stops, in pixels.
+        max_nodes: the largest number of boxes.
 
     Raises:
         TypeError: the network is not a LinfDistNet, the image is not floating point, or another
-            argument is no number.
-        ValueError: image, label or weights are not what they must be; the tolerance is below 1e-6
-            or max_nodes below 1.
+            argument is not a number.
+        ValueError: image, label or weights are invalid; the tolerance is below 1e-6 or max_nodes
+            below 1.
     """
     tolerance = real(tolerance, "exact_radius", "tolerance")
     max_nodes = whole(max_nodes, "exact_radius: max_nodes", least=None)
@@ -124,7 +142,7 @@ def exact_radius(
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """z_j = max_i |x_i − w_ji| − m_j; of a box the columns ``inputs`` bound x, ``outputs`` z."""
+    """z_j = max_i |x_i − w_ji| − m_j; a box bounds x in columns ``inputs``, z in ``outputs``."""
 
     weight: Tensor
     shift: Tensor
@@ -137,7 +155,7 @@ class _Layer:
         return outward(lower.clamp_min(0) - self.shift, upper - self.shift)
 
     def ball(self, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The box of the x with all z below ``upper``."""
+        """The box of all x at which every z is at most ``upper``."""
         distance = outward(upper, upper + self.shift)[1].unsqueeze(2)
         lower, upper = outward(self.weight - distance, self.weight + distance)
         return lower.amax(1), upper.amin(1)
@@ -162,7 +180,7 @@ def _layers(net: LinfDistNet) -> list[_Layer]:
 
 
 class Search:
-    """The boxes of one image and its label: rows of lower and of upper bounds of all neurons."""
+    """The search for one image and its label; a box is a row of bounds of all neurons."""
 
     def __init__(self, net: LinfDistNet, image: Tensor, label: int, caller: str) -> None:
         check_net(net, caller)
@@ -211,7 +229,7 @@ class Search:
             lower, upper, rival = lower[-BATCH:].clone(), upper[-BATCH:].clone(), rival[-BATCH:]
             nodes += len(rival)
             granted = self.tighten(lower, upper, rival)
-            alive = ~(lower > upper).any(1)  # where bounds are NaN, nothing is proven
+            alive = ~(lower > upper).any(1)  # NaN bounds prove nothing, so such a box stays alive
             lower, upper, rival = lower[alive], upper[alive], rival[alive]
             found, distance = self._beaten(lower, upper, r)
             if found is not None:
@@ -222,7 +240,7 @@ class Search:
         return Decision(None if left_open else False, nodes)
 
     def _root(self, r: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The ball, a row for each class that could beat the label."""
+        """The ball, with one row per class that could beat the label."""
         lower, upper = outward(self.image - r, self.image + r)
         ball = self._normalized(lower.clamp(0, 1), upper.clamp(0, 1))
         columns = range(self.first_output, self.layers[-1].outputs.stop)
@@ -236,7 +254,7 @@ class Search:
         return outward(lower / self.std, upper / self.std)
 
     def tighten(self, lower: Tensor, upper: Tensor, rival: Tensor) -> Tensor:
-        """Draw conclusions in place; returns the lower bounds that the last pass up granted."""
+        """Tighten bounds in place; return the lower bounds that the last pass up granted."""
         granted, rival = lower.clone(), rival.unsqueeze(1)
         for sweep in range(SWEEPS):
             for layer in reversed(self.layers) if sweep else ():
@@ -262,7 +280,7 @@ class Search:
         return granted
 
     def _beaten(self, lower: Tensor, upper: Tensor, r: float) -> tuple[Tensor | None, float]:
-        """The nearest beaten of two points of each box: its nearest to the image, its middle."""
+        """The nearest beaten point among each box's middle and its point nearest to the image."""
         if not len(lower):
             return None, math.inf
         lower, upper = (end[:, self.layers[0].inputs] for end in (lower, upper))
@@ -284,14 +302,14 @@ class Search:
     def _branch(
         self, lower: Tensor, upper: Tensor, rival: Tensor, granted: Tensor, gap: float
     ) -> tuple[list[tuple[Tensor, Tensor, Tensor]], bool]:
-        """The two halves of each box; and whether one was left that cannot be halved."""
+        """The two halves of each box, and whether a box is left that cannot be halved."""
         literals, column, value = self._literal(lower, upper, granted)
         width = upper.gather(1, rival.unsqueeze(1))[:, 0] - lower[:, self.own]
         stuck = (literals == NONE) & (width <= NARROW)
         by_gap = ((literals == NONE) | (width > gap / 4 / float(self.std))) & ~stuck
         own = torch.full_like(rival, self.own)
         middle = lower[:, self.own] + width / 2
-        # What is at most the value in one half, and at least it in the other.
+        # One half bounds column ``below`` from above by the value, the other ``above`` from below.
         below, above = torch.where(by_gap, rival, column), torch.where(by_gap, own, column)
         value = torch.where(by_gap, middle, value).unsqueeze(1)
         left = lower, upper.scatter(1, below.unsqueeze(1), value), rival
@@ -300,9 +318,10 @@ class Search:
         return halves, bool(stuck.any())
 
     def _literal(self, lower: Tensor, upper: Tensor, granted: Tensor) -> tuple[Tensor, ...]:
-        """Of the neuron with the fewest possible literals, the one with the most room.
+        """The literal with the most room, of the neuron with the fewest possible literals.
 
-        Returns how many there are, the input's column and the value to split it at.
+        Returns the number of possible literals, the column of the input and the value at which to
+        split it.
         """
         rows = torch.arange(len(lower), device="cpu")
         fewest = torch.full_like(rows, NONE)

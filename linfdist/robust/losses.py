@@ -1,4 +1,4 @@
-"""The paper's two losses, and the two that weigh a clean loss less and less."""
+"""The paper's two losses, and two losses with a decreasing weight of the clean loss."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from linfdist.system.values import shown
 class HingeLoss:
     """``hinge_loss`` with ``threshold`` in pixels, for l_inf-dist Net.
 
-    The paper's t of Table 6; the loss is 0 on an image that is certified by its margin at t / 2.
+    ``threshold`` is t in the paper's Table 6. The loss is 0 on an image that its margin certifies
+    at t / 2.
     """
 
     threshold: Fraction
@@ -66,11 +67,16 @@ Weights = tuple[float, float, float]
 class MixtureLoss:
     """``mixture_loss`` with ``threshold`` in pixels, for l_inf-dist Net  [Zhang2022].
 
-    The clipped hinge is 0 on an image that is certified by its margin at threshold / 2, and 1 on
-    an image that is classified wrong. ``weights``, λ of the cross entropy: for e1 epochs, then at
-    the start and at the end of an exponential fall over e2 (``weight_at``). ``scale`` is where the
-    learnable s starts, ``scale_rate`` its learning rate as a multiple of the weights'. s has no
-    decay, and is part of neither the network nor its certificates.
+    The clipped hinge is 0 on an image that its margin certifies at threshold / 2, and 1 on a
+    misclassified image. The learnable s has no decay and belongs to neither the network nor its
+    certificates.
+
+    Args:
+        threshold: threshold of the clipped hinge.
+        weights: λ of the cross entropy: for e1 epochs, then at the start and at the end of an
+            exponential fall over e2 (``weight_at``).
+        scale: initial value of s.
+        scale_rate: learning rate of s as a multiple of the weights' learning rate.
     """
 
     threshold: Fraction
@@ -102,8 +108,8 @@ class MixtureLoss:
 class GatedLoss:
     """``gated_loss`` at ``eps_train`` in pixels, for l_inf-dist Net+MLP.
 
-    ``weights``: λ of the clean cross entropy, as those of ``MixtureLoss``. Net+MLP needs no scale
-    of its logits: the weights of its head are one.
+    ``weights`` are λ of the clean cross entropy, as in ``MixtureLoss``. Net+MLP needs no scale of
+    its logits, because the weights of its head act as a scale.
     """
 
     eps_train: Fraction
@@ -124,7 +130,7 @@ Loss = HingeLoss | IBPLoss | MixtureLoss | GatedLoss
 
 
 def _check_weights(owner: str, weights: Weights) -> None:
-    """Refuse weights of the cross entropy that no schedule runs through."""
+    """Refuse weights of the cross entropy that are not a valid schedule."""
     if len(weights) != 3 or not all(0 <= weight < math.inf for weight in weights):
         raise ValueError(
             f"{owner}: weights must be three finite numbers of at least 0, for e1 and from the "
@@ -142,14 +148,14 @@ def hinge_loss(
 ) -> Tensor:
     """mix · mean_b max_k [m_k]_+ + (1 − mix) · mean_{b,k} [m_k]_+.
 
-    m_k = logit_k − logit_y + threshold and m_y = 0; the second mean is over all K classes, y among
-    them. ``logits`` has shape (batch, K); the threshold, a number or a 0-d tensor, is in the unit
-    of the logits. mix = 1, the paper's multi-class hinge, is the default; the authors' code trains
-    with 0.75 on MNIST and CIFAR-10 and with 1 on Fashion-MNIST.
+    m_k = logit_k − logit_y + threshold and m_y = 0. The second mean is over all K classes including
+    y. ``logits`` has shape (batch, K). The threshold, a number or a 0-d tensor, is in the unit of
+    the logits. The default mix = 1 is the paper's multi-class hinge. The authors' code trains with
+    0.75 on MNIST and CIFAR-10 and with 1 on Fashion-MNIST.
 
     Raises:
-        TypeError: labels are no integers, another argument is no tensor or number.
-        ValueError: a shape, the threshold or mix is not what it must be.
+        TypeError: labels are not integers, or another argument is not a tensor or number.
+        ValueError: a shape, the threshold or mix is invalid.
     """
     labels = _labels_of(logits, labels, "hinge_loss")
     if not (isinstance(threshold, Tensor) and threshold.ndim == 0):
@@ -165,13 +171,13 @@ def hinge_loss(
 def ibp_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, kappa: float) -> Tensor:
     """κ CE(logits, y) + (1 − κ) CE(worst margins, y)  [Zhang2021, Eq. 22].
 
-    Both have shape (batch, K); ``worst_margins`` bounds logit_k − logit_y from above, 0 at k = y.
-    κ weighs the clean loss, as in the paper; the authors' code has it the other way round. A term
-    of weight 0 is not computed.
+    ``logits`` and ``worst_margins`` have shape (batch, K); ``worst_margins`` bounds
+    logit_k − logit_y from above and is 0 at k = y. κ weighs the clean loss, as in the paper; in the
+    authors' code κ weighs the worst case. A term of weight 0 is not computed.
 
     Raises:
-        TypeError: labels are no integers, another argument is no tensor or number.
-        ValueError: a shape or κ is not what it must be.
+        TypeError: labels are not integers, or another argument is not a tensor or number.
+        ValueError: a shape or κ is invalid.
     """
     kappa = _weight(kappa, "ibp_loss", "kappa")
     labels = _labels_of(logits, labels, "ibp_loss")
@@ -187,15 +193,15 @@ def ibp_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, kappa: float
 def clipped_hinge_loss(logits: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """mean_b min(1, [max_{k≠y} (logit_k − logit_y) / threshold + 1]_+).
 
-    ``logits`` has shape (batch, K); the threshold is in the unit of the logits. An image that is
-    classified wrong, or on the border of its class, adds 1 and has no gradient.
+    ``logits`` has shape (batch, K); the threshold is in the unit of the logits. A misclassified
+    image, or one on the border of its class, contributes 1 and has no gradient.
     """
     labels = _labels_of(logits, labels, "clipped_hinge_loss")
     threshold = positive(threshold, "clipped_hinge_loss", "threshold")
     column = labels.unsqueeze(1)
     margins = (logits - logits.gather(1, column)).scatter(1, column, -math.inf)
     violation = (margins.amax(1) / threshold + 1).clamp_min(0)
-    # Not clamp_max, whose gradient at 1 itself is 1.
+    # Not clamp_max, because its gradient at exactly 1 is 1.
     return torch.where(violation >= 1, torch.ones_like(violation), violation).mean()
 
 
@@ -204,8 +210,15 @@ def mixture_loss(
 ) -> Tensor:
     """``clipped_hinge_loss(logits, y, threshold)`` + λ CE(s · logits, y)  [Zhang2022].
 
-    λ is ``weight`` and s is ``scale``, which only the cross entropy sees. Images that are
-    classified wrong are left to the cross entropy.
+    λ is ``weight``, and s is ``scale``, which acts only on the cross entropy. Misclassified images
+    have a gradient only through the cross entropy.
+
+    Args:
+        logits: shape (batch, K).
+        labels: one class per image.
+        threshold: threshold of the clipped hinge, in the unit of the logits.
+        weight: λ.
+        scale: s, a number or a 0-d tensor.
     """
     labels = _labels_of(logits, labels, "mixture_loss")
     threshold = positive(threshold, "mixture_loss", "threshold")
@@ -219,8 +232,9 @@ def mixture_loss(
 def gated_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, weight: float) -> Tensor:
     """mean_b [argmax logits = y] CE(worst margins, y) + λ CE(logits, y), λ = ``weight``.
 
-    Both have shape (batch, K); ``worst_margins`` bounds logit_k − logit_y from above, 0 at k = y.
-    An image that is classified wrong has no robust loss: it is left to the clean cross entropy.
+    ``logits`` and ``worst_margins`` have shape (batch, K); ``worst_margins`` bounds
+    logit_k − logit_y from above and is 0 at k = y. A misclassified image has no robust loss, only
+    the clean cross entropy.
     """
     labels = _labels_of(logits, labels, "gated_loss")
     _check_margins(logits, worst_margins, "gated_loss")
@@ -231,7 +245,7 @@ def gated_loss(logits: Tensor, worst_margins: Tensor, labels: Tensor, weight: fl
 
 
 def _labels_of(logits: Tensor, labels: Tensor, caller: str) -> Tensor:
-    """The labels of rows of logits; only metadata is read."""
+    """Labels for rows of logits; the check reads only metadata."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(
             f"{caller}: logits must be a tensor of floating point; got {shown(logits)}."
@@ -244,7 +258,7 @@ def _labels_of(logits: Tensor, labels: Tensor, caller: str) -> Tensor:
 
 
 def _check_margins(logits: Tensor, worst_margins: Tensor, caller: str) -> None:
-    """Refuse margins that are not of these logits; only metadata is read."""
+    """Refuse margins that do not match these logits; the check reads only metadata."""
     if not isinstance(worst_margins, Tensor):
         raise TypeError(f"{caller}: worst_margins must be a tensor; got {shown(worst_margins)}.")
     if worst_margins.shape != logits.shape:
@@ -255,7 +269,7 @@ def _check_margins(logits: Tensor, worst_margins: Tensor, caller: str) -> None:
 
 
 def _share(value: object, caller: str) -> float:
-    """λ, the weight of a clean loss beside another: finite and at least 0."""
+    """λ, the weight of a clean loss added to another loss: finite and at least 0."""
     weight = finite(value, caller, "weight")
     if not weight >= 0:
         raise ValueError(f"{caller}: weight must be at least 0; got {weight}.")

@@ -1,31 +1,36 @@
 """Certificates that rounding cannot break: bounds that hold for real numbers and for float32.
 
-Of an uint8 image k the ball of radius eps is all of [0, 1]^d within eps of k / 255 or of the
-float32 number next to it, the pixel that networks are given. A certificate says that
+For a uint8 image k the ball of radius eps is the part of [0, 1]^d within eps of k / 255 or of the
+float32 number next to it, which is the pixel that networks receive. A certificate states that
 
-(R) the network of real numbers, with the stored float32 weights, running means, mean and std and
-    the float32 number next to 1/√n of a head, gives label y the largest logit alone at every point
-    of the ball;
-(F) so does the float32 network of ``forward``, at every float32 image in the ball, whatever the
-    order in which a product of matrices is summed, with fused operations or without.
+(R) the network of real numbers has the single largest logit at label y at every point of the ball;
+    it uses the stored float32 weights, running means, mean and std, and for a head the float32
+    number next to 1/√n;
+(F) the float32 network of ``forward`` does so too, at every float32 image in the ball, for every
+    order of summation in a matrix product, with or without fused operations.
 
-**Dist layers.** If a box holds what the layer before gives in R and in F, the next one does after
-one step of ``outward``. Float32 operations round the exact result to the nearest number, RN, which
-never decreases. For F that is enough: RN(l_i − w_i) ≤ RN(x_i − w_i) ≤ RN(u_i − w_i), negation and
-maximum are exact, so ``linf_interval`` bounds ``lp_dist`` as it is. For R: the largest of rounded
-differences is the rounded largest, max_i RN(a_i) = RN(max_i a_i), so each bound is one rounding off
-and the exact one lies no farther than the float32 neighbour. The same holds of each subtraction or
-division of the normalisation and the mean shift, of the last bias and of the difference of logits.
+**Dist layers.** If a box holds the outputs of one layer in R and in F, the next layer's box holds
+its outputs after one step of ``outward``. Float32 operations round the exact result to the nearest
+number; this rounding, RN, is monotone.
 
-**Head.** In float64, on the box of features, with slack for F and for float64 itself: ``_affine``.
+- For F monotonicity is enough: RN(l_i − w_i) ≤ RN(x_i − w_i) ≤ RN(u_i − w_i). Negation and maximum
+  are exact, so ``linf_interval`` bounds ``lp_dist`` without a step.
+- For R, the largest of the rounded differences is the rounded largest difference,
+  max_i RN(a_i) = RN(max_i a_i). Each bound is therefore off by one rounding, and the exact bound
+  lies no farther away than the float32 neighbour.
+
+The same holds for each subtraction or division of the normalisation and the mean shift, for the
+last bias and for the difference of logits.
+
+**Head.** ``_affine`` computes in float64 on the box of features, with slack for F and for float64
+itself.
 
 **Overflow.** Where a float32 number of ``forward`` or of its bounds could overflow, nothing is
-certified: bounds of logits and of what enters a head are held to be below ``LARGEST``.
+certified: bounds of logits and of a head's inputs must be below ``LARGEST``.
 
-Rounding is IEEE 754's, to nearest with gradual underflow, on every thread (``check_float_mode``):
-flushing of denormals is refused. A
-``forward`` in TF32 or bfloat16, or under autocast, is another network, of which (F) says nothing.
-[Higham2002, Sec. 3.1], [Jin2022].
+Rounding is IEEE 754's, to nearest with gradual underflow, on every thread. ``check_float_mode``
+refuses flushing of denormals. A ``forward`` in TF32 or bfloat16, or under autocast, is another
+network, to which (F) does not apply. [Higham2002, Sec. 3.1], [Jin2022].
 """
 
 import math
@@ -55,9 +60,9 @@ from linfdist.system.inputs import integer_labels
 from linfdist.system.values import shown
 
 SOUND = (LinfDistNet, LinfDistNetMLP)  # the networks that have a sound certificate
-UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # half a step, relative to the number
-ROUNDINGS = 8  # more than a term of a linear layer meets beside those of its sum
-TANH_ERROR = 2.0**-21  # relative: four steps of float32, which no library's tanh is off
+UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53  # half a step between numbers, relative to the number
+ROUNDINGS = 8  # more roundings than a term of a linear layer has besides those of its sum
+TANH_ERROR = 2.0**-21  # relative: four steps of float32; every library's tanh is closer
 TINY = 2.0**-100  # more than all underflows of a layer: each is below n · 2^-149
 
 
@@ -67,15 +72,16 @@ def sound_certified(
     labels: Tensor,
     eps: Fraction | float | Tensor,
 ) -> Tensor:
-    """Whether (R) and (F) hold at eps: that no image of the ball has another largest logit.
+    """Whether (R) and (F) hold at eps: no image of the ball has another largest logit.
 
-    ``images`` are uint8, shape (batch, *input_shape); eps is in pixels, a ``Fraction``, a number or
-    a tensor with one for each image, and exact: 8/255 is that rational number. Returns bools,
-    (batch,): at most what ``interval_certified`` returns, at 1.0 to 1.3 times its cost.
+    ``images`` are uint8, shape (batch, *input_shape). eps is in pixels: a ``Fraction``, a number or
+    a tensor with one radius per image. eps is exact: 8/255 means that rational number. Returns
+    bools, (batch,). Every image certified here is certified by ``interval_certified`` too; the cost
+    is 1.0 to 1.3 times that of ``interval_certified``.
 
     Raises:
         TypeError: the network is not an l_inf-dist net in float32, or the images are not uint8.
-        ValueError: other shapes, labels, radii or weights than ``interval_certified`` takes;
+        ValueError: ``interval_certified`` would refuse the shapes, labels, radii or weights, or
             denormals are flushed.
     """
     images, labels = _check(net, images, labels, "sound_certified")
@@ -89,10 +95,13 @@ def sound_radius(
 ) -> Tensor:
     """The first of r, r − 10^-6, r − 4·10^-6, r − 16·10^-6, … at which ``sound_certified`` holds.
 
-    ``radii``, one r for each image, are those that ``interval_radius`` found: what holds to the
-    last bit is some millionths below. 0 where nothing was certified; pixels, float64, (batch,).
-    Cost: one or two passes, and more of the few images that they leave. Raises what
-    ``sound_certified`` does.
+    ``radii``, one r per image, come from ``interval_radius``: a radius that is certified to the
+    last bit is some millionths smaller. The result is 0 where nothing was certified; it is in
+    pixels, float64, (batch,). Cost: one or two passes, then more passes for the few images left.
+
+    Raises:
+        TypeError: as ``sound_certified``.
+        ValueError: as ``sound_certified``.
     """
     images, labels = _check(net, images, labels, "sound_radius")
     radii = _radii(radii, images, "sound_radius")
@@ -115,9 +124,16 @@ def sound_certificates(
     eps: Fraction,
     radii: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """``sound_certified`` at eps and ``sound_radius``, which agree.
+    """``sound_certified`` at eps, and radii of ``sound_radius`` that agree with it.
 
     An image has a radius of at least eps > 0 if and only if it is certified at eps.
+
+    Args:
+        net: an l_inf-dist net in float32.
+        images: uint8, shape (batch, *input_shape).
+        labels: one class per image.
+        eps: the radius of the verdict, in pixels.
+        radii: radii of ``interval_radius``, one per image.
     """
     images, labels = _check(net, images, labels, "sound_certificates")
     eps = upward(eps, images, "sound_certificates")
@@ -126,17 +142,17 @@ def sound_certificates(
     below = _step(eps, -math.inf).clamp_min(0)
     radii = torch.where(certified, radii.maximum(eps), radii.minimum(below))
     found = sound_radius(net, images, labels, radii)
-    # From above eps the search may step past it, although eps holds.
+    # A search that starts above eps may step past eps, although eps is certified.
     return certified, torch.where(certified, found.maximum(eps), found)
 
 
 def upward(eps: Fraction | float | Tensor, images: Tensor, caller: str) -> Tensor:
-    """eps in float64, up where that has no such number: 8/255 lies below the nearest or above."""
+    """eps in float64, rounded up if float64 has no such number, as for 8/255."""
     return radius(eps, images, caller, up=True)
 
 
 def _radii(radii: Tensor, images: Tensor, caller: str) -> Tensor:
-    """One radius for each image, in float64."""
+    """One radius per image, in float64."""
     radii = radius(radii, images, caller, "radii", up=True)
     if radii.shape != images.shape[:1]:
         raise ValueError(
@@ -172,7 +188,7 @@ def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> tuple
 
 
 def ball(levels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds in float64 of what is within eps of uint8 ``levels``, the two broadcast."""
+    """Bounds in float64 of the pixels within eps of uint8 ``levels``; eps and levels broadcast."""
     nearest, given = levels.double() / 255, to_pixels(levels).double()
     lower, upper = outward(nearest, nearest)
     lower, upper = outward(torch.minimum(lower, given) - eps, torch.maximum(upper, given) + eps)
@@ -182,7 +198,7 @@ def ball(levels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
 def sound_pixel_box(images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds in float32 of the balls around uint8 images; ``pixel_box`` lies within them.
 
-    There are 256 levels: the bounds of each are computed once for an eps, and looked up.
+    For each eps the bounds of all 256 levels are computed once and then looked up.
     """
     levels = torch.arange(256, dtype=torch.uint8, device=images.device)
     bounds = outward(*(end.float() for end in ball(levels, eps.view(-1, 1))))
@@ -199,8 +215,9 @@ def sound_margins_on_box(
 ) -> Tensor:
     """Upper bounds of logit_k − logit_y on a box of float32 pixels in R and F, 0 at k = y.
 
-    Shape (batch, num_classes); NaN where float32 numbers could overflow. Never below those of
-    ``worst_case_margins_on_box``, each of whose operations is widened by more than it is off.
+    The result has shape (batch, num_classes) and is NaN where float32 numbers could overflow. The
+    bounds are never below those of ``worst_case_margins_on_box``, because each of its operations is
+    widened by more than its error.
     """
     labels = integer_labels(labels, lower, "sound_margins_on_box")
     lower, upper = sound_features(net.features, lower, upper)
@@ -217,7 +234,7 @@ def sound_margins_on_box(
 
 
 def sound_features(features: DistFeatures, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds of the features on a box of float32 pixels in R and F: a step after each rounding."""
+    """Bounds of the features on a box of float32 pixels in R and F; each rounding adds a step."""
     normalize = features.normalize
     lower, upper = outward(lower - normalize.mean, upper - normalize.mean)
     lower, upper = outward(lower / normalize.divisor, upper / normalize.divisor)
@@ -245,7 +262,7 @@ def _through(layer: nn.Module, lower: Tensor, upper: Tensor) -> tuple[Tensor, Te
 
 
 def outward(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The next number below and the next above: a rounding to nearest is less than that."""
+    """The next number below and the next above; rounding to nearest changes a number by less."""
     return _step(lower, -math.inf), _step(upper, math.inf)
 
 
@@ -264,10 +281,10 @@ def _affine(
     """In float64: W m s + b of the middle m, its slack, the half widths r, W, and s.
 
     The box is |x − m| ≤ r. In any order of summation a float32 or float64 result is off by at most
-    γ_(n + c) a, a = s |W| (|m| + r) + |b|, where c counts the roundings that a term meets beside
-    those of its sum: at most ROUNDINGS in the float32 forward, in its float32 bounds, and here. The
-    slack is γ of float32 and, for these float64 operations and those on the slack itself, twice
-    that of float64.
+    γ_(n + c) a, a = s |W| (|m| + r) + |b|, where c counts the roundings of a term besides those of
+    its sum. c is at most ROUNDINGS in the float32 forward, in its float32 bounds, and here. The
+    slack takes γ of float32, plus twice γ of float64: for these float64 operations and for the
+    operations on the slack itself.
     """
     weight, bias = layer.weight.double(), layer.bias.double()
     scale = float(torch.tensor(layer.scale, dtype=torch.float32, device="cpu"))
@@ -287,7 +304,7 @@ def _linear(layer: BoundedLinear, lower: Tensor, upper: Tensor) -> tuple[Tensor,
 
 
 def _merged_margins(layer: BoundedLinear, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
-    """[Zhang2021, Eq. 21], and the slack of both logits, which float32 computes one by one."""
+    """[Zhang2021, Eq. 21] plus the slack of both logits, as float32 computes each separately."""
     centre, slack, half, weight, scale = _affine(layer, lower, upper)
     spread = torch.empty_like(centre)
     for label in labels.unique().tolist():
@@ -299,7 +316,7 @@ def _merged_margins(layer: BoundedLinear, lower: Tensor, upper: Tensor, labels: 
 
 
 def _tanh(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """tanh increases; here and in float32 it is off by less than TANH_ERROR |tanh| + TINY."""
+    """tanh is increasing; here and in float32 its error is below TANH_ERROR |tanh| + TINY."""
     lower, upper = lower.tanh(), upper.tanh()
     return (
         lower - (TANH_ERROR * lower.abs() + TINY),

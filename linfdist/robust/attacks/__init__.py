@@ -1,1 +1,1 @@
-"""Attacks: each returns the images that it found and which survived."""
+"""Attacks: each returns the images that it found and a flag for each survivor."""

@@ -1,4 +1,4 @@
-"""All attacks on one batch: what none of them beats."""
+"""Run all attacks on one batch and report the images that survive every attack."""
 
 import math
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def _guided(guide: float | LogSumExp, **arguments: Any) -> AttackSetting:
     return AttackSetting("guided_pgd", {"guide": guide, "num_steps": 50, **arguments})
 
 
-# Of networks without a p: gradients of their own, and none.
+# For networks without a p: attacks with the network's own gradients, and one without gradients.
 CONVENTIONAL: Mapping[str, AttackSetting] = MappingProxyType(
     {
         "pgd_20": AttackSetting("pgd", {"num_steps": 20}),
@@ -68,8 +68,8 @@ CONVENTIONAL: Mapping[str, AttackSetting] = MappingProxyType(
         "square": AttackSetting("square_attack", {"num_queries": 1000}),
     }
 )
-# Of l_inf-dist nets: these, and gradients of the same weights at finite p and under LogSumExp.
-# Cheap and strong ones come first, for what is beaten costs no more.
+# For l_inf-dist nets: CONVENTIONAL, and gradients of the same weights at finite p and under
+# LogSumExp. Cheap and strong attacks come first, because beaten images cost nothing further.
 GUIDED: Mapping[str, AttackSetting] = MappingProxyType(
     {
         "pgd_20": CONVENTIONAL["pgd_20"],
@@ -89,7 +89,7 @@ GUIDED: Mapping[str, AttackSetting] = MappingProxyType(
 
 
 def check_attacks(attacks: Mapping[str, AttackSetting], caller: str) -> None:
-    """Refuse what is no mapping of names to attacks."""
+    """Refuse anything except a mapping of names to attacks."""
     if not isinstance(attacks, Mapping) or not all(map(callable, attacks.values())):
         raise TypeError(
             f"{caller}: attacks must be a mapping of names to AttackSetting; got {shown(attacks)}. "
@@ -99,9 +99,9 @@ def check_attacks(attacks: Mapping[str, AttackSetting], caller: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Strongest(Attack):
-    """An ``Attack`` with ``beaten_by``: for each image the first attack to beat it, or None.
+    """An ``Attack`` with ``beaten_by``: for each image the first attack that beat it, or None.
 
-    An image that is misclassified as it is was beaten by "clean".
+    For an image that is misclassified without an attack, ``beaten_by`` is "clean".
     """
 
     beaten_by: tuple[str | None, ...]
@@ -117,14 +117,21 @@ def strongest(
     attacks: Mapping[str, AttackSetting] = GUIDED,
     generator: torch.Generator | None = None,
 ) -> Strongest:
-    """Every attack in turn, each on the images that are left  [CroceHein2020, AutoAttack].
+    """Run every attack in turn, each on the images still unbeaten  [CroceHein2020, AutoAttack].
 
-    Arguments as in ``pgd``; ``attacks`` is ``GUIDED``, for l_inf-dist nets, or ``CONVENTIONAL`` for
-    networks that have no p. The verdict is that of one last forward pass of the whole batch.
+    One last forward pass of the whole batch gives the verdict.
+
+    Args:
+        net: the network.
+        images: pixels in [0, 1], shape (batch, *input_shape).
+        labels: one class per image.
+        eps: radius in pixels, a number or a tensor with one radius per image.
+        attacks: ``GUIDED`` for l_inf-dist nets, or ``CONVENTIONAL`` for networks without a p.
+        generator: source of random numbers; None for torch's global generator.
 
     Raises:
-        TypeError: the network is no ``Classifier``, or an argument is of another type.
-        ValueError: images, labels, eps or weights are not what they must be.
+        TypeError: the network is not a ``Classifier``, or an argument has the wrong type.
+        ValueError: images, labels, eps or weights are invalid.
     """
     check_attacks(attacks, "strongest")
     generator = checked_generator(generator, "strongest")

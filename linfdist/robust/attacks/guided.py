@@ -18,7 +18,7 @@ from linfdist.system.values import whole
 
 Loss = Literal["margin", "cross_entropy"]
 # Auto-PGD's constants  [CroceHein2020, Sec. 3].
-MOMENTUM = 0.25  # what a step keeps of the step before
+MOMENTUM = 0.25  # the share of the previous step that a step keeps
 RISING = 0.75  # the share of steps that must raise the margin for the step size to stay
 
 
@@ -35,23 +35,33 @@ def guided_pgd(
     num_restarts: int = 1,
     generator: torch.Generator | None = None,
 ) -> Attack:
-    """Ascent of the p = ∞ margin max_{k≠y} logit_k − logit_y by signs of gradients at ``guide``.
+    """Ascend the p = ∞ margin max_{k≠y} logit_k − logit_y by signs of gradients at ``guide``.
 
-    At p = ∞ one input of each neuron has a gradient; the same weights at a finite p, or under a
-    ``LogSumExp``, give one to many. Only the direction is theirs: every verdict, and the margin
-    that says which iterate is best, is the network's at p = ∞. The gradient is that of the margin
-    or of the cross entropy. Steps are Auto-PGD's [CroceHein2020]: 2 eps at first, with a quarter of
-    the step before, halved and taken back to the best iterate where they no longer pay.
+    At p = ∞ only one input of each neuron has a gradient; at a finite p, or under a ``LogSumExp``,
+    the same weights give many inputs a gradient. These gradients set only the direction. Every
+    verdict, and the margin that selects the best iterate, comes from the network at p = ∞.
 
-    ``images`` are pixels in [0, 1], shape (batch, *input_shape); eps, a number or a tensor with one
-    for each image, is in pixels. Each of the ``num_restarts`` starts is uniform in the ball, drawn
-    on the generator's device. Images survive only if right at every iterate; images that are beaten
-    are not attacked further. Before it is returned the whole batch is classified once more, and
-    that verdict counts.
+    Steps are Auto-PGD's [CroceHein2020]. The step size starts at 2 eps, and each step keeps a
+    quarter of the previous step. Where steps no longer raise the margin, the step size is halved
+    and the search returns to the best iterate.
+
+    An image survives only if it is classified correctly at every iterate. Beaten images are not
+    attacked further. At the end the whole batch is classified once more, and that verdict counts.
+
+    Args:
+        net: the network.
+        images: pixels in [0, 1], shape (batch, *input_shape).
+        labels: one class per image.
+        eps: radius in pixels, a number or a tensor with one radius per image.
+        guide: p, or the ``LogSumExp``, of the gradients.
+        loss: the function whose gradients are taken, the margin or the cross entropy.
+        num_steps: steps per start.
+        num_restarts: number of starts, each uniform in the ball.
+        generator: source of random numbers, drawn on its device; None for torch's global generator.
 
     Raises:
-        TypeError: the network is no ``Classifier``, or an argument is of another type.
-        ValueError: images, labels, eps, weights or a setting are not what they must be.
+        TypeError: the network is not a ``Classifier``, or an argument has the wrong type.
+        ValueError: images, labels, eps, weights or a setting are invalid.
     """
     num_steps = whole(num_steps, "guided_pgd: num_steps", least=0)
     num_restarts = whole(num_restarts, "guided_pgd: num_restarts", least=1)
@@ -69,7 +79,7 @@ def guided_pgd(
         adversarial = images.clone()
         alive = (margins(net, images, labels) < 0).nonzero().squeeze(1)
         for _ in range(num_restarts):
-            # Drawn for all images, so that what one of them gets does not hang on the others.
+            # Drawn for all images, so that one image's numbers do not depend on the other images.
             noise = torch.rand(images.shape, generator=generator, device=device, dtype=images.dtype)
             reach = eps.to(images.dtype)
             start = (images + (2 * noise.to(images.device) - 1) * reach).clamp(lower, upper)
@@ -86,7 +96,7 @@ def guided_pgd(
 
 @dataclass(frozen=True)
 class _Target:
-    """What is climbed: a network at labels, in a box, and where the gradient comes from."""
+    """The target of the climb: a network, labels, a box, and the source of gradients."""
 
     net: Classifier
     labels: Tensor
@@ -96,7 +106,7 @@ class _Target:
     loss: Loss
 
     def gradient(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Of the loss of the same weights at ``guide``."""
+        """The gradient of the loss, for the same weights at ``guide``."""
         x = x.clone().requires_grad_(True)
         with torch.enable_grad():
             logits, labels = self.net(x, self.guide), self.labels[rows]
@@ -112,10 +122,10 @@ class _Target:
 
 @dataclass
 class _Climb:
-    """Where the climb from one start stands; a row an image.
+    """The state of the climb from one start; one row per image.
 
-    ``rises``: how many steps since the last checkpoint raised the margin. ``earlier``: the best
-    margin at that checkpoint; ``halved``: whether the step was halved there.
+    ``rises``: number of steps since the last checkpoint that raised the margin. ``earlier``: best
+    margin at that checkpoint. ``halved``: whether the step was halved at that checkpoint.
     """
 
     x: Tensor
@@ -159,10 +169,10 @@ def _climb(state: _Climb, target: _Target, num_steps: int) -> None:
 
 
 def _halve(state: _Climb, steps: int) -> None:
-    """At a checkpoint: half the step, from the best iterate, where the last ``steps`` paid little.
+    """At a checkpoint, halve the step size and return to the best iterate where progress is slow.
 
-    Where fewer than 75 % of them raised the margin, or where the step was not halved at the last
-    checkpoint and the best margin has not risen since.
+    Progress is slow if fewer than 75 % of the last ``steps`` raised the margin, or if the step was
+    not halved at the last checkpoint and the best margin has not risen since.
     """
     stuck = ~state.halved & (state.best_margin <= state.earlier)
     halve = (state.rises < RISING * steps) | stuck
@@ -174,7 +184,7 @@ def _halve(state: _Climb, steps: int) -> None:
 
 
 def _checkpoints(num_steps: int) -> set[int]:
-    """The steps after which the step size is looked at: 22 % of them, then ever shorter shares."""
+    """The steps at which to check the step size: after 22 % of all, then at shrinking intervals."""
     found, before, now = set(), 0, 22
     while now < 100:
         found.add(math.ceil(now * num_steps / 100))

@@ -1,4 +1,4 @@
-"""What counts as beaten: the network's own verdict at p = ∞, on an image in the ball."""
+"""Margins and verdicts: an image in the ball is beaten if the network at p = ∞ misclassifies it."""
 
 import math
 
@@ -17,9 +17,9 @@ def rival_margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def margins(net: Classifier, x: Tensor, labels: Tensor) -> Tensor:
-    """``rival_margins`` of the network at p = ∞: below 0 where it is right, else at least 0.
+    """``rival_margins`` of the network at p = ∞: below 0 where it is correct, else at least 0.
 
-    A tie is below 0, by the least there is, where ``argmax`` resolves it in favour of y.
+    A tie that ``argmax`` resolves in favour of y counts as below 0, by the smallest normal number.
     """
     logits = net(x, math.inf)
     margin = rival_margins(logits, labels)
@@ -30,9 +30,9 @@ def margins(net: Classifier, x: Tensor, labels: Tensor) -> Tensor:
 def verdict(
     net: Classifier, adversarial: Tensor, labels: Tensor, box: tuple[Tensor, Tensor]
 ) -> Attack:
-    """The attack as one forward pass of the whole batch sees it.
+    """The attack with the verdict of one forward pass of the whole batch.
 
-    The products of a conventional head may round otherwise in a batch of another size.
+    The products of a conventional head may round differently in a batch of another size.
     """
     lower, upper = box
     assert bool(((lower <= adversarial) & (adversarial <= upper)).all()), "outside of the ball"

@@ -1,4 +1,4 @@
-"""How far away the nearest image is that attacks find."""
+"""The distance of the nearest beaten image that attacks find."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,15 +29,25 @@ def attacked_radius(
 ) -> Tensor:
     """The distance of the nearest beaten image that ``strongest`` finds at any of the ``radii``.
 
-    Small radii first; an image that is beaten is attacked no more. What was found is then drawn
-    nearer: cut to ever smaller balls by bisection, as long as it stays beaten. So the result is an
-    upper bound of the true radius; that of an image which no attack beat is infinite, of one that
-    is misclassified 0. ``images`` are pixels in [0, 1], (batch, *input_shape). Pixels, float64,
-    (batch,).
+    Small radii are attacked first, and a beaten image is not attacked further. Bisection then moves
+    the beaten image nearer: it cuts the image to ever smaller balls as long as it stays beaten. The
+    result is therefore an upper bound of the true radius.
+
+    Args:
+        net: the network.
+        images: pixels in [0, 1], shape (batch, *input_shape).
+        labels: one class per image.
+        radii: the radii to attack at, in pixels.
+        attacks: ``GUIDED`` for l_inf-dist nets, or ``CONVENTIONAL`` for networks without a p.
+        generator: source of random numbers; None for torch's global generator.
+
+    Returns:
+        Distances in pixels, float64, shape (batch,): infinite for an image that no attack beat, 0
+        for a misclassified image.
 
     Raises:
-        TypeError: the network is no ``Classifier``, or an argument is of another type.
-        ValueError: images, labels, weights or a radius are not what they must be.
+        TypeError: the network is not a ``Classifier``, or an argument has the wrong type.
+        ValueError: images, labels, weights or a radius are invalid.
     """
     check_attacks(attacks, "attacked_radius")
     generator = checked_generator(generator, "attacked_radius")
@@ -57,7 +67,7 @@ def attacked_radius(
 
 
 def _exact(radii: Sequence[Fraction | float]) -> list[Fraction]:
-    """Radii to attack at, as rational numbers; at least one."""
+    """The radii to attack at, as rational numbers; at least one is required."""
     single = isinstance(radii, str | Mapping) or (isinstance(radii, Tensor) and radii.ndim != 1)
     if single or not isinstance(radii, Iterable):
         raise TypeError(
@@ -71,7 +81,7 @@ def _exact(radii: Sequence[Fraction | float]) -> list[Fraction]:
 
 
 def _nearer(net: Classifier, images: Tensor, labels: Tensor, beaten: Tensor) -> Tensor:
-    """Of beaten images cut to smaller balls the least distance that was seen to be beaten."""
+    """The least distance at which a beaten image, cut to smaller balls, was seen to stay beaten."""
 
     def distance(x: Tensor) -> Tensor:
         return (x.double() - images.double()).abs().flatten(1).amax(1)

@@ -18,7 +18,7 @@ from linfdist.system.values import whole
 class Attack:
     """``adversarial``: pixels like the images, within eps; ``survived``: bools, (batch,).
 
-    Where the attack succeeded, the adversarial image is the one that the network gets wrong.
+    Where the attack succeeded, the network misclassifies the adversarial image.
     """
 
     adversarial: Tensor
@@ -37,19 +37,26 @@ def pgd(
     p: float | LogSumExp = math.inf,
     generator: torch.Generator | None = None,
 ) -> Attack:
-    """Sign-gradient ascent of the cross entropy from a uniform random start in the ball.
+    """Ascend the cross entropy by signs of gradients, from a uniform random start in the ball.
 
-    ``images`` are pixels in [0, 1], shape (batch, *input_shape); eps, a number or a tensor with one
-    for each image, and ``step_size`` (default eps / 4) are in pixels. Each step is projected on the
-    ball and on [0, 1]. An image survives only if it, the start and every iterate are classified
-    right: the attack is given the best of its steps, while the authors' code looks at the last
-    alone. Images that are beaten are not attacked further. p is that of the gradients and of the
-    verdicts: keep ∞ to attack what is certified. The start is drawn on the generator's device.
-    Under ``torch.inference_mode()`` the attack leaves that mode inside.
+    Each step is projected on the ball and on [0, 1]. An image survives only if the image itself,
+    the start and every iterate are classified correctly: the best of the steps counts, while the
+    authors' code checks only the last step. Beaten images are not attacked further. Under
+    ``torch.inference_mode()`` the attack leaves that mode inside.
+
+    Args:
+        net: the network.
+        images: pixels in [0, 1], shape (batch, *input_shape).
+        labels: one class per image.
+        eps: radius in pixels, a number or a tensor with one radius per image.
+        num_steps: number of steps.
+        step_size: size of a step in pixels; None for eps / 4.
+        p: p of the gradients and of the verdicts. Keep ∞ to attack the certified network.
+        generator: source of random numbers, drawn on its device; None for torch's global generator.
 
     Raises:
-        TypeError: the network is no ``Classifier``, or an argument is of another type.
-        ValueError: images, labels, eps, weights or a setting are not what they must be.
+        TypeError: the network is not a ``Classifier``, or an argument has the wrong type.
+        ValueError: images, labels, eps, weights or a setting are invalid.
     """
     num_steps = whole(num_steps, "pgd: num_steps", least=0)
     if step_size is not None:
@@ -90,11 +97,11 @@ def pgd(
 
 
 def column(eps: Tensor, images: Tensor) -> Tensor:
-    """Radii as ``radius`` gives them, one for each image, broadcastable to the images."""
+    """Radii from ``radius``, expanded to one per image and broadcastable to the images."""
     return eps.expand(len(images)).view(len(images), *[1] * (images.ndim - 1))
 
 
 def ball(images: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
-    """[x − eps, x + eps] in [0, 1], to nearest: inside the certificates' box, rounded outward."""
+    """[x − eps, x + eps] in [0, 1], rounded to nearest; the certificates' box contains it."""
     exact = images.double()
     return (exact - eps).to(images.dtype).clamp(0, 1), (exact + eps).to(images.dtype).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Square attack: random search, no gradients."""
+"""Square attack: random search without gradients."""
 
 import math
 from fractions import Fraction
@@ -13,7 +13,7 @@ from linfdist.robust.checks import Classifier, check_finite, check_images, radiu
 from linfdist.system.inputs import checked_generator, real
 from linfdist.system.values import whole
 
-# Of 10,000 queries, those after which the squares' area is halved  [Andriushchenko2020].
+# The queries, out of 10,000, after which the squares' area is halved  [Andriushchenko2020].
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -28,23 +28,29 @@ def square_attack(
     p_init: float = 0.8,
     generator: torch.Generator | None = None,
 ) -> Attack:
-    """Random search over squares of ± eps for a larger p = ∞ margin  [Andriushchenko2020].
+    """Search squares of ± eps at random for a larger p = ∞ margin  [Andriushchenko2020].
 
-    The first query is the image with columns of ± eps, a sign for each column and channel. Every
-    other query sets a square at a random place of the best image so far to ± eps, a sign for each
-    channel, and is kept if the margin max_{k≠y} logit_k − logit_y has grown. The square's area is
-    ``p_init`` of the image's at first, halved nine times on the paper's schedule, stretched to
-    ``num_queries``. It needs no gradient, so none can mislead it.
+    The first query is the image with columns of ± eps, one sign per column and channel. Every other
+    query takes the best image so far and sets a square at a random place to ± eps, one sign per
+    channel. The search keeps the query if the margin max_{k≠y} logit_k − logit_y has grown. The
+    square's area starts at ``p_init`` of the image's area. It is halved nine times on the paper's
+    schedule, stretched to ``num_queries``. The attack uses no gradient, so none can mislead it.
 
-    ``images`` are pixels in [0, 1], shape (batch, channels, height, width); eps, a number or
-    a tensor with one for each image, is in pixels.
-    Images survive only if right at every query; images that are beaten are not attacked further.
-    Random numbers are drawn on the generator's device. Before it is returned the whole batch is
-    classified once more, and that verdict counts.
+    An image survives only if it is classified correctly at every query. Beaten images are not
+    attacked further. At the end the whole batch is classified once more, and that verdict counts.
+
+    Args:
+        net: the network.
+        images: pixels in [0, 1], shape (batch, channels, height, width).
+        labels: one class per image.
+        eps: radius in pixels, a number or a tensor with one radius per image.
+        num_queries: number of queries per image.
+        p_init: area of the first square, as a share of the image's area, in (0, 1].
+        generator: source of random numbers, drawn on its device; None for torch's global generator.
 
     Raises:
-        TypeError: the network is no ``Classifier``, or an argument is of another type.
-        ValueError: images, labels, eps, weights or a setting are not what they must be.
+        TypeError: the network is not a ``Classifier``, or an argument has the wrong type.
+        ValueError: images, labels, eps, weights or a setting are invalid.
     """
     num_queries = whole(num_queries, "square_attack: num_queries", least=1)
     generator = checked_generator(generator, "square_attack")
@@ -66,7 +72,7 @@ def square_attack(
             rows = (best_margin < 0).nonzero().squeeze(1)
             if not len(rows):
                 break
-            # Drawn for all images, so that what one of them gets does not hang on the others.
+            # Drawn for all images, so that one image's numbers do not depend on the other images.
             if query == 0:
                 up, inside = signs(batch, channels, 1, width), None
             else:
@@ -81,14 +87,14 @@ def square_attack(
                 tried = torch.where(inside, tried, best[rows])
             reached = margins(net, tried, labels[rows])
             kept = reached > best_margin[rows]
-            if query == 0:  # the search starts there, whatever it is worth
+            if query == 0:  # the search starts there, whatever its margin
                 kept = torch.ones_like(kept)
             best[rows[kept]], best_margin[rows[kept]] = tried[kept], reached[kept]
         return verdict(net, best, labels, (lower, upper))
 
 
 def _side(progress: float, p_init: float, height: int, width: int) -> int:
-    """The side of the square: its area is p of the image's."""
+    """The side of a square whose area is the scheduled share of the image's area."""
     share = p_init / 2 ** sum(progress * 10_000 > number for number in HALVINGS)
     return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
