@@ -113,8 +113,8 @@ def test_records_that_cannot_be_read_are_named(folders, words, closed, capsys):
     folder = folders / "runs" / closed
     with denied(folder, mode=0):
         code = main(words)
-    by_table = {"1": ("", "table1", "table1/mnist_net/reduced/seed0"), "4": ("", "bench")}
-    reads = words == ["list"] or closed in by_table[words[1]]
+    runs = ("", "table1", "table1/mnist_net/reduced/seed0")
+    reads = closed in {"list": runs, "1": runs, "4": ("", "bench")}[words[-1]]
     out, err = capsys.readouterr()
     if not reads:
         assert (code, err) == (0, "")
