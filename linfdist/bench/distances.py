@@ -1,4 +1,4 @@
-"""The distances timed: ours and the peers' at one shape, one p and one pass."""
+"""Timings of the distances: ours and the peers' at one shape, one p and one pass."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from linfdist.bench.timing import Call, Timing, input_sets, race
 from linfdist.ops import lp_dist, lse_dist, reference
 from linfdist.ops.precision import matmul_precision
 
-# batch, in_features, out_features: of the paper's nets on a GPU, and what a CPU can do in minutes
+# (batch, in_features, out_features): the paper's nets on a GPU; on a CPU, shapes that take minutes
 SHAPES: Mapping[str, tuple[tuple[int, int, int], ...]] = MappingProxyType(
     {
         "cpu": ((512, 784, 1024), (512, 5120, 5120)),
@@ -26,12 +26,12 @@ Row = dict[str, object]
 
 
 def small_check(device: torch.device) -> None:
-    """Our ops agree with their reference before anything is timed."""
+    """Check that our ops agree with their reference; called before anything is timed."""
     x, weight = torch.randn(37, 65, device="cpu"), torch.randn(29, 65, device="cpu")
     for p in P_VALUES:
         ours = lp_dist(x.to(device), weight.to(device), p).cpu()
         torch.testing.assert_close(ours, reference.lp_dist(x, weight, p), rtol=1e-5, atol=1e-6)
-    for t in (1.0, 1e3):  # by products, and pair by pair
+    for t in (1.0, 1e3):  # computed by products, and pair by pair
         ours = lse_dist(x.to(device), weight.to(device), t).cpu()
         torch.testing.assert_close(ours, reference.lse_dist(x, weight, t)[0], rtol=1e-5, atol=1e-6)
 
@@ -59,10 +59,22 @@ def measure(
     extra: Mapping[str, Peer] = NO_PEERS,
     hardware: roofline.Hardware | None = None,
 ) -> list[Row]:
-    """One row a candidate: seconds, pairs a second, and ours against it (``race`` says how).
+    """One row per candidate: seconds, pairs per second, and how many times faster ours is.
 
-    A peer that cannot run, or would take more than ``limit`` seconds at its earlier speed in 10^9
-    pairs a second, has a row with the reason alone.
+    ``race`` does the timing. A peer that cannot run, or that would take longer than ``limit``, has
+    a row with nothing except the reason.
+
+    Args:
+        shape: (batch, in_features, out_features).
+        p: the power of the distance.
+        backward: time forward and backward together, instead of forward alone.
+        device: the device to time on.
+        rounds: as in ``race``.
+        patience: as in ``race``.
+        limit: the most seconds that a peer's call may take, as estimated from ``speeds``.
+        speeds: each candidate's earlier speed, in 10^9 pairs per second.
+        extra: the user's own peers, by name.
+        hardware: the GPU's rates for the roofline, if they are known.
     """
     pairs = math.prod(shape)
     contenders: dict[str, list[Call]] = {}
@@ -99,7 +111,7 @@ def measure(
 def _inputs(
     shape: tuple[int, int, int], backward: bool, device: torch.device
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """x, weight and the gradient of the distances, or None; as many sets as the device needs."""
+    """As many sets of inputs as the device needs: x, weight, and a gradient if ``backward``."""
     batch, in_features, out_features = shape
     generator = torch.Generator(device).manual_seed(0)
     random = partial(torch.randn, generator=generator, device=device)

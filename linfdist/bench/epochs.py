@@ -1,10 +1,12 @@
-"""Epochs of Table 4's methods, timed as steps of training in the middle of each phase.
+"""Epochs of Table 4's methods, timed as training steps in the middle of each phase.
 
-A step is the trainer's: a batch, augmented, the recipe's loss, gradients, its optimizer. Forward
-and backward cost what the batch costs, the optimizer what the weights cost: they are timed apart,
-so that an epoch of the recipe's batches can be told from smaller ones, where memory or time does
-not allow the whole. Pixels, labels and weights are random; no cost depends on what they are. On a
-CPU the seconds are the processor's, of all threads together: what else runs there is not in them.
+A step is the trainer's own: an augmented batch, the recipe's loss, its gradients and its optimizer.
+The cost of forward and backward grows with the batch; the cost of the optimizer grows with the
+weights. The two are timed separately. The time of an epoch of the recipe's batches then follows
+from smaller batches, if memory or time does not allow the whole batch.
+
+Pixels, labels and weights are random; the cost does not depend on their values. On a CPU the
+seconds are processor time, summed over all threads, so they exclude other programs.
 """
 
 import math
@@ -27,13 +29,13 @@ from linfdist.ops.precision import matmul_precision
 from linfdist.training.recipe import recipe_of
 
 Row = dict[str, Any]
-PHASES = ("warm-up", "ramp", "end")  # of e1, e2 and e3 epochs
+PHASES = ("warm-up", "ramp", "end")  # they last e1, e2 and e3 epochs
 TIMES = ("forward_backward_seconds", "optimizer_seconds")
-LR = 1e-6  # so small that the weights stay as they were initialised, round after round
+LR = 1e-6  # so small that the weights keep their initial values over all rounds
 
 
 def moments(epochs: tuple[int, int, int]) -> Mapping[str, float]:
-    """Epochs done in the middle of each phase, of the phases that there are."""
+    """The number of epochs done in the middle of each phase; phases of length 0 are left out."""
     e1, e2, e3 = epochs
     middles = (e1 / 2, e1 + e2 / 2, e1 + e2 + e3 / 2)
     phases = zip(PHASES, middles, epochs, strict=True)
@@ -43,10 +45,11 @@ def moments(epochs: tuple[int, int, int]) -> Mapping[str, float]:
 def measure(
     experiment: Experiment, scale: str, *, batch: int | None, device: torch.device
 ) -> list[Row]:
-    """One round: a row for each phase of a method, with the seconds of a step's two parts.
+    """Time one round: one row per phase of a method, with the seconds of a step's two parts.
 
-    ``batch``: images of a step, if fewer than the recipe's; None for the recipe's. The first step,
-    which allocates, is not timed. ``epochs`` of a row are the phase's at the paper's scale.
+    ``batch`` is the number of images in a step, at most the recipe's; None means the recipe's. The
+    first step, which allocates memory, is not timed. A row's ``epochs`` is the length of the phase
+    at the paper's scale.
     """
     setting = experiment.scales[scale]
     if device.type == "cuda":
@@ -80,7 +83,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 class _Step:
-    """A network with one batch, and the two parts of its step of training."""
+    """A network with one batch, and the two parts of its training step."""
 
     def __init__(self, setting: Scale, batch: int | None, device: torch.device) -> None:
         info = data.DATASETS[setting.dataset]
@@ -102,7 +105,7 @@ class _Step:
         )
 
     def forward_backward(self, done: float) -> None:
-        """Gradients as they are after ``done`` epochs of the schedule."""
+        """Compute the gradients of a step after ``done`` epochs of the schedule."""
         values = self.recipe.at(done)
         for group in self.optimizer.param_groups:
             group["lr"] = LR

@@ -1,4 +1,4 @@
-"""The record of timed epochs, runs/bench/epochs-<scale>-<device>.json: written after each round."""
+"""The record of timed epochs, runs/bench/epochs-<scale>-<device>.json, written after each round."""
 
 import math
 import statistics
@@ -23,7 +23,7 @@ CASE = ("experiment", "phase")
 
 
 def path_of(scale: str, device: torch.device) -> Path:
-    """Where a device's record is kept; CPUs share one name, as in "epochs-reduced-cpu.json"."""
+    """The path of a device's record; all CPUs share a name, as in "epochs-reduced-cpu.json"."""
     cpu = device.type == "cpu"
     name = "cpu.json" if cpu else file_name(devices.device_name(device))
     return records.runs_dir() / "bench" / f"{PREFIX}{scale}-{name}"
@@ -31,9 +31,9 @@ def path_of(scale: str, device: torch.device) -> Path:
 
 @dataclass(kw_only=True)
 class EpochTimes:
-    """What was timed at a scale on a device: rows of ``epochs.measure``, with all rounds' times.
+    """The times of one scale on one device: rows of ``epochs.measure``, with those of all rounds.
 
-    ``batch``: what the command was given, None for the recipes' own.
+    ``batch`` is the batch size that the command asked for; None means the recipes' own.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class EpochTimes:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The record that a file holds; RecordError if it is in another form."""
+        """The record in a file; raises RecordError if it has another form."""
         with in_form(path):
             times = cls(path=path, **read_sealed(path))
             rounds = {len(row[name]) for row in times.rows for name in TIMES}
@@ -59,17 +59,17 @@ class EpochTimes:
 
     @property
     def rounds(self) -> int:
-        """How many rounds of all methods there are."""
+        """The number of rounds, each of all methods."""
         return len(self.rows[0][TIMES[0]]) if self.rows else 0
 
     @property
     def device(self) -> str:
-        """The device, a CPU's with its threads."""
+        """The device's name; for a CPU, also its number of threads."""
         here = self.environment
         return here["device"] + ("" if "cuda" in here["backend"] else f", {here['threads']} thr.")
 
     def resume(self) -> None:
-        """Take over the file's rounds if they are of this code, device, scale and batch."""
+        """Continue from the file's rounds if its code, device, scale and batch are the same."""
         if not self.path.is_file():
             return
         before = EpochTimes.load(self.path)
@@ -80,7 +80,7 @@ class EpochTimes:
             self.rows = before.rows
 
     def add_round(self, rows: Sequence[Row]) -> None:
-        """Put a round of all methods behind the others, and write the file whole or not at all."""
+        """Append a round of all methods, and write the file atomically."""
         if not self.rows:
             self.rows = list(rows)
         else:
@@ -92,11 +92,12 @@ class EpochTimes:
         replace_file(self.path, sealed_text(content))
 
     def summary(self) -> pd.DataFrame:
-        """A row for each method, by its experiment: seconds of an epoch of 50,000 images.
+        """One row per method, indexed by experiment: seconds of an epoch of 50,000 images.
 
-        Columns: one for each of ``PHASES``, by medians over the rounds; "seconds", their mean with
-        the phases' epochs at the paper's scale as weights; "ratio", to IBP's "seconds"; "batch",
-        "recipe_batch" and "flops".
+        - One column for each of ``PHASES``: from the medians over the rounds.
+        - "seconds": the mean over the phases, weighted by their epochs at the paper's scale.
+        - "ratio": "seconds" over IBP's "seconds".
+        - "batch", "recipe_batch", "flops": as in the rows.
         """
         lines: dict[str, dict[str, Any]] = {}
         weights: dict[str, dict[str, int]] = {}
@@ -125,7 +126,7 @@ def epoch_seconds(row: Row) -> float:
 
 
 def recorded(scale: str, folder: Path | None = None) -> list[EpochTimes]:
-    """Every record at a scale in runs/bench, or in ``folder``: CPUs, then GPUs, by the file."""
+    """All records of a scale in runs/bench, or in ``folder``: CPUs, then GPUs, by file name."""
     folder = folder or records.runs_dir() / "bench"
     found = map(EpochTimes.load, json_files(folder, f"{PREFIX}{scale}-"))
     return sorted(found, key=lambda times: "cuda" in times.environment["backend"])

@@ -1,4 +1,4 @@
-"""What the bench writes: one JSON file for a device, in the form that runs/README.md describes."""
+"""The bench's output: one JSON file per device, in the format that runs/README.md describes."""
 
 import contextlib
 import math
@@ -17,12 +17,12 @@ from linfdist.records.run import read_sealed
 
 Row = dict[str, Any]
 OF_CONTENT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-SAME = ("device", "threads", "backend")  # with the same code, two calls make one bench
+SAME = ("device", "threads", "backend")  # with the same code, a call may continue a bench
 
 
 @contextlib.contextmanager
 def in_form(path: Path) -> Iterator[None]:
-    """Raise what the contents of a bench's file lead to as a RecordError that names the file."""
+    """Turn an error caused by a file's contents into a RecordError that names the file."""
     try:
         yield
     except OF_CONTENT as error:
@@ -33,7 +33,7 @@ def in_form(path: Path) -> Iterator[None]:
 
 
 class Results:
-    """The rows of one bench, written to ``path`` after each case, whole or not at all."""
+    """The rows of one bench, written atomically to ``path`` after each case."""
 
     def __init__(
         self, path: Path | None, environment: dict[str, Any], hardware: Hardware | None
@@ -46,7 +46,7 @@ class Results:
         self.iterations: list[Row] = []
 
     def resume(self) -> None:
-        """Take over what the file has of the same code on the same device; else start afresh."""
+        """Continue from the file's rows if code and device are the same; else start empty."""
         if self.path is None or not self.path.is_file():
             return
         with in_form(self.path):
@@ -56,12 +56,12 @@ class Results:
                 self.rows, self.iterations = before["rows"], before.get("iterations", [])
 
     def has(self, case: Row, candidates: Collection[str]) -> bool:
-        """Whether the case is there already, with all these candidates."""
+        """Whether the bench already has the case, with all these candidates."""
         rows = (row for row in (*self.rows, *self.iterations) if case.items() <= row.items())
         return {*candidates} <= {row["candidate"] for row in rows}
 
     def add(self, case: Row, *, rows: Sequence[Row] = (), iterations: Sequence[Row] = ()) -> None:
-        """Put a case's rows in, in the place of what was there of it, and write the file."""
+        """Replace the rows of a case by the new ones, and write the file."""
         kept = [row for row in self.rows if not case.items() <= row.items()]
         self.rows = sorted([*kept, *rows], key=_place)
         kept = [row for row in self.iterations if not case.items() <= row.items()]
@@ -69,7 +69,7 @@ class Results:
         self._write()
 
     def speeds(self, p: float | str, passes: str) -> dict[str, float]:
-        """Each candidate's last 10^9 pairs a second at this p and pass, of whatever shape."""
+        """Each candidate's last 10^9 pairs per second at this p and pass, at any shape."""
         return {
             row["candidate"]: row["giga_pairs_per_second"]
             for row in self.rows
@@ -87,7 +87,7 @@ class Results:
 
 
 def refuse_existing(path: Path | None) -> None:
-    """Raise RunExists where there is a file that nobody asked to go on with."""
+    """Raise RunExists if the file already exists."""
     if path is not None and path.exists():
         raise RunExists(
             f"{path} exists: what it holds is not measured over. --resume goes on with it; else "
@@ -96,7 +96,7 @@ def refuse_existing(path: Path | None) -> None:
 
 
 def json_files(folder: Path, prefix: str = "") -> list[Path]:
-    """The benches in a folder, by name; an editor's hidden files are none."""
+    """The JSON files of a folder, by name; hidden files (an editor's) are left out."""
     with named(folder, "be a folder that can be read; it cannot be", ", by LINFDIST_RUNS."):
         names = os.listdir(folder) if folder.exists() else []
     found = [name for name in names if name.endswith(".json") and name.startswith(prefix)]
@@ -104,17 +104,17 @@ def json_files(folder: Path, prefix: str = "") -> list[Path]:
 
 
 def try_writing(path: Path | None) -> None:
-    """RecordError unless the bench can be written there: called before anything is measured."""
+    """Raise RecordError if the bench cannot be written; called before anything is measured."""
     if path is not None:
         try_file(path)
 
 
 def _place(row: Row) -> tuple[int, float, str]:
-    """The order of the rows, in whatever order they were measured: small to large, p = ∞ first."""
+    """The sort key of a row: shapes from small to large, then p with ∞ first, then the pass."""
     sizes = (int(size) for size in re.findall(r"\d+", row["shape"]))
     return math.prod(sizes), 0.0 if row["p"] == "inf" else row["p"], row["pass"]
 
 
 def file_name(device: str) -> str:
-    """A device's file in runs/bench: "NVIDIA H100 PCIe" -> "nvidia-h100-pcie.json"."""
+    """The name of a device's file: "NVIDIA H100 PCIe" -> "nvidia-h100-pcie.json"."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".json"

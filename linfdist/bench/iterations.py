@@ -1,9 +1,11 @@
-"""A whole step of training timed, of the paper's nets: forward and backward, the optimizer, both.
+"""Timings of a training step of the paper's nets: forward and backward, the optimizer, and both.
 
-The step is the trainer's own but for the data: pixels through the net, the hinge loss, gradients,
-``LpAdamW``. Beside the optimizer stands torch's fused AdamW on the same weights, for scale: it does
-less, its decay being plain. Beside forward and backward at a real p stand those with LogSumExp,
-matched to the same p.
+The step is the trainer's own, except that the data are random: pixels through the net, the hinge
+loss, gradients, ``LpAdamW``. Two comparisons give a sense of scale:
+
+- The optimizer is timed beside torch's fused AdamW on the same weights, which does less because its
+  decay is plain.
+- Forward and backward at a real p are timed beside those with LogSumExp, matched to the same p.
 """
 
 import math
@@ -28,8 +30,8 @@ NETS = ("table1/mnist_net", "table1/cifar10_net")
 SCALES: Mapping[str, str] = MappingProxyType({"cpu": "reduced", "cuda": "paper"})
 FORWARD_BACKWARD, OPTIMIZER, ITERATION = "forward+backward", "optimizer", "iteration"
 ADAMW = "torch.optim.AdamW(fused)"
-LR = 1e-6  # so small that the weights stay as they were initialised, round after round
-STEP_BYTES = 28  # a weight: read it, its gradient and two moments, write it and the moments
+LR = 1e-6  # so small that the weights keep their initial values over all rounds
+STEP_BYTES = 28  # per weight: read it, its gradient and two moments; write it and the moments
 
 
 def case(name: str, scale: str, p: float) -> Row:
@@ -47,7 +49,17 @@ def measure(
     patience: float,
     hardware: roofline.Hardware | None = None,
 ) -> list[Row]:
-    """One row for each part of the step, and one for the peer of the optimizer."""
+    """One row per part of the step and candidate.
+
+    Args:
+        name: the experiment, as in "table1/mnist_net".
+        scale: the experiment's scale.
+        p: the power of the distance.
+        device: the device to time on.
+        rounds: as in ``race``.
+        patience: as in ``race``.
+        hardware: the GPU's rates for the roofline, if they are known.
+    """
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else None
     setting = experiments.get_scale(name, scale)
     step = _Step(setting, p, device)
@@ -77,15 +89,15 @@ def measure(
             continue
         row |= timing.columns()
         if part == OPTIMIZER:
-            row.pop("peak_memory_mb", None)  # the other optimizer's moments are in it
-        if least[part] is not None and candidate not in SMOOTHED:  # no powers to count
+            row.pop("peak_memory_mb", None)  # it includes the other optimizer's moments
+        if least[part] is not None and candidate not in SMOOTHED:  # LogSumExp computes no powers
             row["roofline_share"] = least[part] / timing.seconds
         rows.append(row | {"note": timing.note})
     return rows
 
 
 class _Step:
-    """A net with one batch, and the parts of its step of training."""
+    """A net with one batch, and the parts of its training step."""
 
     def __init__(self, setting: Scale, p: float, device: torch.device) -> None:
         info = data.DATASETS[setting.dataset]

@@ -1,6 +1,6 @@
 """The inner loops of the CUDA kernels, with their instructions counted (tests/helpers/sass.py).
 
-Nothing here was measured: a count says how many pairs a second the code cannot exceed.
+Nothing here is measured: the counts bound the pairs per second that the code can reach.
 """
 
 import math
@@ -16,20 +16,21 @@ from linfdist.bench import roofline
 from linfdist.records.run import read_sealed
 
 FILE = "sass.json"
-ARCHITECTURE, CAPABILITY = "sm_90", "9.0"  # what the file's bounds are for
+ARCHITECTURE, CAPABILITY = "sm_90", "9.0"  # the target of the file's bounds
 PIPES = {"FMA": "FMA", "ALU": "ALU", "MUFU": "special", "LDS": "shared memory", "issue": "all"}
 
 
 def load(path: Path | None = None) -> dict[str, Any] | None:
-    """What is counted in runs/bench/sass.json, or in ``path``; None where there is no such file."""
+    """The counts in runs/bench/sass.json, or in ``path``; None if the file does not exist."""
     path = path or records.runs_dir() / "bench" / FILE
     return read_sealed(path) if path.is_file() else None
 
 
 def table(counted: dict[str, Any]) -> pd.DataFrame:
-    """One row a kernel: registers, instructions a pair, and 10^12 pairs a second that they allow.
+    """One row per kernel: registers, instructions per pair, and the speed that they allow.
 
-    Beside that stands the roofline of the same GPU, where the kernel has one.
+    "at most" and "roofline" are in 10^12 pairs per second. "roofline" is the same GPU's, NaN if the
+    kernel has none.
     """
     model = counted["model"]
     gpu = roofline.Hardware(
@@ -58,7 +59,7 @@ def show(counted: dict[str, Any]) -> Styler:
 
 
 def _roofline(title: str, gpu: roofline.Hardware) -> float:
-    """10^12 pairs a second of what a kernel's title names; NaN where no roofline applies."""
+    """The roofline for a kernel's title, in 10^12 pairs per second; NaN if it has none."""
     whole = re.match(r"p = (\d+|∞), (forward|both gradients)", title)
     real = re.match(r"(real p|large p), (forward|both gradients)(?!.*nothing counts)", title)
     if not (whole or real):

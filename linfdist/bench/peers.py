@@ -1,6 +1,7 @@
-"""What the distances are timed against: torch.cdist, torch.compile, numba, scipy, a user's own.
+"""The peers of our distances: torch.cdist, torch.compile, numba, scipy, and a user's own.
 
-Each is a function distance(x, weight, p), used where it is installed and can do the job.
+Each peer is a function distance(x, weight, p). The bench times it if it is installed and supports
+the case.
 """
 
 import importlib
@@ -17,9 +18,9 @@ from torch import Tensor
 from linfdist.ops import lp_dist, lse_dist
 
 OURS = "linfdist"
-# At a real p: what an l_p step costs beside one of LogSumExp, whose products are torch's.
+# Timed at a real p, to compare a step of l_p with one of LogSumExp, which uses torch's products.
 SMOOTHED = {"linfdist.lse_dist": "highest", "linfdist.lse_dist, bfloat16": "medium"}
-COMPILED = ("torch.compile", "numba")  # their first call compiles, and is not timed
+COMPILED = ("torch.compile", "numba")  # their first call compiles and is not timed
 Distance = Callable[[Tensor, Tensor], Tensor]
 Peer = Callable[[Tensor, Tensor, float], Tensor]
 NO_PEERS: Mapping[str, Peer] = MappingProxyType({})
@@ -32,9 +33,10 @@ class PeerError(ValueError):
 def candidates(
     p: float, backward: bool, device: torch.device, extra: Mapping[str, Peer] = NO_PEERS
 ) -> dict[str, Distance | None]:
-    """What is timed, ours first; None is not installed. numba and scipy: no gradient, no GPU.
+    """The functions to time, ours first; None marks a peer that is not installed.
 
-    Beside a p that is no integer there are those of ``SMOOTHED``, which are another function.
+    numba and scipy have no gradient and do not run on a GPU. If p is not an integer, the candidates
+    of ``SMOOTHED`` are included, although they compute another function.
     """
     found: dict[str, Distance | None] = {
         OURS: lambda x, weight: lp_dist(x, weight, p),
@@ -51,10 +53,10 @@ def candidates(
 
 
 def load(names: list[str]) -> dict[str, Peer]:
-    """The peers called ``module:function``; modules are looked for in the working directory too.
+    """Load the peers named ``module:function``; the working directory is searched too.
 
     Raises:
-        PeerError: the name has another form, or there is no such module or function.
+        PeerError: a name has another form, or the module or the function does not exist.
     """
     found: dict[str, Peer] = {}
     sys.path.insert(0, os.getcwd())
@@ -83,7 +85,7 @@ def _at(peer: Peer, p: float) -> Distance:
 
 
 def _broadcast(x: Tensor, weight: Tensor, p: float) -> Tensor:
-    """The formula as one would write it; the compiler fuses it, so nothing is stored."""
+    """The plain formula; the compiler fuses it, so no intermediate result is stored."""
     difference = (x.unsqueeze(1) - weight).abs()
     if math.isinf(p):
         return difference.amax(-1)
@@ -92,7 +94,7 @@ def _broadcast(x: Tensor, weight: Tensor, p: float) -> Tensor:
 
 
 def _compiled(p: float) -> Distance:
-    torch.compiler.reset()  # dynamo keeps few variants of one function; each case is one
+    torch.compiler.reset()  # dynamo keeps few variants of a function, and each case is one
     compiled = torch.compile(_broadcast, fullgraph=True, dynamic=False)
     return lambda x, weight: compiled(x, weight, p)
 

@@ -1,4 +1,4 @@
-"""Pictures and tables of the book's page on speed."""
+"""Pictures and tables for the book's page on speed."""
 
 import math
 
@@ -13,7 +13,7 @@ from linfdist.bench.iterations import ADAMW
 from linfdist.bench.peers import OURS, SMOOTHED
 from linfdist.bench.recorded import Bench, best_peers, format_factor, format_p, format_shape
 
-# Ours in the book's blue; the rest by what they are, and users' own peers in what is left.
+# Ours has the book's blue. The known peers have their own colours; users' peers take OWN_COLORS.
 COLORS = {
     OURS: "#3b7dd8",
     "torch.compile": "#d9822b",
@@ -22,7 +22,7 @@ COLORS = {
     "scipy": "#b5b5b5",
 }
 OWN_COLORS = ("#2e8b57", "#8064a2", "#a0522d")
-# Of the candidates beside our own parts of a step.
+# Names of the candidates that are compared with our parts of a step.
 STEP_NAMES = dict(
     zip((*SMOOTHED, ADAMW), ("LogSumExp", "LogSumExp, bfloat16", "fused AdamW"), strict=True)
 )
@@ -36,9 +36,10 @@ STEP_COLORS = {
 
 
 def distances(bench: Bench) -> Figure:
-    """10^9 pairs a second of each candidate, a panel for each shape and pass.
+    """Each candidate's speed in 10^9 pairs per second, with one panel per shape and pass.
 
-    A bar that is missing was left out or disagreed; a black line is the GPU's roofline.
+    A missing bar belongs to a candidate that was left out or whose result disagreed. A black line
+    is the GPU's roofline.
     """
     shapes, passes = bench.rows["shape"].unique(), bench.rows["pass"].unique()
     figure, axes = plt.subplots(
@@ -62,7 +63,7 @@ def distances(bench: Bench) -> Figure:
 
 
 def steps(bench: Bench) -> Figure:
-    """Milliseconds of the parts of a step of training, a panel for each net."""
+    """Milliseconds of the parts of a training step, with one panel per net."""
     nets = bench.iterations["net"].unique()
     figure, axes = plt.subplots(
         1, len(nets), figsize=(4 * len(nets), 3), sharey=True, squeeze=False, layout="constrained"
@@ -85,7 +86,7 @@ def _colors(bench: Bench) -> dict[str, str]:
 
 
 def _bars(ax: Axes, rows: pd.DataFrame, name: str, value: str, colors: dict[str, str]) -> None:
-    """A group of bars for each p, one for each name that has a colour, on a logarithmic axis."""
+    """Draw one group of bars per p on a logarithmic axis, with one bar per name in ``colors``."""
     table = rows.pivot(index="p", columns=name, values=value).reindex(rows["p"].unique())
     width = 0.8 / len(colors)
     for index, (each, color) in enumerate(colors.items()):
@@ -99,7 +100,7 @@ def _bars(ax: Axes, rows: pd.DataFrame, name: str, value: str, colors: dict[str,
 
 
 def _rooflines(ax: Axes, rows: pd.DataFrame) -> None:
-    """A line across each p: what our own share and speed say the roofline is."""
+    """Draw a line across each p: the roofline, computed from our share of it and our speed."""
     if "roofline_share" not in rows:
         return
     ours = rows[rows["candidate"] == OURS]
@@ -109,7 +110,7 @@ def _rooflines(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def _finish(figure: Figure, bench: Bench, colors: dict[str, str]) -> Figure:
-    for ax in figure.axes:  # from a whole decade on; panels of a row share the axis
+    for ax in figure.axes:  # start at a whole decade; the panels of a row share the axis
         lowest = min(bar.get_height() for bar in ax.patches if bar.get_height() > 0)
         ax.set_ylim(bottom=min(10 ** math.floor(math.log10(lowest)), ax.get_ylim()[0]))
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
@@ -119,7 +120,7 @@ def _finish(figure: Figure, bench: Bench, colors: dict[str, str]) -> Figure:
 
 
 def roofline_table(gpu: roofline.Hardware, p_values: tuple[float, ...]) -> pd.DataFrame:
-    """The arithmetic of the rooflines: instructions of a pair, pairs a clock and a second."""
+    """The arithmetic of the rooflines: instructions per pair, pairs per clock and per second."""
     lines = []
     for p in p_values:
         for backward in (False, True):
@@ -141,7 +142,7 @@ def roofline_table(gpu: roofline.Hardware, p_values: tuple[float, ...]) -> pd.Da
 
 
 def show(bench: Bench) -> Styler:
-    """Each case of a bench in a line: our speed, the best peer's, and our factor."""
+    """One line per case of a bench: our speed, the best peer, and how much faster ours is."""
     table = best_peers(bench)
     table["shape"] = table["shape"].map(format_shape)
     table["p"] = table["p"].map(format_p)

@@ -24,7 +24,7 @@ PRECISIONS = {"highest": "float32", "medium": "bfloat16"}
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """One recorded bench; p is a float, and ``iterations`` may be empty, as older files are."""
+    """One recorded bench; p is a float, and ``iterations`` is empty for older files."""
 
     path: Path
     environment: dict[str, Any]
@@ -39,18 +39,18 @@ class Bench:
 
     @property
     def title(self) -> str:
-        """The device and what ran there."""
+        """The device, a CPU's number of threads, and the backend that ran there."""
         surroundings = self.environment
         threads = "" if self.on_gpu else f", {surroundings['threads']} threads"
         return f"{surroundings['device']}{threads}, {surroundings['backend']}"
 
 
 def load(path: Path) -> Bench:
-    """The bench that a file holds.
+    """The bench in a file.
 
     Raises:
-        RecordError: it is damaged or in another form, or a number that follows from the times is
-            another than they give.
+        RecordError: the file is damaged or has another form, or a derived number does not follow
+            from its times.
     """
     with in_form(path):
         content = read_sealed(path)
@@ -68,9 +68,9 @@ def load(path: Path) -> Bench:
 
 
 def _check_derived(bench: Bench) -> None:
-    """ValueError unless pairs a second and factors are what ``distances.measure`` derives.
+    """Raise ValueError if pairs per second or factors differ from ``distances.measure``'s formulas.
 
-    Shares of the roofline are left alone: they follow from the code that measured as well.
+    Shares of the roofline are not checked, because they also depend on the code that measured.
     """
     for case, rows in bench.rows.groupby(CASE, sort=False):
         (ours,) = rows.loc[rows["candidate"] == OURS, "seconds"]
@@ -90,7 +90,7 @@ def _check_derived(bench: Bench) -> None:
 
 
 def benches(folder: Path | None = None) -> list[Bench]:
-    """Every bench in runs/bench, or in ``folder``: CPUs, then GPUs, each by the file's name."""
+    """All benches in runs/bench, or in ``folder``: CPUs, then GPUs, each sorted by file name."""
     folder = folder or records.runs_dir() / "bench"
     paths = [path for path in json_files(folder) if path.name != machine_code.FILE]
     benches = [path for path in paths if not path.name.startswith(PREFIX)]
@@ -98,15 +98,15 @@ def benches(folder: Path | None = None) -> list[Bench]:
 
 
 def gpu_state(found: Sequence[Bench]) -> str:
-    """What may be said of GPUs: the names of those that are recorded, or that there is none."""
+    """A phrase about GPUs: the names of those with a recorded bench, or that there is none."""
     names = [bench.environment["device"] for bench in found if bench.on_gpu]
     return f"run on {', '.join(names)}" if names else NOT_YET
 
 
 def best_peers(bench: Bench) -> pd.DataFrame:
-    """One row a case: our 10^9 pairs a second, the fastest peer that agrees, and our factor.
+    """One row per case: our 10^9 pairs per second, the fastest peer that agrees, and our factor.
 
-    Without such a peer its name is empty.
+    The peer's name is empty if no peer agrees.
     """
     lines = []
     for case, rows in bench.rows.groupby(CASE, sort=False):
@@ -126,9 +126,9 @@ def best_peers(bench: Bench) -> pd.DataFrame:
 
 
 def smoothed(bench: Bench) -> pd.DataFrame:
-    """One row for each LogSumExp timed beside ℓp: the seconds of both, and their ratio.
+    """One row per LogSumExp timing beside ℓp: the seconds of both, and their ratio.
 
-    Empty where the bench has none.
+    The table is empty if the bench has no LogSumExp timings.
     """
     lines = []
     for case, rows in bench.rows.groupby(CASE, sort=False):
@@ -162,17 +162,17 @@ def show_smoothed(bench: Bench) -> Styler:
 
 
 def format_p(p: float) -> str:
-    """A power as it is printed."""
+    """A power in print: "∞" or a number."""
     return "∞" if math.isinf(p) else f"{p:g}"
 
 
 def format_shape(shape: str) -> str:
-    """in → out of a shape; the batch is 512 in every one."""
+    """The in → out part of a shape; the batch is always 512."""
     return shape.removeprefix("512x").replace("->", " → ")
 
 
 def format_factor(factor: float) -> str:
-    """How much faster ours is; digits where it is close to the peer, or behind it."""
+    """How many times faster ours is, with two decimals below 2."""
     return f"{factor:.0f}×" if factor >= 2 else f"{factor:.2f}×"
 
 

@@ -1,10 +1,17 @@
-"""What a GPU allows: pairs a second from the instructions of a pair, bytes from its bandwidth.
+"""The speed that a GPU allows: pairs per second by instructions, bytes per second by bandwidth.
 
-A pair is one |x − w|. An instruction of the FMA pipe (add, multiply, multiply-add), a minimum or
-maximum, and a special function (exp2, log2) have each their own rate, and all together at most 128
-are issued, by each multiprocessor in each clock. The slowest of these is the roofline.
+A pair is one |x − w|. Three kinds of instructions have a rate of their own per multiprocessor and
+clock:
 
-There is none for a CPU: its clock depends on the vector instructions in use and on its neighbours.
+- the FMA pipe: add, multiply, multiply-add;
+- minimum and maximum;
+- special functions: exp2, log2.
+
+Each multiprocessor also issues at most 128 instructions of all kinds per clock. The slowest of
+these limits is the roofline.
+
+A CPU has no roofline here: its clock depends on the vector instructions in use and on the load of
+neighbouring cores.
 """
 
 import math
@@ -17,22 +24,22 @@ import torch
 
 from linfdist.bench.timing import best_seconds
 
-ISSUED = 128  # a clock and multiprocessor: four schedulers, a warp of 32 each
+ISSUED = 128  # per clock and multiprocessor: four schedulers, each a warp of 32
 MIN_MAX, SPECIAL = 64, 16
-# Of the FMA pipe in float32, by compute capability: CUDA C++ Programming Guide, throughput of
-# arithmetic instructions.
+# Rate of the FMA pipe in float32, by compute capability. Source: CUDA C++ Programming Guide,
+# throughput of arithmetic instructions.
 FMA: Mapping[str, int] = MappingProxyType({"8.0": 64, "8.6": 128, "8.9": 128, "9.0": 128})
 COPY_BYTES = 2**30  # far more than any cache
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What the rooflines need of a GPU; None is unknown, and then there is no roofline."""
+    """The rates of a GPU; None means unknown, and a bound that needs the rate does not exist."""
 
     capability: str
     multiprocessors: int
-    clock_mhz: float | None  # the highest, so that a share of the roofline is never flattered
-    bandwidth_gb_per_second: float | None  # measured: a copy in the same run, read plus written
+    clock_mhz: float | None  # the highest, so a share of the roofline is never overstated
+    bandwidth_gb_per_second: float | None  # by a copy in the same run, read plus written
 
     def __str__(self) -> str:
         clock = (
@@ -66,7 +73,7 @@ def hardware(device: torch.device) -> Hardware | None:
 
 
 def _clock_mhz(properties: object) -> float | None:
-    """The highest clock: torch's, nvidia-smi's where torch is too old to say, None if neither."""
+    """The highest clock: from torch, else from nvidia-smi, else None."""
     if clock_khz := getattr(properties, "clock_rate", 0):
         return clock_khz / 1e3
     query = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
@@ -86,16 +93,19 @@ def _copy_seconds(device: torch.device) -> float:
 
 
 def instructions(p: float, backward: bool, capability: str) -> Instructions | None:
-    """What one pair costs at the least; None where that is unknown or does not grow with the pairs.
+    """The least cost of one pair; None if it is unknown or does not grow with the pairs.
 
-    Forward: a subtraction, then at p = ∞ a maximum, and at finite p the power and the sum. A real
-    power is exp2(p log2), scaled by a multiply-add; a whole one may be a chain of multiplications
-    by repeated squaring, the last one fused with the sum. Backward, both gradients come from one
-    power p − 1, scaled, by a multiply-add each, which the last multiplication of a chain is part
-    of. At p = ∞ the backward pass touches one entry of each neuron.
+    - Forward: a subtraction; then at p = ∞ a maximum, at finite p the power and the sum.
+    - A real power is exp2(p log2), scaled by a multiply-add.
+    - A whole power may instead be a chain of multiplications by repeated squaring. In the forward
+      pass the last multiplication is fused with the sum.
+    - Backward: both gradients come from one power p − 1, scaled. Each takes a multiply-add, which
+      includes the last multiplication of a chain.
+    - Backward at p = ∞: the pass touches one entry of each neuron, so the result is None.
 
-    A kernel can pass the roofline of a real power: by skipping differences that do not count beside
-    the largest, as most do not at a large p, or by computing some powers of two as polynomials.
+    A kernel can exceed the roofline of a real power in two ways. It can skip differences that are
+    negligible beside the largest, as most are at a large p, or compute some powers of two as
+    polynomials.
     """
     if capability not in FMA or (math.isinf(p) and backward):
         return None
@@ -110,19 +120,19 @@ def instructions(p: float, backward: bool, capability: str) -> Instructions | No
 
 
 def _multiplications(power: int) -> int:
-    """Of repeated squaring: one a bit after the first, one more for each such bit that is set."""
+    """Multiplications of repeated squaring: one per bit after the first, one more if it is set."""
     return power.bit_length() + power.bit_count() - 2 if power > 0 else 0
 
 
 def pairs_per_clock(cost: Instructions, capability: str) -> float:
-    """What a multiprocessor can do of ``cost`` in one clock."""
+    """The pairs of this ``cost`` that a multiprocessor can process in one clock."""
     pipes = ((cost.fma, FMA[capability]), (cost.min_max, MIN_MAX), (cost.special, SPECIAL))
     issued = ISSUED / (cost.fma + cost.min_max + cost.special)
     return min(issued, *(rate / count for count, rate in pipes if count))
 
 
 def pairs_per_second(p: float, backward: bool, found: Hardware | None) -> float | None:
-    """The roofline of one pass; None where there is none."""
+    """The roofline of one pass; None if it has none."""
     if found is None or found.clock_mhz is None:
         return None
     cost = instructions(p, backward, found.capability)
@@ -135,7 +145,7 @@ def pairs_per_second(p: float, backward: bool, found: Hardware | None) -> float 
 def least_seconds(
     pairs: float, p: float, with_backward: bool, found: Hardware | None
 ) -> float | None:
-    """The least time for a pass, or for forward and backward; at p = ∞ the forward pass alone."""
+    """The least time of forward, or of forward and backward; at p = ∞ of forward alone."""
     forward = pairs_per_second(p, False, found)
     if forward is None:
         return None

@@ -1,9 +1,11 @@
-"""How a call is timed: rounds that alternate between the candidates, on the device's own clock.
+"""Timing of calls: rounds that alternate between the candidates, on the device's own clock.
 
-On a GPU a candidate is called many times back to back between two events, over several sets of
-inputs that together are larger than its cache, after one call that does not count. What training
-sees is that rate: the time of the kernels, or of launching them where that takes longer. The
-second is reported beside it, so that a gap shows. On a CPU one call is one measurement.
+On a GPU, a round calls a candidate many times back to back between two events, after one call that
+does not count. The calls cycle through several sets of inputs that together exceed the cache. The
+result is the rate that training sees: the time of the kernels, or the time of launching them if
+that is longer. The launch time is also reported on its own, so a gap between the two is visible.
+
+On a CPU, one call is one measurement.
 """
 
 import math
@@ -18,25 +20,25 @@ from torch import Tensor
 
 Call = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
-WINDOW = 0.02  # seconds that a GPU is busy between two events, thousands of times their resolution
-MOST_CALLS = 64  # times a dozen kernels still fits the queue, so that launching never waits
+WINDOW = 0.02  # seconds of GPU work between two events, thousands of times their resolution
+MOST_CALLS = 64  # with a dozen kernels each they fit the queue, so launching never waits
 MOST_SETS = 16
-MOST_LETTERS = 160  # of a peer's error
+MOST_LETTERS = 160  # shown of a peer's error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One candidate's times: seconds of one call, the best round's and the median round's."""
+    """One candidate's times: seconds per call, in the best round and in the median round."""
 
     seconds: float
     median_seconds: float
     rounds: int
-    launch_seconds: float | None  # of a call on the CPU; None on a CPU, where it is the call
-    peak_memory_mb: float | None  # that the call holds at once beyond its inputs; None on a CPU
+    launch_seconds: float | None  # CPU time to launch a call on a GPU; None on a CPU
+    peak_memory_mb: float | None  # held at once beyond the inputs; None on a CPU
     note: str = ""
 
     def columns(self) -> dict[str, object]:
-        """As a row of the bench has them; what does not exist on a CPU is left out."""
+        """The columns of a row of the bench; those that do not exist on a CPU are left out."""
         found = {"seconds": self.seconds, "median_seconds": self.median_seconds}
         found["rounds"] = self.rounds
         for name in ("launch_seconds", "peak_memory_mb"):
@@ -46,7 +48,7 @@ class Timing:
 
 
 def input_sets(bytes_of_one: int, device: torch.device) -> int:
-    """How many sets of inputs a candidate is called on, so that no cache holds them."""
+    """The number of input sets that a candidate needs so that the cache cannot hold them all."""
     if device.type != "cuda":
         return 1
     cache = torch.cuda.get_device_properties(device).L2_cache_size
@@ -63,12 +65,22 @@ def race(
     checked: bool = True,
     baseline: int | None = None,
 ) -> dict[Name, Timing | str]:
-    """Time the candidates, each the same call on one or more sets of inputs; ours comes first.
+    """Time the candidates in rounds; the first candidate is ours.
 
-    The first call of each is compared with ours and not timed, unless it takes more than
-    ``patience`` seconds: then it is the only one (one of ``compiled`` is called once more). One
-    that cannot run has the reason instead of a timing, one that disagrees a note. Memory is counted
-    from ``baseline`` bytes, or from what is held before the call. An error of ours is raised.
+    The result of each candidate's first call is compared with ours, and the call is not timed. If
+    the first call takes more than ``patience`` seconds, its time counts and the candidate is not
+    called again; a candidate in ``compiled`` is called once more. A candidate that cannot run has
+    the reason in place of a timing. A candidate whose result disagrees has a note. An error of ours
+    is raised.
+
+    Args:
+        candidates: the same call on one or more sets of inputs, for each candidate.
+        device: the device to time on.
+        rounds: the number of rounds.
+        patience: the most seconds of a first call after which further rounds follow.
+        compiled: the names of candidates whose first call compiles.
+        checked: compare the results with ours.
+        baseline: bytes from which memory is counted; by default those held before the first call.
     """
     runners = {
         name: _Runner(calls, device, patience, name in compiled)
@@ -87,7 +99,7 @@ def race(
 
 
 class _Runner:
-    """One candidate: its calls, what they have taken so far, and why it is out of the race."""
+    """One candidate: its calls, their times so far, and the reason if it is out of the race."""
 
     def __init__(
         self, calls: Sequence[Call], device: torch.device, patience: float, compiled: bool
@@ -100,7 +112,7 @@ class _Runner:
         self.note = self.failed = ""
 
     def attempt(self, action: Callable[..., object], *arguments: object) -> None:
-        """``action``, a method of this runner; whatever a peer raises is its row's note."""
+        """Call ``action``, a method of this runner; an error of a peer becomes its row's note."""
         if self.failed:
             return
         try:
@@ -109,14 +121,14 @@ class _Runner:
             self.failed = (str(error) or type(error).__name__).splitlines()[0][:MOST_LETTERS]
 
     def start(self, baseline: int | None, expected: object = None) -> object:
-        """The first call, its result held against ``expected``."""
+        """Make the first call and compare its result with ``expected``."""
         self.first, self.memory, result = _first(self.calls[0], self.device, baseline)
         if expected is not None and not agree(expected, result):
             self.note = "differs by more than 1 %"
         return result
 
     def again(self) -> None:
-        """One more round, if the first call was fast enough for that."""
+        """Time one more round, if the first call was fast enough."""
         if self.first <= self.patience or (self.compiled and not self.rounds):
             self.rounds.append(_round(self.calls, self.device))
 
@@ -135,17 +147,17 @@ class _Runner:
 
 
 def best_seconds(call: Call, device: torch.device, rounds: int = 5) -> float:
-    """The best of some rounds of one call."""
+    """The seconds of one call in the best of ``rounds`` rounds."""
     return min(_round([call], device)[0] for _ in range(rounds))
 
 
 def _first(
     call: Call, device: torch.device, baseline: int | None
 ) -> tuple[float, float | None, object]:
-    """The first call: its seconds, the memory in MB that it takes on a GPU, and its result."""
+    """Make the first call; return its seconds, its memory in MB on a GPU, and its result."""
     memory = None
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # a failed candidate's, or another's that this one cannot use
+        torch.cuda.empty_cache()  # memory of other candidates that this one cannot use
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) if baseline is None else baseline
@@ -158,13 +170,13 @@ def _first(
 
 
 def _round(calls: Sequence[Call], device: torch.device) -> tuple[float, float]:
-    """Seconds of one call, and the CPU's seconds to launch it."""
+    """The seconds of one call, and the CPU's seconds to launch it."""
     if device.type != "cuda":
         started = time.perf_counter()
         calls[0]()
         seconds = time.perf_counter() - started
         return seconds, seconds
-    alone, _ = _between_events(calls[:1], 1, device)  # the warm-up, which also says how long one is
+    alone, _ = _between_events(calls[:1], 1, device)  # the warm-up; it also sets the count
     count = min(MOST_CALLS, max(1, round(WINDOW / alone)))
     return _between_events(calls, count, device)
 
@@ -184,7 +196,7 @@ def _between_events(calls: Sequence[Call], count: int, device: torch.device) -> 
 
 
 def agree(ours: object, theirs: object) -> bool:
-    """Whether two results are the same within single precision at a large power."""
+    """Whether two results agree to 1 %, the accuracy of single precision at a large power."""
     for a, b in zip(_tensors(ours), _tensors(theirs), strict=True):
         if not bool((a - b).abs().max() < 1e-2 * a.abs().max().clamp_min(1e-30)):
             return False

@@ -1,4 +1,4 @@
-"""Tables: the paper's with the numbers recorded here beside the printed ones, and our own."""
+"""The paper's tables, with the numbers recorded here beside the printed ones, and our own."""
 
 from linfdist.report.comparisons import effects, show_effects
 from linfdist.report.curves import (

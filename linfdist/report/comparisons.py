@@ -1,4 +1,4 @@
-"""What a change is worth: the difference of two rows, the paper's beside the recorded one."""
+"""Differences between two rows of a table: the paper's difference beside the recorded one."""
 
 import math
 from collections.abc import Sequence
@@ -15,12 +15,14 @@ COLUMNS = ("change", "method", "accuracy", "paper", "here", "sd", "seeds", "as i
 
 
 def effects(changes: Sequence[Change], scale: str = "reduced") -> pd.DataFrame:
-    """A row for each change: by how much it raises an accuracy, as a fraction of the images.
+    """One row per change: by how much it raises an accuracy, as a fraction of the images.
 
-    "paper" is the difference of the printed numbers, "here" that of the means over the seeds
-    recorded at ``scale``, with its standard deviation from two seeds of each on; "seeds" are those
-    of the row that has fewer. "as in the paper" is "yes" where both differences have one sign, "no"
-    where they have not, and "not yet run" where a row has no record.
+    - "paper": the difference of the printed numbers.
+    - "here": the difference of the means over the seeds recorded at ``scale``.
+    - "sd": the standard deviation of "here", if each row has at least two seeds.
+    - "seeds": the number of seeds of the row that has fewer.
+    - "as in the paper": "yes" if both differences have the same sign, "no" if they do not, and
+      "not yet run" if a row has no record.
     """
     return pd.DataFrame([_effect(change, scale) for change in changes], columns=list(COLUMNS))
 
@@ -37,9 +39,9 @@ def show_effects(changes: Sequence[Change], scale: str = "reduced") -> Styler:
 
 
 def difference(change: Change, scale: str) -> dict[str, float]:
-    """A change's "paper", "here", "sd" and "seeds", as in ``effects``; NaN where nothing is.
+    """A change's "paper", "here", "sd" and "seeds", as in ``effects``; NaN without a record.
 
-    A quoted row counts with its printed number, at the paper's scale alone.
+    A quoted row contributes its printed number, and only at the paper's scale.
     """
     key = PRINTED[change.accuracy]
     found: dict[str, float] = {

@@ -1,4 +1,4 @@
-"""How far each recorded net certifies: accuracy against radius, margins, and the attacks' share."""
+"""How far each recorded net certifies: curves, margins, and what attacks do to the rest."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -24,9 +24,9 @@ POINTS = 201  # radii at which a curve is drawn
 
 
 def certified_at(runs: Sequence[Run], radii: Sequence[float]) -> pd.Series:
-    """The fraction certified at each of the ``radii``, the mean over the runs.
+    """The fraction of images certified at each of the ``radii``, as a series indexed by radius.
 
-    At radius 0 it is the clean accuracy. A series by radius.
+    The fraction is the mean over the runs. At radius 0 it is the clean accuracy.
     """
     radii = np.asarray(radii, dtype=float)
     shares = []
@@ -39,7 +39,7 @@ def certified_at(runs: Sequence[Run], radii: Sequence[float]) -> pd.Series:
 
 
 def recorded(table: str, scale: str = "reduced") -> dict[str, list[Run]]:
-    """The recorded runs of a table's rows at a scale, by row, in the order of the table."""
+    """The recorded runs of a table at a scale, keyed by row, in the order of the table."""
     experiments.check_scale(scale)
     names = [name for name in experiments.EXPERIMENTS if name.startswith(f"{table}/")]
     found = {name: records.find_runs(name, scale) for name in names}
@@ -47,9 +47,10 @@ def recorded(table: str, scale: str = "reduced") -> dict[str, list[Run]]:
 
 
 def certified_shares(table: str, scale: str = "reduced") -> pd.DataFrame:
-    """A row for each recorded one: certified fractions at 0, eps/2, eps, 2 eps; the paper's at eps.
+    """One row per recorded row: the fractions certified at 0, eps/2, eps and 2 eps.
 
-    Its number is left out where the run has another data set than the paper's row.
+    "paper at eps" is the paper's number at eps. It is missing where the run's data set or eps is
+    not that of the paper's row.
     """
     columns = ("row", "data set", "eps", "seeds", "at 0", "at eps/2", "at eps", "at 2 eps")
     rows = []
@@ -62,28 +63,28 @@ def certified_shares(table: str, scale: str = "reduced") -> pd.DataFrame:
 
 
 def plot_curves(table: str, scale: str = "reduced") -> Figure:
-    """Certified accuracy against radius: a panel a data set, a line a row; the paper's as points.
+    """Certified accuracy against radius: one panel per data set and one line per row.
 
-    The paper's point has its line's colour. The dotted line is eps.
+    A point in a line's colour is the paper's number for that row. The dotted line is eps.
     """
     return _panels(table, scale, _draw_curves)
 
 
 def plot_margins(table: str, scale: str = "reduced") -> Figure:
-    """Histograms of the certified radius by the margin: a panel a data set, a line a row.
+    """Histograms of the radius that the margin certifies: one panel per data set, one line per row.
 
-    Of the rows whose logits are Lipschitz. Images that the net gets wrong have none and are left
-    out, so that a line encloses the clean accuracy.
+    Only rows whose logits are Lipschitz have a line. Misclassified images have no such radius and
+    are left out, so the area under a line is the clean accuracy.
     """
     return _panels(table, scale, _draw_margins)
 
 
 def fates(found: Attacked) -> pd.DataFrame:
-    """Each image that a hunt looked at and the net gets right: its radius and its fate at eps.
+    """One row per correctly classified image of an attack record: its radius and its fate at eps.
 
-    "radius" is ``records.certified_radii``'s, "fate" one of ``FATES``. The true radius is at least
-    the radius; of a beaten image it is at most eps, and "gap" is what is left between them; it is
-    missing for the others.
+    - "radius": from ``records.certified_radii``. The true robust radius is at least this.
+    - "fate": one of ``FATES``.
+    - "gap": eps − radius for a beaten image, whose true radius is at most eps; otherwise missing.
     """
     images = found.run.certificates[: found.images]
     radii = certified_radii(found.run)[: found.images]
@@ -99,7 +100,7 @@ def fates(found: Attacked) -> pd.DataFrame:
 
 
 def plot_fates(found: Attacked, ax: Axes) -> None:
-    """Of the images not certified at eps: certified radius over eps, split by what attacks did."""
+    """Draw a histogram of radius / eps of the images not certified at eps, stacked by fate."""
     table = fates(found)
     share = table["radius"] / float(found.eps)
     colors = {fate: color for fate, color in FATES.items() if fate != "certified"}
@@ -118,7 +119,7 @@ def _dataset(runs: Sequence[Run]) -> str:
 
 
 def _paper(name: str, runs: Sequence[Run]) -> float | None:
-    """What the paper prints of the row, if it is of the run's data set and radius."""
+    """The certified accuracy that the paper prints, if its data set and radius are the run's."""
     row = experiments.get(name)
     eps = row.paper.certified_eps or row.eps
     same = row.dataset == _dataset(runs) and eps == eps_of(runs[0])
@@ -126,7 +127,7 @@ def _paper(name: str, runs: Sequence[Run]) -> float | None:
 
 
 def _panels(table: str, scale: str, draw) -> Figure:
-    """One panel below the other, a data set each, with a colour for each title of a row."""
+    """One panel per data set, stacked vertically, with one colour per row title."""
     found = recorded(table, scale)
     order = [key for key in data.DATASETS if any(_dataset(runs) == key for runs in found.values())]
     labels = _labels(found)
@@ -153,7 +154,7 @@ def _panels(table: str, scale: str, draw) -> Figure:
 
 
 def _labels(found: dict[str, list[Run]]) -> dict[str, str]:
-    """A row's title; where rows of one data set share titles, as in Table 3, their names too."""
+    """Each row's title; the row's name is added if rows of a data set share titles (Table 3)."""
     titles = {name: experiments.get(name).title for name in found}
     keys = [(titles[name], _dataset(runs)) for name, runs in found.items()]
     if len(set(keys)) == len(keys):

@@ -10,11 +10,11 @@ ACCURACIES = {
     "robust": "pgd_accuracy",
     "certified": "certified_accuracy",
 }
-PRINTED = {"train": "train_accuracy", **ACCURACIES}  # what a table of the paper may have
+PRINTED = {"train": "train_accuracy", **ACCURACIES}  # all that a table may print
 
 
 def with_percents(numbers: pd.DataFrame) -> pd.DataFrame:
-    """The measured columns as text, in percent, a standard deviation beside its mean."""
+    """Format the measured columns as text: means in percent, followed by the standard deviation."""
     measured = [name for name in PRINTED if name in numbers]
     shown = numbers.drop(columns=[f"{name} sd" for name in measured])
     for name in measured:
@@ -60,7 +60,7 @@ def parse_flops(printed: str) -> tuple[float, float]:
 
 
 def format_pixels(value: Fraction) -> str:
-    """A radius as papers write it: "0.3" where three digits are exact, else "8/255"."""
+    """A radius as papers write it: "0.3" if three decimals are exact, else as in "8/255"."""
     if (value * 1000).denominator == 1:
         return f"{float(value):g}"
     return f"{float(value * 255):g}/255"

@@ -1,4 +1,4 @@
-"""Every quantitative claim of the paper beside what is recorded, with a verdict by rule."""
+"""Every quantitative claim of the paper beside the recorded number, with a rule-based verdict."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +24,16 @@ NOT_YET = "not yet run"
 QUOTED = "quoted"
 VERDICTS = (REPRODUCED, BETTER, REDUCED, NOISE, NOT, NOT_YET, QUOTED)
 
-# Twice the standard deviation of eight runs that the paper's authors log for the successor of this
-# method; Fashion-MNIST, which they do not log, takes CIFAR-10's. Clean, then robust and certified.
+# (clean, robust and certified). Twice the standard deviation of eight runs that the paper's authors
+# log for the successor of this method. They do not log Fashion-MNIST, which takes CIFAR-10's.
 TOLERANCES = {
     "mnist": (0.0014, 0.0018),
     "fashion_mnist": (0.0082, 0.0070),
     "cifar10": (0.0082, 0.0070),
     "tinyimagenet": (0.0040, 0.0044),
 }
-QUARTER = 0.25  # of a ratio of times
-POINT = 0.01  # differences of one seed that are smaller are noise
+QUARTER = 0.25  # tolerance of a ratio of times, relative to it
+POINT = 0.01  # a smaller difference is noise, even from a single seed
 
 COLUMNS = (
     *("kind", "table", "claim", "paper", "here", "sd", "n", "scale", "tolerance"),
@@ -42,26 +42,34 @@ COLUMNS = (
 
 
 def ledger() -> pd.DataFrame:
-    """A row for each number and each comparison that the paper prints of its tables' rows.
+    """One row per number and per comparison that the paper prints about the rows of its tables.
 
-    "kind" is "accuracy", "difference" (of two rows, as the text compares them), "time" or "FLOPs".
-    "paper", "here", its standard deviation "sd" over n seeds and "tolerance" are fractions of the
-    images, but ratios of times, where n counts rounds, and counts of FLOPs. "scale" is "paper"
-    where that is recorded, else "reduced", either with a note of classes that are missing, which
-    keeps it from being judged; "minutes" are those of one seed, "runs" the folders of the records.
-    The verdict, from these alone:
+    Columns:
 
-    - an accuracy is judged at the paper's scale: "reproduced" within the tolerance, twice the
-      standard deviation of such runs; above it "exceeded", below it "not reproduced";
-    - a difference of two rows that share a method is judged at the reduced scale too; of two
-      methods only at the paper's, as their reduced budgets differ. It is "reproduced" (or
-      "reproduced at reduced scale") if it has the printed sign, "not reproduced" if it has the
-      other; "within noise" if it is smaller than the tolerance: twice its standard deviation, but
-      at least a point;
-    - the time of a training epoch, as a multiple of IBP's, is judged on a GPU: "reproduced" within
-      a quarter of the printed ratio;
-    - FLOPs, which need no run, are "reproduced" if they round to the digits that are printed;
-    - "not yet run" is what has no record at a scale that decides; "quoted" what is not rerun.
+    - "kind": "accuracy", "difference" (of two rows that the text compares), "time" or "FLOPs".
+    - "paper", "here", "sd", "tolerance": the printed number, the recorded one, its standard
+      deviation over n seeds, and the tolerance. Accuracies and differences are fractions of the
+      images, times are ratios, FLOPs are counts.
+    - "n": the number of seeds; for a time, the number of rounds.
+    - "scale": "paper" if the row is recorded at that scale, else "reduced". A note of missing
+      classes may follow; a claim with such a note is not judged.
+    - "minutes": the time of one seed.
+    - "runs": the folders of the records.
+
+    The verdict follows from these columns alone:
+
+    - An accuracy is judged at the paper's scale only. It is "reproduced" within the tolerance
+      (twice the standard deviation of such runs), "exceeded" above it, "not reproduced" below it.
+    - A difference of two rows that share a method is judged at the reduced scale too. A difference
+      of two methods is judged at the paper's scale only, because their reduced budgets differ. It
+      is "within noise" if it is smaller than the tolerance: twice its standard deviation, and at
+      least one percentage point. Otherwise it is "reproduced" (or "reproduced at reduced scale") if
+      it has the printed sign, and "not reproduced" if it has the opposite sign.
+    - The time of a training epoch, as a multiple of IBP's, is judged on a GPU. It is "reproduced"
+      within a quarter of the printed ratio.
+    - FLOPs need no run. They are "reproduced" if they round to the printed digits.
+    - "not yet run": there is no record at a scale that decides.
+    - "quoted": the paper quotes the number from other work, and it is not rerun here.
     """
     rows = [*_accuracies(), *_differences(), *_times(), *_flops()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -75,7 +83,7 @@ def headlines() -> list[str]:
 
 
 def papers_rows(number: int) -> list[Experiment]:
-    """The experiments of a table that are rows of the paper's, ours left out."""
+    """The experiments that are rows of the paper's table, without the rows that this code adds."""
     module = experiments.TABLES[number]
     ours = {row.name for row in getattr(module, "OURS", ())}
     return [row for row in getattr(module, "EXPERIMENTS", ()) if row.name not in ours]
@@ -108,13 +116,13 @@ def _accuracies() -> Iterator[dict[str, object]]:
 
 
 def _judged(row: Experiment, name: str, paper: float, tolerance: float) -> dict[str, object]:
-    """What is recorded of one accuracy, and its verdict."""
+    """The recorded cells of one accuracy, and its verdict."""
     scale, runs = _best(row)
     if not runs:
         return {"n": 0, "verdict": NOT_YET}
     results = results_of(runs)
     excess = results[name] - paper
-    near = abs(excess) <= tolerance + 1e-9  # both are decimals
+    near = abs(excess) <= tolerance + 1e-9  # 1e-9: both are rounded decimals
     verdict = REPRODUCED if near else BETTER if excess > 0 else NOT
     scale = noted_scale(row, scale, runs)
     return {
@@ -128,7 +136,7 @@ def _judged(row: Experiment, name: str, paper: float, tolerance: float) -> dict[
 
 
 def _best(*rows: Experiment) -> tuple[str, list[records_run.Run]]:
-    """The scale at which all rows are recorded, the paper's if they are, and all their runs."""
+    """The scale at which all rows are recorded (the paper's, if possible), and all their runs."""
     for scale in ("paper", "reduced"):
         found = [records.find_runs(row.name, scale) for row in rows]
         if all(found):
@@ -137,7 +145,7 @@ def _best(*rows: Experiment) -> tuple[str, list[records_run.Run]]:
 
 
 def _provenance(runs: Sequence[records_run.Run]) -> dict[str, object]:
-    """What one seed of every row cost, where, from which commits, and the folders."""
+    """The cost of one seed of every row, and the devices, commits and folders of the runs."""
     per_row = pd.Series([run.seconds for run in runs]).groupby([run.experiment for run in runs])
     return {
         "minutes": per_row.mean().sum() / 60,
@@ -148,7 +156,7 @@ def _provenance(runs: Sequence[records_run.Run]) -> dict[str, object]:
 
 
 def _commit(environment: Mapping[str, Any]) -> str:
-    """The commit's first digits; "unknown" of code that ran outside a checkout of its own."""
+    """The commit's first digits; "unknown" if the code did not run from its own checkout."""
     return (environment["commit"] or "unknown")[:7]
 
 
@@ -227,7 +235,7 @@ def _flops() -> Iterator[dict[str, object]]:
             if not row.paper.flops:
                 continue
             info = data.DATASETS[row.dataset]
-            with torch.device("meta"):  # shapes without the weights
+            with torch.device("meta"):  # shapes only, no weights
                 flops = runner.counts(runner.build(row.scales["paper"], info, 0))["flops"]
             paper, tolerance = parse_flops(row.paper.flops)
             yield {

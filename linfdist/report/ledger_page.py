@@ -13,20 +13,21 @@ VERDICT_COLORS = {
     NOISE: "#b8860b",
     NOT: "#cc3d3d",
 }
-# The pages of the book that show a table; the others are called after it.
+# Pages of the book that are not named after the table they show.
 PAGES = {8: "tables/table9"}
 
 
 def verdicts(found: pd.DataFrame) -> pd.DataFrame:
-    """How many claims of a ledger have each verdict: a row a table, a column a verdict."""
+    """The number of claims with each verdict: one row per table, one column per verdict."""
     counts = pd.crosstab(found["table"], found["verdict"])
     return counts.reindex(columns=list(VERDICTS), fill_value=0)
 
 
 def show_ledger(found: pd.DataFrame) -> Styler:
-    """Rows of a ledger for a notebook at the book's root, linked to the tables and records.
+    """Rows of a ledger for a notebook at the book's root, with links to the tables and records.
 
-    Accuracies are in percent, differences in points, both with the standard deviation over seeds.
+    Accuracies are in percent and differences in percentage points. Both show the standard deviation
+    over the seeds.
     """
     shown = pd.DataFrame(
         {

@@ -1,7 +1,7 @@
-"""README.md's tables: rendered from the records.
+"""The tables of README.md, rendered from the records.
 
-``python -m linfdist.report.readme`` writes the tables of results and speed, and what may be said of
-GPUs, into README.md.
+``python -m linfdist.report.readme`` updates README.md: the tables of results and speed, and the
+paragraph about GPUs.
 """
 
 import re
@@ -18,14 +18,14 @@ SCALES = ("reduced", "paper")
 
 
 def rendered(text: str) -> str:
-    """README.md's text with all that is rendered as the records have it now."""
+    """The text of README.md with every rendered part brought up to date with the records."""
     text = RESULTS.sub(lambda _: results(), text)
     text = SPEED.sub(lambda _: speed(), text)
     return GPU.sub(lambda _: gpu(), text)
 
 
 def results() -> str:
-    """Table 1's recorded rows as Markdown: the paper's numbers, and a column for each scale."""
+    """Table 1's recorded rows as Markdown: the paper's numbers, then the columns of each scale."""
     tables = {scale: table(1, scale) for scale in SCALES}
     own = tables["reduced"]["source"] == "this code"
     shown = [scale for scale in SCALES if tables[scale]["seeds"].sum() or scale == "reduced"]
@@ -52,7 +52,7 @@ def _accuracies(row, prefix: str = "") -> str:
 
 
 def speed() -> str:
-    """The recorded benches as Markdown: ours, and the fastest peer that was timed beside it."""
+    """The recorded benches as Markdown: our speed and the fastest peer timed beside it."""
     return "\n".join(map(_speed_of, benches()))
 
 
@@ -75,7 +75,7 @@ def _speed_of(bench: recorded.Bench) -> str:
 
 
 def gpu() -> str:
-    """What the README says of GPUs: that no bench is recorded on one, or on which."""
+    """The README's paragraph about GPUs: which GPUs have a recorded bench, or that none has."""
     state = recorded.gpu_state(benches())
     yet = ": none of their numbers is known" if state == recorded.NOT_YET else ""
     return (

@@ -1,4 +1,4 @@
-"""The paper's tables with the numbers recorded here beside the printed ones."""
+"""The paper's tables, with the recorded numbers beside the printed ones."""
 
 from collections.abc import Sequence
 
@@ -28,16 +28,19 @@ SETTING_TABLES = {
 
 
 def table(number: int, scale: str = "reduced") -> pd.DataFrame:
-    """A table of the paper, with what is recorded at ``scale`` beside it.
+    """A table of the paper, with the numbers recorded at ``scale`` beside the printed ones.
 
-    Tables of results have a row for each method or setting; accuracies are fractions. "paper test",
-    "paper robust" and "paper certified" are the printed numbers; "test", "robust" and "certified"
-    are the mean over the recorded seeds, " sd" the standard deviation from two seeds on. Table 7
-    prints "train" and "test" alone; ours of "train" is ``results_of``'s. A row of this code without
-    a record has no numbers, and "status" says how to make them. "scale" also names the data set,
-    where it is not the paper's, and the number of classes and of test images, where a run had not
-    all of them. Of a quoted row "status" says why it is not rerun. Table 4 is ``timings``; Tables
-    5, 6 and 8 compare the settings of the paper's scale in this code with the printed ones.
+    Table 4 is ``timings``. Tables 5, 6 and 8 compare this code's settings at the paper's scale with
+    the printed ones. The other tables have one row per method or setting, and these columns:
+
+    - "paper test", "paper robust", "paper certified": the printed accuracies, as fractions.
+    - "test", "robust", "certified": the means over the recorded seeds, as fractions; empty for a
+      row without a record. Table 7 prints "train" and "test" only; ``results_of`` defines "train".
+    - "test sd", …: the standard deviations, if there are at least two seeds.
+    - "scale": the scale; also the data set if it is not the paper's, and the numbers of classes and
+      test images if a run did not use all of them.
+    - "status": for a row without a record, the command that makes one; for a quoted row, why it is
+      not rerun.
 
     Raises:
         UnknownName: no such table or scale.
@@ -58,9 +61,9 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
 
 
 def text(number: int, scale: str = "reduced") -> str:
-    """The table for a terminal; what each row of this code ran on, or how to run it, is below.
+    """The table for a terminal, followed by lines that say where each row ran, or how to run it.
 
-    Rows of which the same is said share a line.
+    Rows with the same status share a line.
     """
     if number == TIMES:
         return timings_text(scale)
@@ -81,7 +84,7 @@ def text(number: int, scale: str = "reduced") -> str:
 
 
 def show(number: int, scale: str = "reduced") -> Styler:
-    """The table for a notebook; ℓ∞-dist nets are in bold where other methods stand beside them."""
+    """The table for a notebook; ℓ∞-dist nets are in bold if the table has other methods too."""
     if number == TIMES:
         return show_timings(scale)
     title, shown = _printed(number, scale)
@@ -104,7 +107,7 @@ def _results(number: int, scale: str) -> pd.DataFrame:
 
 
 def _columns(rows: Sequence[Experiment | QuotedRow]) -> list[str]:
-    """A table's columns: those of the paper's that it has, then ours."""
+    """The columns of a table: first those that the paper prints, then ours."""
     switches = [row.switches for row in rows if isinstance(row, Experiment)]
     accuracies = [
         name
@@ -149,7 +152,7 @@ def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
 
 
 def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records_run.Run]) -> str:
-    """The scale, and how its runs' data are not the paper's: "reduced (40 of 200 classes)"."""
+    """The scale, and how its data differ from the paper's: "reduced (40 of 200 classes)"."""
     setting = experiment.scales[scale]
     notes = [] if setting.dataset == experiment.dataset else [setting.dataset]
     all_classes = data.DATASETS[setting.dataset].num_classes
@@ -161,10 +164,11 @@ def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records_run.R
 
 
 def results_of(runs: Sequence[records_run.Run]) -> dict[str, float]:
-    """Means over an experiment's runs: accuracies, with their deviations, and epochs.
+    """Means over an experiment's runs: accuracies with their standard deviations, and epochs.
 
-    "train" is the last epoch's of epochs.csv: a mean over its steps, at p = ∞, of augmented images
-    with the batches' own mean shifts. The rate is near 0 by then, so that the weights hardly move.
+    "train" is the last epoch's training accuracy from epochs.csv. It is a mean over the steps of
+    that epoch, at p = ∞, on augmented images and with the mean shifts of each batch. The learning
+    rate is near 0 by then, so the weights hardly move.
     """
     metrics = pd.DataFrame(
         [run.metrics | {"train_accuracy": run.epochs["train_accuracy"].iloc[-1]} for run in runs]
@@ -177,7 +181,7 @@ def results_of(runs: Sequence[records_run.Run]) -> dict[str, float]:
 
 
 def _printed(number: int, scale: str) -> tuple[str, pd.DataFrame]:
-    """The title and the cells of a table as text; "source" only where a row is quoted."""
+    """The title and the cells of a table as text; "source" is left out if no row is quoted."""
     numbers = table(number, scale)
     if number in SETTING_TABLES:
         return SETTING_TABLES[number], numbers.T if number == 6 else numbers

@@ -1,4 +1,4 @@
-"""Is the "Robust" column robust? What the recorded hunts found that PGD-20 had missed."""
+"""Is the "Robust" column robust? What the recorded attacks beat and PGD-20 did not."""
 
 import math
 
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def wilson(beaten: int, tried: int) -> tuple[float, float]:
-    """The 95 % interval of a share  [Wilson1927]; nan for a share of nothing."""
+    """The 95 % confidence interval of a share  [Wilson1927]; NaN if ``tried`` is 0."""
     if tried == 0:
         return math.nan, math.nan
     z = 1.959964
@@ -40,13 +40,16 @@ def wilson(beaten: int, tried: int) -> tuple[float, float]:
 
 
 def robust_column(scale: str = "reduced") -> pd.DataFrame:
-    """A row a recorded hunt.
+    """One row per attack record.
 
-    "test", "robust" (the run's PGD-20), "strongest" (what survives all attacks) and "certified" are
-    fractions of the first "images" test images. "missed": images that PGD-20 did not beat and that
-    are not certified; "beaten": how many of them an attack did. "share" is their quotient, the part
-    of the gap between "robust" and "certified" that attacks close, and "low" to "high" its 95 %
-    interval.
+    - "images": the number of test images considered, counted from the first.
+    - "test", "robust", "strongest", "certified": fractions of these images that are classified
+      right, survive the run's PGD-20, survive all attacks, and are certified.
+    - "missed": the number of images that survived PGD-20 and are not certified.
+    - "beaten": the number of missed images that an attack beat.
+    - "share": beaten / missed, the part of the gap between "robust" and "certified" that the
+      attacks close.
+    - "low", "high": the 95 % confidence interval of "share".
     """
     return pd.DataFrame([_row(found) for found in find_attacked(scale=scale)], columns=[*COLUMNS])
 
@@ -90,9 +93,9 @@ def show_robust_column(scale: str = "reduced") -> Styler:
 
 
 def by_attack(scale: str = "reduced") -> pd.DataFrame:
-    """The share of the missed images that each attack beats alone: a row an attack, a column a run.
+    """The share of the missed images that each attack alone beats: rows are attacks, columns runs.
 
-    Of the hunts in which each attack met every image.
+    Only attack records in which each attack met every image are included.
     """
     columns = {}
     for found in find_attacked(scale=scale):

@@ -1,4 +1,4 @@
-"""Tables 5, 6 and 8: the networks and the training settings beside the paper's."""
+"""Tables 5, 6 and 8: this code's networks and training settings beside the paper's."""
 
 from collections.abc import Iterator, Mapping
 
@@ -22,10 +22,10 @@ SMOOTHINGS = {
 
 
 def layers(net: NetConfig, num_classes: int, *, in_channels: int | None = None) -> list[str]:
-    """A network's layers in the words of Tables 5 and 8.
+    """A network's layers, written as in Tables 5 and 8.
 
     Raises:
-        ValueError: a convolutional network without the images' ``in_channels``.
+        ValueError: the network is convolutional and ``in_channels`` is missing.
     """
     hidden = [*_convolutions(net, in_channels), *(f"ℓ∞-dist({n})+Norm" for n in net.hidden)]
     if net.kind == "net":
@@ -46,13 +46,13 @@ def _convolutions(net: NetConfig, in_channels: int | None) -> Iterator[str]:
 
 
 def architectures(wanted_layers: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
-    """Table 5 or 8, the layers of experiments, beside the networks of the paper's scale."""
+    """Table 5 or 8: each experiment's printed layers beside this code's at the paper's scale."""
     columns = {}
     for name, wanted in wanted_layers.items():
         experiment = experiments.get(name)
         info = data.DATASETS[experiment.dataset]
         config = experiment.scales["paper"].net
-        with torch.device("meta"):  # shapes without the weights
+        with torch.device("meta"):  # shapes only, no weights
             net = build_net(
                 config,
                 input_shape=info.input_shape,
@@ -76,7 +76,7 @@ def _numbered(layers: list[str] | tuple[str, ...]) -> dict[str, str]:
 
 
 def hyper_parameters(train: TrainConfig) -> dict[str, str]:
-    """A training configuration in Table 6's words."""
+    """A training configuration, with Table 6's names of the settings."""
     beta1, beta2 = train.betas
     e1, e2, e3 = train.epochs
     return {
@@ -96,7 +96,7 @@ def hyper_parameters(train: TrainConfig) -> dict[str, str]:
 
 
 def _loss(loss: Loss) -> dict[str, str]:
-    """The paper's rows, empty where the loss has no such number, and those of other losses."""
+    """The paper's rows, empty if the loss has no such number, and the rows of other losses."""
     said = dict.fromkeys(("ε_train", "κ", "t"), "")
     if isinstance(loss, HingeLoss | MixtureLoss):
         said["t"] = format_pixels(loss.threshold)
@@ -113,7 +113,7 @@ def _loss(loss: Loss) -> dict[str, str]:
 
 
 def _smoothing(train: TrainConfig) -> dict[str, str]:
-    """What is not the paper's; nothing for the paper's own smoothing."""
+    """The rows that describe a smoothing other than the paper's; none for the paper's own."""
     if train.smoothing == "lp":
         return {}
     said = {"Smoothing": SMOOTHINGS[train.smoothing], "Relaxation": f"{train.relaxation:g}"}
@@ -121,7 +121,7 @@ def _smoothing(train: TrainConfig) -> dict[str, str]:
 
 
 def hyper_parameter_table() -> pd.DataFrame:
-    """Table 6 beside the settings of the paper's scale."""
+    """Table 6: the printed settings beside this code's at the paper's scale."""
     columns = {}
     for name, wanted in printed_settings.TABLE6.items():
         experiment = experiments.get(name)

@@ -1,4 +1,4 @@
-"""Our own experiments: what is recorded of them, side by side."""
+"""Our own experiments: their recorded results side by side."""
 
 from collections.abc import Sequence
 
@@ -22,12 +22,15 @@ COLUMNS = (
 
 
 def study(rows: Sequence[Experiment], scale: str = "reduced") -> pd.DataFrame:
-    """What is recorded of ``rows`` at ``scale``, a row for each, named by its title.
+    """The recorded results of ``rows`` at ``scale``, one row per experiment.
 
-    "test", "robust" and "certified" are means over the recorded seeds, " sd" their standard
-    deviation from two seeds on; "minutes" are of training alone, of the fastest seed, since other
-    work on the machine can only add to them. Without a record "seeds" is 0, and "command" makes
-    one.
+    - "training": the experiment's title.
+    - "seeds": the number of recorded seeds, 0 without a record.
+    - "test", "robust", "certified": means over the recorded seeds.
+    - "test sd", …: the standard deviations, if there are at least two seeds.
+    - "minutes": the time of training alone, for the fastest seed. The fastest is shown because
+      other work on the machine can only add to the time.
+    - "command": the command that makes a record.
     """
     found = []
     for row in rows:

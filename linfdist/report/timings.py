@@ -1,4 +1,4 @@
-"""Table 4: the paper's seconds of an epoch beside those timed here, and the ratios of both."""
+"""Table 4: the paper's seconds per epoch beside those timed here, and the ratios of both."""
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -17,11 +17,14 @@ COLUMNS = (
 
 
 def timings(scale: str = "reduced") -> pd.DataFrame:
-    """A row for each method and each device that timed it at ``scale``, or one "not yet run".
+    """One row per method and device that timed it at ``scale``; "not yet run" without a device.
 
-    "source" is "paper" for its rows and "ours" for those that it has not. Seconds are of an epoch
-    of 50,000 images, a mean over the phases of the paper's schedule; "ratio" is to IBP's on the
-    same device, and so is that of each phase, to IBP's mean. "batch" is what was timed.
+    - "source": "paper" for the paper's rows, "ours" for the rows that this code adds.
+    - "seconds": the time of an epoch of 50,000 images, a mean over the phases of the paper's
+      schedule.
+    - "ratio": "seconds" over IBP's on the same device.
+    - "ratio, <phase>": the phase's seconds over IBP's mean on the same device.
+    - "batch": the batch size that was timed.
     """
     found = epochs_file.recorded(scale)
     rows = [_row(row, scale, times) for times in found or [None] for row in table4.ROWS]
@@ -72,7 +75,7 @@ def printed_timings(scale: str) -> tuple[str, pd.DataFrame]:
 
 
 def timings_text(scale: str) -> str:
-    """The table for a terminal; the status is below."""
+    """The table for a terminal, followed by the status of each device."""
     title, shown = printed_timings(scale)
     notes = shown.groupby(["device", "status"]).groups
     cells = shown.drop(columns="status").to_string(index=False)
@@ -81,7 +84,7 @@ def timings_text(scale: str) -> str:
 
 
 def show_timings(scale: str = "reduced") -> Styler:
-    """The table for a notebook; what this code adds to the paper's rows is set in italics."""
+    """The table for a notebook; the rows that this code adds are set in italics."""
     title, shown = printed_timings(scale)
     ours = shown["source"] == "ours"
     styler = shown.style.set_caption(title).hide(axis="index")

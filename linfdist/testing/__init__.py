@@ -1,1 +1,1 @@
-"""The faults that the tests inject, and how: for the tests and the book's page on faults."""
+"""The faults that the tests inject, and the tools that inject them; the book lists them."""

@@ -1,4 +1,4 @@
-"""Every fault that the tests inject: where, how often, and what must come of it."""
+"""Every fault that the tests inject: where, how often, and the required outcome."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,11 +17,16 @@ Outcome = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One kind of fault: ``times`` it is injected, at least, by tests named as "file::function".
+    """One kind of fault, injected at least ``times`` times by ``tests`` ("file::function").
 
-    "exact resume": the next call ends with the same bits as if nothing had happened.
-    "same result": nothing was lost, and no call is needed. "no false certificate": what is
-    certified then is true. "caught by a test": the fault was planted in the code.
+    The outcomes:
+
+    - "named error": ``error`` is raised.
+    - "exact resume": the next call produces the same bits as a run without the fault.
+    - "named error, then exact resume": both, in this order.
+    - "same result": nothing is lost, and no further call is needed.
+    - "no false certificate": every certificate issued after the fault is true.
+    - "caught by a test": the fault was planted in the code, and a test fails.
     """
 
     name: str
@@ -794,12 +799,13 @@ def get(name: str) -> Fault:
 
 
 def table() -> pd.DataFrame:
-    """A row for each fault: its kind, where, what, how often, what comes of it, by which error.
+    """One row per fault: kind, stage, fault, times, outcome, error and the number of tests.
 
-    The kinds: "bad inputs" are arguments, and files of data, weights, checkpoints and records, that
-    are not what they must be; all else is "faults injected" into a run.
-    The kinds: "bad inputs" are files of data, weights, checkpoints and records, and arguments of
-    functions, that are not what they must be; all else is "faults injected" into a run.
+    The kinds:
+
+    - "bad inputs": invalid arguments of functions, and invalid files of data, weights, checkpoints
+      and records.
+    - "faults injected": every other fault, injected into a run.
     """
     rows = [(_kind(f), f.stage, f.name, f.times, f.outcome, f.error, len(f.tests)) for f in FAULTS]
     columns = ["kind", "stage", "fault", "times", "outcome", "error", "tests"]

@@ -1,4 +1,4 @@
-"""Faults to try on files and processes: a full disk, a death at any step, flipped bits."""
+"""Faults to inject into files and processes: a full disk, a kill at any step, flipped bits."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.tr
 
 @contextlib.contextmanager
 def full_disk(left: int) -> Iterator[None]:
-    """No file of this process grows above ``left`` bytes: the system refuses the write."""
+    """Limit this process's files to ``left`` bytes: the system refuses longer writes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
     try:
@@ -24,16 +24,21 @@ def full_disk(left: int) -> Iterator[None]:
 
 
 def die_in_write(left: int) -> None:
-    """The system kills this process when a file of it is to grow above ``left`` bytes."""
+    """Let the system kill this process when it writes a file beyond ``left`` bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_FSIZE, (left, left))
 
 
 def die_at(step: int, folder: Path, *, reading: bool = False) -> None:
-    """SIGKILL this process before its ``step``-th change in ``folder``, counted from 1.
+    """Kill this process by SIGKILL before its ``step``-th change in ``folder``, counted from 1.
 
-    Changes are files opened for writing, renamed, removed or exchanged, folders made, and every
-    fsync; with ``reading`` every opened file. It cannot be undone: for processes of their own.
+    A change is one of these:
+
+    - a file opened for writing, renamed, removed or exchanged, or a folder made;
+    - any fsync;
+    - with ``reading``, any file opened.
+
+    The hook cannot be removed, so call this only in a process started for the purpose.
     """
     left = [step]
 
@@ -63,16 +68,16 @@ def _inside(path: Any, folder: Path) -> bool:
 
 
 def flip(path: Path, bit: int) -> None:
-    """Flip one bit of a file, counted from its first."""
+    """Flip one bit of a file; bits are counted from 0 at the start of the file."""
     content = bytearray(path.read_bytes())
     content[bit // 8] ^= 1 << bit % 8
     path.write_bytes(content)
 
 
 def outcome(action: Callable[[], object]) -> str:
-    """What came of it: the error by its class and message, or "no error"."""
+    """Call ``action``; return the class and message of its error, or "no error"."""
     try:
         action()
-    except Exception as error:  # whatever it is, it is shown
+    except Exception as error:  # any error is reported
         return f"{type(error).__name__}: {error}"
     return "no error"

@@ -1,4 +1,4 @@
-"""The paper's theory, executable: what a neuron expresses, and networks near any function."""
+"""The paper's theory as code: what a neuron expresses, and networks that approximate functions."""
 
 from linfdist.theory.approximation import Approximation, approximate
 from linfdist.theory.max_of_pyramids import Box, NotLipschitz, Pyramids, pyramids

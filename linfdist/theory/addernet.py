@@ -1,10 +1,13 @@
-"""A small AdderNet, what it promises and what an attack does to it: Appendix C in numbers.
+"""A small AdderNet, its certified radius and an attack on it: Appendix C in numbers.
 
-AdderNet [Chen2020] takes −‖x − w‖_1 for the dot product of a conventional net and keeps batch
-normalisation and ReLU. Here are fully connected ones, small enough for digits, trained by Adam with
-the true gradients, which suffices at this size: the original replaces the gradient with respect to
-w by x − w and that with respect to x by x − w clipped to [−1, 1], scales each layer's step to its
-gradient's norm, and leaves the first and the last layer conventional; all layers are replaced here.
+AdderNet [Chen2020] replaces the dot product of a conventional net by −‖x − w‖_1 and keeps batch
+normalisation and ReLU. The nets here are fully connected and small enough for digits. They differ
+from the original in three ways:
+
+- Adam trains them with the true gradients, which suffices at this size. The original replaces the
+  gradient with respect to w by x − w, and the one with respect to x by x − w clipped to [−1, 1].
+- The original scales each layer's step to its gradient's norm.
+- All layers are replaced here. The original leaves the first and the last layer conventional.
 """
 
 import math
@@ -34,8 +37,9 @@ class AdderLinear(nn.Module):
     """−‖x − w_j‖_1 for every row w_j of ``weight``, which starts as N(0, 1) [Chen2020].
 
     x of shape (batch, in_features) becomes (batch, out_features). In l_1 each output is
-    1-Lipschitz and the layer out_features-Lipschitz, in l_inf the layer in_features-Lipschitz;
-    almost everywhere the Jacobian, whose entries are ±1, has exactly these norms.
+    1-Lipschitz and the layer is out_features-Lipschitz. In l_inf the layer is
+    in_features-Lipschitz. The entries of the Jacobian are ±1 almost everywhere, and the Jacobian
+    then has exactly these norms.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -63,7 +67,7 @@ def adder_net(widths: Sequence[int]) -> nn.Sequential:
 
 
 def conventional_net(widths: Sequence[int]) -> nn.Sequential:
-    """``adder_net`` with dot products in place of distances, everything else the same."""
+    """``adder_net`` with dot products in place of distances; everything else is the same."""
     return _normalized(nn.Linear, widths, "conventional_net")
 
 
@@ -94,11 +98,19 @@ def train(
 ) -> list[float]:
     """Train ``net`` in place by Adam on the cross entropy; return each epoch's mean loss.
 
-    ``images`` are pixels. The rate falls to 0 by a half cosine; the last images of an epoch that do
-    not fill a batch are left out, since batch normalisation needs more than one. ``net`` is left in
-    evaluation mode.
+    The last images of an epoch are left out if they do not fill a batch, because batch
+    normalisation needs more than one. ``net`` is left in evaluation mode.
 
-    Raises TypeError and ValueError for arguments that are not what they must be.
+    Args:
+        net: the network to train.
+        images: pixels.
+        labels: the classes of the images.
+        epochs: the number of epochs.
+        batch_size: images per step, at least 2.
+        lr: the first learning rate; it falls to 0 along a half cosine.
+        seed: the seed of the order of the images.
+
+    Raises TypeError and ValueError for invalid arguments.
     """
     _check_module(net, "train")
     images = float_tensor(images, "train", "images")
@@ -135,10 +147,11 @@ def train(
 def lipschitz_bound(net: nn.Sequential, norm: float) -> float:
     """An upper bound of an ``adder_net``'s Lipschitz constant in l_1 or l_inf, from pixels.
 
-    With the scales s_j = |γ_j| / √(running_var_j + ε) of its batch normalisations, a layer's
-    Jacobian has ±s_j in row j, or 0 behind a ReLU. The product of their absolute values has the
-    norms Π_l Σ_j s_j in l_1, and in l_inf d Π_{l<L} Σ_j s_j · max_j s_j of the last layer. Exact
-    for one layer; with more, signs may cancel, which it cannot see.
+    The scales of a batch normalisation are s_j = |γ_j| / √(running_var_j + ε). Row j of a layer's
+    Jacobian has entries ±s_j, or 0 behind a ReLU. The product of the Jacobians' absolute values has
+    the norm Π_l Σ_j s_j in l_1, and d Π_{l<L} Σ_j s_j · max_j s_j in l_inf, with the maximum over
+    the last layer. The bound is exact for one layer. With more layers signs may cancel, and the
+    bound ignores this.
 
     Raises ValueError for another norm or another kind of net.
     """
@@ -149,9 +162,11 @@ def lipschitz_bound(net: nn.Sequential, norm: float) -> float:
 def certified_radius(net: nn.Sequential, images: Tensor, labels: Tensor, norm: float) -> Tensor:
     """A radius in l_1 or l_inf within which an ``adder_net`` provably keeps its class: (batch,).
 
-    min_k (logit_y − logit_k) / ((s_y + s_k) c) with the scales s of the last layer and c the rest
-    of ``lipschitz_bound``: what a Lipschitz constant that is not 1 leaves of a margin. 0 where the
-    image is misclassified; ``images`` are pixels. Raises as ``lipschitz_bound``.
+    The radius is min_k (logit_y − logit_k) / ((s_y + s_k) c), where s are the scales of the last
+    layer and c is the rest of ``lipschitz_bound``: the margin divided by a Lipschitz constant that
+    is not 1. It is 0 if the image is misclassified. ``images`` are pixels.
+
+    Raises the errors of ``lipschitz_bound``.
     """
     inputs, inner, last = _gains(net, norm, "certified_radius")
     images = float_tensor(images, "certified_radius", "images")
@@ -166,7 +181,7 @@ def certified_radius(net: nn.Sequential, images: Tensor, labels: Tensor, norm: f
 
 
 def _gains(net: nn.Sequential, norm: float, caller: str) -> tuple[int, float, Tensor]:
-    """The inputs, Π_{l<L} Σ_j s_j, and the last layer's scales s."""
+    """The number of inputs, Π_{l<L} Σ_j s_j, and the last layer's scales s."""
     _check_norm(norm, caller)
     if not isinstance(net, nn.Sequential):
         raise TypeError(f"{caller}: net must be an adder_net; got {shown(net)}.")
@@ -191,16 +206,26 @@ def attack(
     norm: float,
     num_steps: int = 20,
 ) -> Attack:
-    """Steepest ascent of the cross entropy within eps in l_1 or l_inf, in [0, 1], from the images.
+    """Attack by steepest ascent of the cross entropy, within eps in l_1 or l_inf and in [0, 1].
 
-    ``function`` takes pixels, (batch, ...), to logits. In l_inf every pixel moves by eps / 4 a
-    step along the sign of its gradient, as in ``linfdist.robust.pgd``. In l_1 the pixel of the
-    largest gradient that is not at 0 or 1 already moves, by eps / num_steps, so that the way
-    travelled, and with it the distance, stays within eps. An image survives only if it and all
-    iterates are classified right.
+    The ascent starts at the images. An image survives only if the image and all iterates are
+    classified right.
 
-    Raises TypeError and ValueError for arguments that are not what they must be: another norm, a
-    negative eps, labels that are no integers.
+    - In l_inf every pixel moves by eps / 4 per step along the sign of its gradient, as in
+      ``linfdist.robust.pgd``.
+    - In l_1 one pixel moves by eps / num_steps per step: the one with the largest gradient among
+      those that are not yet at 0 or 1. The path length, and so the distance, stays within eps.
+
+    Args:
+        function: takes pixels, (batch, ...), to logits.
+        images: pixels.
+        labels: the classes of the images.
+        eps: the radius, at least 0.
+        norm: 1 or ∞.
+        num_steps: the number of steps.
+
+    Raises TypeError and ValueError for invalid arguments: another norm, a negative eps, labels that
+    are not integers.
     """
     _check_norm(norm, "attack")
     check_function(function, "attack")
@@ -240,7 +265,7 @@ def _check_module(net: object, caller: str) -> None:
 
 
 def _largest_moved(x: Tensor, moved: Tensor, gradient: Tensor) -> Tensor:
-    """x with the one entry moved whose gradient is the largest of those that can move."""
+    """x with one entry moved: among those that can move, the one with the largest gradient."""
     can_move = (moved != x).flatten(1)
     chosen = torch.where(can_move, gradient.flatten(1).abs(), -1).argmax(1, keepdim=True)
     flat = x.flatten(1)
@@ -250,10 +275,10 @@ def _largest_moved(x: Tensor, moved: Tensor, gradient: Tensor) -> Tensor:
 def survives_one_pixel(
     function: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
 ) -> Tensor:
-    """Whether an image stays right with any one value set to 0 or to 1: bools, (batch,).
+    """Whether an image stays right if any one value is set to 0 or to 1: bools, (batch,).
 
-    Every choice is tried, without a gradient; each is within l_1 distance 1. Cost: two forward
-    passes a value.
+    Every choice is tried, without gradients. Each is within l_1 distance 1. Cost: two forward
+    passes per value.
     """
     check_function(function, "survives_one_pixel")
     images = float_tensor(images, "survives_one_pixel", "images")

@@ -1,4 +1,4 @@
-"""Theorem 4.1, built: a network of l_inf-dist neurons within eps of any 1-Lipschitz function."""
+"""Theorem 4.1 as code: an l_inf-dist network within eps of any given 1-Lipschitz function."""
 
 import math
 from dataclasses import dataclass
@@ -20,12 +20,11 @@ SHAPES = ("deep", "paper", "wide")
 class Approximation:
     """A network that equals ``pyramids`` on their box, up to rounding.
 
-    ``net`` has two logits, −g(x) and g(x), for x in the place of an image, shape (n, 1, 1, d): it
-    is a classifier by the sign of g, whose certified radius is |g(x)|. Called with points, (n, d),
-    the approximation returns g itself, (n,).
-
-    ``offset`` is twice the bound C of what any neuron reads; ``rounding`` bounds what the floating
-    point of the network can add to the error on the box.
+    - ``net`` has the two logits −g(x) and g(x). It takes x in place of an image, with shape
+      (n, 1, 1, d). It classifies by the sign of g, and its certified radius is |g(x)|.
+    - Called with points of shape (n, d), the approximation returns g itself, of shape (n,).
+    - ``offset`` is 2 C, where C bounds the inputs of every neuron.
+    - ``rounding`` bounds the error that floating-point arithmetic can add on the box.
     """
 
     net: LinfDistNet
@@ -46,25 +45,26 @@ class Approximation:
 
     @property
     def depth(self) -> int:
-        """Layers of neurons, the last with the logits included."""
+        """The number of layers of neurons, including the last, which has the logits."""
         return len(self.net.config.hidden) + 1
 
     @property
     def width(self) -> int:
-        """Neurons of the widest hidden layer."""
+        """The number of neurons of the widest hidden layer."""
         return max(self.net.config.hidden)
 
     @property
     def num_weights(self) -> int:
-        """Weights of all layers, zeros included, without biases."""
+        """The number of weights of all layers, zeros included, without biases."""
         return sum(weight.numel() for weight in self.net.parameters() if weight.ndim == 2)
 
 
 def depth(d: int, num_pyramids: int, shape: str = "deep") -> int:
-    """Layers of the network for this many pyramids in d dimensions.
+    """The number of layers of the network for ``num_pyramids`` pyramids in d dimensions.
 
-    "paper": 2 d a pyramid, one for each x_j − w_j and w_j − x_j; "deep": 2 a pyramid; each and 3.
-    "wide": 3.
+    - "paper": 2 d per pyramid, one for each x_j − w_j and w_j − x_j; plus 3.
+    - "deep": 2 per pyramid; plus 3.
+    - "wide": 3.
     """
     _check_shape(shape, "depth")
     d = whole(d, "depth: d", least=1)
@@ -73,7 +73,7 @@ def depth(d: int, num_pyramids: int, shape: str = "deep") -> int:
 
 
 def num_weights(d: int, num_pyramids: int, shape: str = "deep") -> int:
-    """Weights of that network, zeros included, without biases."""
+    """The number of weights of that network, zeros included, without biases."""
     _check_shape(shape, "num_weights")
     d = whole(d, "num_weights: d", least=1)
     num_pyramids = whole(num_pyramids, "num_weights: num_pyramids", least=1)
@@ -84,7 +84,7 @@ def num_weights(d: int, num_pyramids: int, shape: str = "deep") -> int:
 
 
 def paper_bound(box: Box, values: Tensor) -> float:
-    """The paper's C = 2 C_1 + C_2, with ‖x‖_∞ ≤ C_1 and |values| ≤ C_2; its offset is 2 C."""
+    """The paper's C = 2 C_1 + C_2, where ‖x‖_∞ ≤ C_1 and |values| ≤ C_2; its offset is 2 C."""
     check_box(box, "paper_bound")
     values = float_tensor(values, "paper_bound", "values")
     if not len(values):
@@ -104,25 +104,35 @@ def approximate(
 ) -> Approximation:
     """A ``LinfDistNet`` within eps of ``function`` on all of ``box``  [Zhang2021, Thm. 4.1].
 
-    ``function`` takes points, (n, d), to values, (n,), and is 1-Lipschitz in l_inf. ``shape``:
+    The shapes:
 
-    - "deep": width d + 2. d neurons of each layer copy x, one measures a pyramid, in two layers,
-      and one holds the maximum of the pyramids so far.
-    - "paper": the same as the paper's proof has it, two inputs a maximum, 2 d layers a pyramid.
-    - "wide": three layers. The first measures the distances to all points at once, one neuron of
-      the second takes their maximum.
+    - "deep": width d + 2. In each layer, d neurons copy x, one measures a pyramid, which takes two
+      layers, and one holds the maximum of the pyramids so far.
+    - "paper": the same, but as in the paper's proof: two inputs per maximum, 2 d layers per
+      pyramid.
+    - "wide": three layers. The first measures the distances to all points at once. One neuron of
+      the second takes the maximum.
 
-    ``layout`` as in ``pyramids``. Without ``offset`` the network takes the smallest power of two
-    that the proof allows: then all neurons compute exactly on a lattice to which the first layer
-    rounds x, so that no error grows with the depth, and its bound is kept out of eps. Another
-    offset, such as the paper's 2 C, is taken as it is, and its rounding is not kept out.
+    Without ``offset`` the network uses the smallest power of two that the proof allows. All neurons
+    then compute exactly on a lattice, to which the first layer rounds x. No error grows with the
+    depth, and eps includes the bound of the rounding. A given offset, such as the paper's 2 C, is
+    used as it is, and eps does not include its rounding.
 
-    Cost: depth and weights as ``depth`` and ``num_weights`` say, about 0.1 ms a layer to build.
+    Cost: ``depth`` and ``num_weights`` give the size. Building takes about 0.1 ms per layer.
+
+    Args:
+        function: takes points, (n, d), to values, (n,); 1-Lipschitz in l_inf.
+        box: the box on which the network approximates the function.
+        eps: the largest error.
+        shape: "deep", "paper" or "wide".
+        layout: as in ``pyramids``.
+        offset: the neurons' offset; by default the power of two described above.
+        dtype: the floating-point type of the network.
 
     Raises:
-        NotLipschitz: if sampling finds a pair of points between which ``function`` rises too fast.
+        NotLipschitz: sampling finds a pair of points between which ``function`` rises too fast.
         TypeError: an argument is of another type.
-        ValueError: if eps is too small for the precision of ``dtype`` on this box.
+        ValueError: eps is too small for the precision of ``dtype`` on this box.
     """
     _check_shape(shape, "approximate")
     check_function(function, "approximate")
@@ -135,11 +145,11 @@ def approximate(
         )
     corner = torch.tensor(box.lower, dtype=torch.float64)
     middle = evaluate(function, corner[None] + torch.tensor(box.sides).double() / 2).item()
-    # On the box 0 ≤ x − lower ≤ S and, f being 1-Lipschitz, |f − f(middle)| ≤ S / 2 for S the
-    # longest side: distances less S at most, and what is held less 3 S / 2 = C.
+    # Let S be the longest side. On the box 0 ≤ x − lower ≤ S, and |f − f(middle)| ≤ S / 2 because
+    # f is 1-Lipschitz. Distances are at most S, and held values at most 3 S / 2 = C in size.
     power = 2.0 ** math.ceil(math.log2(3 * max(box.sides)))
     precision = torch.finfo(dtype).eps
-    # On a lattice of its own, so that the last biases, ±middle − offset, are exact.
+    # Round to a separate lattice, so that the last biases, ±middle − offset, are exact.
     coarse = precision * 2.0 ** math.ceil(math.log2(power + abs(middle)))
     middle = round(middle / coarse) * coarse
     chosen = power if offset is None else offset
@@ -174,11 +184,11 @@ Layer = tuple[Tensor, Tensor]  # weight, (out, in), and bias, (out,)
 
 
 def _pieces(d: int, shape: str) -> Tensor:
-    """Signs of x in the layers of one pyramid, (layers, d).
+    """The signs of x in the layers of one pyramid, (layers, d).
 
-    ‖x − w‖_∞ is the largest of x_j − w_j and w_j − x_j. A neuron has one weight an input, so all
-    the x_j − w_j fit in one and all the w_j − x_j in another; the paper takes one of the 2 d at a
-    time.
+    ‖x − w‖_∞ is the largest of the 2 d terms x_j − w_j and w_j − x_j. A neuron has one weight per
+    input. One neuron can therefore take all the x_j − w_j, and another all the w_j − x_j. The paper
+    takes one of the 2 d terms at a time.
     """
     if shape == "paper":
         one = torch.eye(d, dtype=torch.float64)
@@ -189,10 +199,10 @@ def _pieces(d: int, shape: str) -> Tensor:
 def _deep_layers(
     corner: Tensor, points: Tensor, heights: Tensor, pieces: Tensor, offset: float
 ) -> list[Layer]:
-    """All layers of width d + 2: x from the lower corner, the distance so far, the maximum so far.
+    """All layers, of width d + 2: x − corner, the distance so far, and the maximum so far.
 
-    ``points`` are from the lower corner, too. Each pyramid's height less its distance joins the
-    maximum in the layer in which the next distance begins.
+    ``points`` are relative to the lower corner, too. A pyramid's height minus its distance joins
+    the maximum in the layer that starts the next distance.
     """
     m, d = points.shape
     width, distance, top = d + 2, d, d + 1
@@ -211,7 +221,7 @@ def _deep_layers(
     end_shifts = torch.zeros_like(end)
     end[0, top, distance], end_shifts[0, top, distance] = -1, heights[-1]
     signs, shifts = torch.cat([signs, end]), torch.cat([shifts, end_shifts])
-    # What the maximum holds before the first pyramid is no pyramid's: it is not carried on.
+    # Before the first pyramid the maximum holds no pyramid's value; do not carry it on.
     signs[len(pieces), top, top] = 0
 
     first = points.new_zeros(width, d)
@@ -224,8 +234,8 @@ def _deep_layers(
 
 
 def _wide_layers(points: Tensor, heights: Tensor, offset: float) -> list[Layer]:
-    """All distances less their heights, then their least, its sign turned."""
-    # Twice the offset rounds to a lattice on which the last layer is exact for either sign.
+    """The layers: all distances minus their heights, then the negative of their minimum."""
+    # Twice the offset rounds to a lattice on which the last layer is exact for both signs.
     offsets = points.new_full((1,), 2 * offset)
     least = selected(-torch.ones(1, len(points), dtype=points.dtype), torch.zeros(()), 2 * offset)
     return [
@@ -236,14 +246,14 @@ def _wide_layers(points: Tensor, heights: Tensor, offset: float) -> list[Layer]:
 
 
 def _last(width: int, top: int, offset: float) -> Layer:
-    """The held maximum and its negative."""
+    """The last layer: the held maximum and its negative."""
     signs = torch.zeros(2, width, dtype=torch.float64)
     signs[:, top] = torch.tensor([1.0, -1.0])
     return selected(signs, torch.zeros_like(signs), offset), signs.new_full((2,), -offset)
 
 
 def _network(layers: list[Layer], constant: float, dtype: torch.dtype) -> LinfDistNet:
-    """The layers as a network in evaluation mode, the maximum raised by ``constant``.
+    """The layers as a network in evaluation mode, with ``constant`` added to the maximum.
 
     A hidden layer's bias is its mean shift.
     """
@@ -258,7 +268,7 @@ def _network(layers: list[Layer], constant: float, dtype: torch.dtype) -> LinfDi
             std=1.0,
         )
     net = net.to(dtype).eval()
-    # Not load_state_dict, whose time grows with the square of the number of modules.
+    # load_state_dict would take time quadratic in the number of modules.
     hidden = [layer for layer in net.features.layers if isinstance(layer, LpDist)]
     means = [layer.running_mean for layer in net.features.layers if isinstance(layer, MeanShift)]
     with torch.no_grad():

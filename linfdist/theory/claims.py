@@ -1,4 +1,4 @@
-"""Every numbered statement of the paper: where this project shows it, and what came out."""
+"""Every numbered statement of the paper: where this project shows it, and the verdict."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,9 +17,10 @@ Verdict = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One statement: ``page`` of the book, relative to book/, and tests as "file::function".
+    """One statement: its ``page`` of the book, relative to book/, and its tests, "file::function".
 
-    "quoted": used as the paper uses it, from the work that it cites, and not proven here.
+    The verdict "quoted" means: the statement is taken from the work that the paper cites, used as
+    the paper uses it, and not proven here.
     """
 
     name: str
@@ -256,7 +257,7 @@ CLAIMS = (
 
 
 def table() -> pd.DataFrame:
-    """A row for each claim: name, statement, page, number of tests, verdict and note."""
+    """One row per claim: name, statement, page, number of tests, verdict and note."""
     columns = ("claim", "statement", "page", "tests", "verdict", "note")
     rows = [(c.name, c.statement, c.page, len(c.tests), c.verdict, c.note) for c in CLAIMS]
     return pd.DataFrame(rows, columns=list(columns))

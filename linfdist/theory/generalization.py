@@ -1,10 +1,12 @@
-"""Theorem 4.2, robust test error bounded by the margins on the training set, with every constant.
+"""Theorem 4.2 with every constant: the training margins bound the robust test error.
 
-The direct bound is ours; chapter "Margins and robust test error" of the book has the proofs. For
-a fixed input a unit of layer l is a maximum or minimum, nested, of N_l = Π_{i≤l} 2 d_{i−1} forms
-±x_k ± w ± … ± w + b: affine in the parameters, with coefficients 0 and ±1. Whether an output
-exceeds a threshold is therefore settled by the signs of its forms, and n inputs by those of n N_L
-hyperplanes in the space of the parameters: no more patterns than the cells that these cut it into.
+The direct bound is ours. The book's chapter "Margins and robust test error" has the proofs.
+
+For a fixed input, a unit of layer l is a nested maximum and minimum of N_l = Π_{i≤l} 2 d_{i−1}
+forms ±x_k ± w ± … ± w + b. The forms are affine in the parameters, with coefficients 0 and ±1. The
+signs of its forms therefore decide whether an output exceeds a threshold. For n inputs, n N_L
+hyperplanes in the space of the parameters decide. There are at most as many patterns as cells into
+which these hyperplanes cut the space.
 """
 
 import math
@@ -22,30 +24,31 @@ from linfdist.system.inputs import check_function, finite, float_tensor, positiv
 from linfdist.system.values import shown, whole
 from linfdist.theory.relu import ReLUSize, check_widths
 
-# --- how many patterns, and the VC dimension --------------------------------------------------
+# --- number of patterns, and the VC dimension -------------------------------------------------
 
 
 def num_parameters(widths: Sequence[int]) -> int:
-    """The parameters that an l_inf-dist net of ``widths`` really has: weights and last biases.
+    """The effective parameters of an l_inf-dist net of ``widths``: the weights and last biases.
 
-    A hidden bias only ever occurs as w − b with a weight of the next layer: it adds no function.
-    ``widths``: the input's, then every layer's.
+    A hidden bias occurs only as w − b with a weight of the next layer, so it adds no functions.
+    ``widths`` are the input's width, then every layer's.
     """
     widths = check_widths(widths, "num_parameters")
     return sum(inputs * out for inputs, out in pairwise(widths)) + widths[-1]
 
 
 def num_forms(widths: Sequence[int]) -> int:
-    """N_L = Π_l 2 d_{l−1}: the affine forms that an output is one of, for a fixed input."""
+    """N_L = Π_l 2 d_{l−1}: for a fixed input, an output is one of this number of affine forms."""
     widths = check_widths(widths, "num_forms")
     return math.prod(2 * inputs for inputs in widths[:-1])
 
 
 def num_cells(hyperplanes: int, dimension: int) -> int:
-    """Σ_{i≤P} C(m, i): the most cells that m hyperplanes cut R^P into.
+    """Σ_{i≤P} C(m, i): the largest number of cells into which m hyperplanes cut R^P.
 
-    Also the most sign vectors of m affine forms on R^P, each sign "> 0" or "≤ 0": forms that are 0
-    join the negative ones when a small enough constant is taken from all.
+    The number also bounds the sign vectors of m affine forms on R^P, where each sign is "> 0" or
+    "≤ 0". To see this, subtract a small enough constant from all forms: those that are 0 become
+    negative.
     """
     hyperplanes = whole(hyperplanes, "num_cells: hyperplanes", least=0)
     dimension = whole(dimension, "num_cells: dimension", least=0)
@@ -53,7 +56,7 @@ def num_cells(hyperplanes: int, dimension: int) -> int:
 
 
 def log2_cells(log2_hyperplanes: float, dimension: int) -> float:
-    """A bound of log2 ``num_cells``: P log2(e m / P) for m ≥ P, and m below that."""
+    """A bound of log2 ``num_cells``: P log2(e m / P) for m ≥ P, and m for m < P."""
     log2_hyperplanes = finite(log2_hyperplanes, "log2_cells", "log2_hyperplanes")
     dimension = whole(dimension, "log2_cells: dimension", least=1)
     if log2_hyperplanes < math.log2(dimension):
@@ -62,10 +65,11 @@ def log2_cells(log2_hyperplanes: float, dimension: int) -> float:
 
 
 def log2_growth(widths: Sequence[int], n: int) -> float:
-    """log2 of how many patterns {margin ≤ τ} nets of ``widths`` and all τ make of n examples.
+    """A bound of log2 of the number of patterns {margin ≤ τ} on n examples.
 
-    At most n and ``log2_cells`` of n N hyperplanes in R^(P+1), τ being one more parameter. Binary,
-    one output: N = N_L. With M outputs the margin is the least g_y − g_k, and N = (M − 1) N_L².
+    The patterns range over all nets of ``widths`` and all τ. The bound is the smaller of n and
+    ``log2_cells`` of n N hyperplanes in R^(P+1), where τ is one more parameter. A binary net with
+    one output has N = N_L. With M outputs the margin is the least g_y − g_k, and N = (M − 1) N_L².
     """
     widths, n = check_widths(widths, "log2_growth"), whole(n, "log2_growth: n", least=1)
     outputs = widths[-1]
@@ -77,8 +81,8 @@ def log2_growth(widths: Sequence[int], n: int) -> float:
 def vc_direct(widths: Sequence[int]) -> int:
     """A bound of the VC dimension of the signs of one output: the largest n with 2^n ≤ cells.
 
-    At most n N_L hyperplanes in R^P; O(P log N_L) = Õ(L² W²). It holds for the pseudo-dimension as
-    well: a threshold for each input only shifts its forms.
+    The cells are those of at most n N_L hyperplanes in R^P. The bound is O(P log N_L) = Õ(L² W²).
+    It holds for the pseudo-dimension as well: a threshold per input only shifts its forms.
     """
     widths = check_widths(widths, "vc_direct")
     forms, dimension = math.log2(num_forms(widths)), num_parameters((*widths[:-1], 1))
@@ -88,10 +92,11 @@ def vc_direct(widths: Sequence[int]) -> int:
 def vc_relu(size: ReLUSize, *, sparse: bool = False) -> int:
     """A bound of the VC dimension of a ReLU architecture, by the argument of [Bartlett2019].
 
-    The largest n with 2^n ≤ Π_i 2 (2e n k_i i / W_i)^{W_i}, where layer i has k_i units and W_i
-    parameters up to it (2^(n k_i) where n k_i < W_i): where the activations up to layer i − 1 do
-    not change, its inputs are polynomials of degree i in W_i parameters. ``sparse`` counts only
-    the weights that the construction uses. The last layer counts as one output.
+    The bound is the largest n with 2^n ≤ Π_i 2 (2e n k_i i / W_i)^{W_i}. Layer i has k_i units, and
+    the layers up to i have W_i parameters. The factor is 2^(n k_i) if n k_i < W_i. As long as the
+    activations up to layer i − 1 do not change, the inputs of layer i are polynomials of degree i
+    in W_i parameters. ``sparse`` counts only the weights that the construction uses. The last layer
+    counts as one output.
     """
     if not isinstance(size, ReLUSize):
         raise TypeError(f"vc_relu: size must be a ReLUSize; got {shown(size)}. Take relu_size's.")
@@ -110,7 +115,7 @@ def vc_relu(size: ReLUSize, *, sparse: bool = False) -> int:
 
 
 def _largest(holds: Callable[[int], bool]) -> int:
-    """The largest n with holds(n), which is true from 1 to some n and false after it."""
+    """The largest n with holds(n); ``holds`` is true from 1 to some n and false after it."""
     low, high = 1, 2
     while holds(high):
         low, high = high, 2 * high
@@ -126,10 +131,10 @@ def _largest(holds: Callable[[int], bool]) -> int:
 def margin_error(
     net: LinfDistNet, images: Tensor, labels: Tensor, r: Fraction | float | Tensor
 ) -> Tensor:
-    """Share of images whose margin / 2 / ``net.lipschitz`` is at most r: Lemma A.5's β_r.
+    """The share of images whose margin / 2 / ``net.lipschitz`` is at most r: Lemma A.5's β_r.
 
-    No less than the share that some perturbation of l_inf norm at most r makes wrong. Images and
-    r ≥ 0 in pixels; r a number or a tensor, whose shape the result has, in float64.
+    It is at least the share of images that some perturbation of l_inf norm at most r makes wrong.
+    Images and r ≥ 0 are in pixels. r is a number or a tensor; the result has its shape, in float64.
     """
     if isinstance(r, Tensor):
         r = float_tensor(r, "margin_error", "r").detach().double()
@@ -145,14 +150,14 @@ def margin_error(
 
 
 def rademacher_eq16(vc: float, n: float) -> float:
-    """√(2 V log(e n / V) / n), at least √2 below n = V  [Zhang2021, Eq. 16]; of signs only."""
+    """√(2 V log(e n / V) / n), at least √2 for n < V  [Zhang2021, Eq. 16]; for signs only."""
     vc, n = positive(vc, "rademacher_eq16", "vc"), positive(n, "rademacher_eq16", "n")
     return math.sqrt(2 * vc * math.log(math.e * n / vc) / n) if n >= vc else math.sqrt(2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarginBound:
-    """The terms of Theorem 4.2 at one δ; probability 1 − 2 exp(−2t²)."""
+    """The terms of Theorem 4.2 at one δ; it holds with probability 1 − 2 exp(−2t²)."""
 
     delta: float
     margin_error: float
@@ -166,10 +171,17 @@ class MarginBound:
 
 
 def paper_bound(margins: Tensor, r: float, vc: float, n: int, t: float = 1.5) -> MarginBound:
-    """Theorem 4.2 as printed, least over a grid of δ in (0, 1], for a VC dimension ``vc``.
+    """Theorem 4.2 as printed, minimised over a grid of δ in (0, 1].
 
-    Share of margins ≤ δ + r, 48 ``rademacher_eq16`` / δ, √(log log2(2/δ) / n) and t/√n; of natural
-    logarithms where no base is given. ``margins``: y g(x) of the n training examples, any shape.
+    The terms are the share of margins ≤ δ + r, 48 ``rademacher_eq16`` / δ, √(log log2(2/δ) / n) and
+    t/√n. Logarithms without a base are natural.
+
+    Args:
+        margins: y g(x) of the training examples, any shape.
+        r: the radius, in the unit of the margins.
+        vc: the VC dimension.
+        n: the number of training examples.
+        t: sets the probability, 1 − 2 exp(−2t²).
     """
     n = _sample(n, "paper_bound")
     margins = _margins(margins, "paper_bound")
@@ -178,7 +190,7 @@ def paper_bound(margins: Tensor, r: float, vc: float, n: int, t: float = 1.5) ->
     best = None
     for step in range(1, 101):
         delta = step / 100
-        # log2(2/δ) ≥ 1, so that the root is real.
+        # log2(2/δ) ≥ 1, so the root is real.
         terms = MarginBound(
             delta=delta,
             margin_error=float((margins <= delta + r).double().mean()),
@@ -191,7 +203,7 @@ def paper_bound(margins: Tensor, r: float, vc: float, n: int, t: float = 1.5) ->
 
 
 def direct_size(widths: Sequence[int], n: int) -> float:
-    """√(2 log Π(n) / n), the size term of our bound; Π(n) is ``log2_growth``'s."""
+    """√(2 log Π(n) / n), the size term of our bound; ``log2_growth`` gives log2 Π(n)."""
     widths, n = check_widths(widths, "direct_size"), _sample(n, "direct_size")
     return math.sqrt(2 * math.log(2) * log2_growth(widths, n) / n)
 
@@ -199,10 +211,17 @@ def direct_size(widths: Sequence[int], n: int) -> float:
 def direct_bound(
     margins: Tensor, r: float, widths: Sequence[int], n: int, t: float = 1.5
 ) -> MarginBound:
-    """Ours: share of margins ≤ r, plus ``direct_size``, plus t/√n; no δ, for all r and g at once.
+    """Our bound: the share of margins ≤ r, plus ``direct_size``, plus t/√n.
 
-    With probability at least 1 − exp(−2t²) the r-robust test error is below it. ``margins`` are
-    in the unit of r: y g(x), or margin / 2 / Lipschitz constant.
+    It has no δ and holds for all r and g at once. With probability at least 1 − exp(−2t²) the
+    r-robust test error is below it.
+
+    Args:
+        margins: y g(x), or margin / 2 / Lipschitz constant, in the unit of r.
+        r: the radius.
+        widths: the input's width, then every layer's.
+        n: the number of training examples.
+        t: sets the probability.
     """
     n = _sample(n, "direct_bound")
     margins = _margins(margins, "direct_bound")
@@ -218,7 +237,7 @@ def direct_bound(
 
 
 def smallest_n(size_term: Callable[[int], float]) -> int:
-    """The smallest n from which a size term, falling in n, is below 1 and so says anything."""
+    """The smallest n at which a size term, decreasing in n, is below 1 and so informative."""
     check_function(size_term, "smallest_n", "size_term")
     return _largest(lambda n: size_term(n) >= 1) + 1
 

@@ -22,11 +22,11 @@ from linfdist.system.values import seed as checked_seed
 from linfdist.system.values import shown, whole
 from linfdist.theory.targets import Function
 
-BLOCK = 2**24  # distances held at once by the evaluation of pyramids: 128 MB
+BLOCK = 2**24  # distances held at once when pyramids are evaluated: 128 MB
 
 
 class NotLipschitz(ValueError):
-    """Two points between which a function rises by more than their l_inf distance."""
+    """A function rises by more than the l_inf distance between two points."""
 
     def __init__(self, first: Tensor, second: Tensor, values: tuple[float, float]) -> None:
         self.first, self.second, self.values = first, second, values
@@ -103,13 +103,13 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator | None) -> Tenso
 
 
 def check_box(box: object, caller: str) -> None:
-    """Refuse what is no ``Box``."""
+    """Raise an error if ``box`` is not a ``Box``."""
     if not isinstance(box, Box):
         raise TypeError(f"{caller}: box must be a Box; got {shown(box)}. Box.unit(d) is [0, 1]^d.")
 
 
 def _coordinates(value: object, name: str) -> tuple[float, ...]:
-    """Numbers of a sequence, a numpy array or a tensor."""
+    """The numbers of a sequence, a numpy array or a tensor."""
     if isinstance(value, Tensor | np.ndarray):
         value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str):
@@ -121,20 +121,20 @@ def _coordinates(value: object, name: str) -> tuple[float, ...]:
 
 
 def _product(axes: Sequence[Tensor]) -> Tensor:
-    """All points with a coordinate from each axis, the last running fastest."""
+    """All points with one coordinate from each axis; the last axis runs fastest."""
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
 
 
 def paper_axes(box: Box, step: float) -> list[Tensor]:
-    """The multiples of ``step`` from each lower end on: all x have one within ``step``."""
+    """The multiples of ``step`` above each lower end; every x has one within ``step``."""
     check_box(box, "paper_axes")
     step = positive(step, "paper_axes", "step")
-    # A side of 10.0000001 steps holds 10: the last point stays in the box.
+    # A side of 10.0000001 steps has 10 of them, so the last point stays in the box.
     return [step * torch.arange(math.floor(side / step) + 1.0).double() for side in box.sides]
 
 
 def centred_axes(box: Box, radius: float) -> list[Tensor]:
-    """Centres of the fewest equal cells of half width ``radius`` or less that cover each side."""
+    """Centres of the fewest equal cells covering each side with half width at most ``radius``."""
     check_box(box, "centred_axes")
     radius = positive(radius, "centred_axes", "radius")
     counts = [max(1, math.ceil(side / (2 * radius))) for side in box.sides]
@@ -146,10 +146,10 @@ def centred_axes(box: Box, radius: float) -> list[Tensor]:
 class Pyramids:
     """max_i (values_i − ‖x − points_i‖_∞) + lift, for x in ``box``  [Zhang2021, Eq. 7].
 
-    ``points`` has shape (m, d) and ``values`` (m,), the function's there, both float64. With every
-    x of the box within ``radius`` of a point and the function 1-Lipschitz, the function is at least
-    the maximum and at most 2 ``radius`` above it; ``lift`` is 0 or ``radius``, which halves the
-    error and makes it two-sided.
+    ``points`` has shape (m, d). ``values``, the function's values there, has shape (m,). Both are
+    float64. If every x of the box is within ``radius`` of a point and the function is 1-Lipschitz,
+    then the function is between the maximum and the maximum plus 2 ``radius``. ``lift`` is 0 or
+    ``radius``; the latter halves the error and makes it two-sided.
     """
 
     box: Box
@@ -162,7 +162,7 @@ class Pyramids:
         return len(self.points)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The formula, in float64; x of shape (n, d) becomes (n,)."""
+        """Evaluate the formula in float64; x of shape (n, d) becomes (n,)."""
         blocks = x.double().split(max(1, BLOCK // len(self)))
         tops = [(self.values - lp_dist(block, self.points)).amax(1) for block in blocks]
         return torch.cat(tops) + self.lift
@@ -179,15 +179,25 @@ def pyramids(
 ) -> Pyramids:
     """Pyramids whose maximum is within ``eps`` of ``function`` everywhere on ``box``.
 
-    ``function`` takes points, float64 of shape (n, d), to values, (n,), and is 1-Lipschitz in
-    l_inf. ``layout`` "paper": multiples of eps / 2, the maximum from 0 to eps below the function.
-    "centred": the centres of cells of half width eps, lifted by as much, the maximum at most eps
-    above or below; about 4^d times fewer pyramids. ``quantum``: the points' distances from the
-    lower corner are rounded to its multiples, at most a half of it more in radius.
+    The layouts:
+
+    - "paper": the points are multiples of eps / 2. The maximum is from 0 to eps below the function.
+    - "centred": the points are the centres of cells of half width eps, and the maximum is lifted by
+      the half width. It is at most eps above or below the function. The layout needs about 4^d
+      times fewer pyramids.
+
+    Args:
+        function: takes points, float64 of shape (n, d), to values, (n,); 1-Lipschitz in l_inf.
+        box: the box on which the maximum approximates the function.
+        eps: the largest error.
+        layout: "paper" or "centred".
+        quantum: if not 0, the points' distances from the lower corner are rounded to its multiples,
+            which adds at most quantum / 2 to the radius.
+        samples: the number of random pairs of points to check.
 
     Raises:
-        NotLipschitz: if the values on the grid, or those of ``samples`` random pairs of points, say
-            so. Nothing is proven by none being found.
+        NotLipschitz: two grid points, or a random pair, violate the Lipschitz condition. If no pair
+            does, this proves nothing.
         TypeError: an argument is of another type.
         ValueError: a number is out of its range.
     """
@@ -218,7 +228,7 @@ def pyramids(
 
 
 def evaluate(function: Function, points: Tensor) -> Tensor:
-    """The function's values in float64; refuses a wrong shape and values that are not finite."""
+    """The function's values in float64; raises for a wrong shape or a value that is not finite."""
     check_function(function, "evaluate")
     points = float_tensor(points, "evaluate", "points", 2)
     with torch.no_grad():
@@ -239,7 +249,7 @@ def evaluate(function: Function, points: Tensor) -> Tensor:
 
 
 def check_pairs(function: Function, box: Box, n: int, seed: int = 0) -> None:
-    """Raise NotLipschitz if one of n random pairs, at distances of all magnitudes, shows it."""
+    """Raise NotLipschitz if one of n random pairs, at distances of all magnitudes, violates it."""
     check_function(function, "check_pairs")
     check_box(box, "check_pairs")
     n = whole(n, "check_pairs: n", least=0)
@@ -253,7 +263,7 @@ def check_pairs(function: Function, box: Box, n: int, seed: int = 0) -> None:
 
 
 def _check_neighbours(points: Tensor, values: Tensor, counts: list[int]) -> None:
-    """Compare each point of a grid with its neighbours, diagonal ones too."""
+    """Compare each point of a grid with its neighbours, including the diagonal ones."""
     points, values = points.unflatten(0, counts), values.unflatten(0, counts)
     for move in itertools.product((-1, 0, 1), repeat=len(counts)):
         if move <= (0,) * len(counts):  # each pair once
@@ -265,7 +275,7 @@ def _check_neighbours(points: Tensor, values: Tensor, counts: list[int]) -> None
 
 
 def _check(first: Tensor, second: Tensor, low: Tensor, high: Tensor, dtype: torch.dtype) -> None:
-    """Raise NotLipschitz for the pair that shows it most, beyond the rounding of the values."""
+    """Raise NotLipschitz for the pair with the largest violation beyond the values' rounding."""
     rise, distance = (low - high).abs(), (first - second).abs().amax(-1)
     rounding = 16 * torch.finfo(dtype).eps * torch.maximum(low.abs(), high.abs()).clamp_min(1)
     excess = rise - distance - rounding

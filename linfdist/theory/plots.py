@@ -1,4 +1,4 @@
-"""Pictures of small l_inf-dist networks, for the book."""
+"""Pictures of small l_inf-dist networks for the book."""
 
 from collections.abc import Sequence
 
@@ -19,11 +19,20 @@ def draw_network(
     offset: float,
     shifts: bool = True,
 ) -> None:
-    """Draw layers of selecting neurons, their weights of shape (out, in), from left to right.
+    """Draw layers of selecting neurons from left to right.
 
-    ``names`` has the text of each node, a list for the inputs and one for each layer. An input that
-    a neuron takes with its sign (weight below −offset / 2) is blue, with its sign turned (above
-    offset / 2) orange, others grey; with ``shifts`` a line says what is added on it.
+    The colour of a line says how the neuron uses the input:
+
+    - blue: with its sign (weight below −offset / 2);
+    - orange: with the opposite sign (weight above offset / 2);
+    - grey: not at all.
+
+    Args:
+        ax: the axes to draw on.
+        layers: the weights of each layer, of shape (out, in).
+        names: the text of each node, one list for the inputs and one per layer.
+        offset: the offset of the neurons.
+        shifts: write the added constant on each line.
     """
     offset = positive(offset, "draw_network", "offset")
     if not isinstance(layers, Sequence) or not layers:
@@ -81,6 +90,6 @@ def draw_network(
 
 
 def _entries(weight: Tensor) -> list[tuple[tuple[int, int], float]]:
-    """((row, column), value) of a matrix, what is least in size first: drawn below the rest."""
+    """((row, column), value) of a matrix, smallest magnitude first, so that it is drawn lowest."""
     entries = [((j, k), v) for j, row in enumerate(weight.tolist()) for k, v in enumerate(row)]
     return sorted(entries, key=lambda entry: abs(entry[1]))

@@ -1,13 +1,14 @@
-"""l_inf-distances, and whole l_inf-dist nets, as fully connected ReLU networks.
+"""l_inf-distances and whole l_inf-dist nets as fully connected ReLU networks.
 
 [Zhang2021, Lemmas A.7 and A.8]. ‖x − w‖_∞ is the maximum of the 2d items x_i − w_i and w_i − x_i.
 Every hidden layer halves their number:
 
-- the paper's: max{a, b} = ReLU(a − b) + ReLU(b) − ReLU(−b), 3 neurons a pair;
-- lean: |v| = ReLU(v) + ReLU(−v) in the first layer, 2 neurons an input; every item is at least 0
-  from there on, so that max{a, b} = ReLU(a − b) + ReLU(b), 2 neurons a pair.
+- the paper's: max{a, b} = ReLU(a − b) + ReLU(b) − ReLU(−b), 3 neurons per pair;
+- lean: |v| = ReLU(v) + ReLU(−v) in the first layer, 2 neurons per input. Every item is at least 0
+  after that, so max{a, b} = ReLU(a − b) + ReLU(b), 2 neurons per pair.
 
-An item left over is at least 0 after the first layer: one neuron, ReLU(a) = a, carries it on.
+If the number of items is odd, one item is left over. It is at least 0 after the first layer, so one
+neuron, ReLU(a) = a, carries it on.
 """
 
 from collections.abc import Sequence
@@ -24,9 +25,11 @@ from linfdist.system.values import shown
 
 @dataclass(frozen=True, kw_only=True)
 class ReLUSize:
-    """A ReLU network's size: ``widths`` of its input, hidden layers and output, and its edges.
+    """The size of a ReLU network.
 
-    ``edges``: of each layer but the input, how many weights the construction does not leave at 0.
+    - ``widths``: of its input, its hidden layers and its output.
+    - ``edges``: for each layer except the input, the number of weights that the construction does
+      not leave at 0.
     """
 
     widths: tuple[int, ...]
@@ -66,9 +69,12 @@ class ReLUSize:
 def relu_size(widths: Sequence[int], *, lean: bool = False) -> ReLUSize:
     """The size of the ReLU network of an l_inf-dist net of ``widths``, without building it.
 
-    ``widths``: the input's, then every dist layer's; (d, 1) is one neuron, Lemma A.7, with
-    1 + ⌈log2 d⌉ hidden layers of at most 3d neurons, lean 2d. A net of L layers and width W has
-    at most L (1 + ⌈log2 W⌉) hidden layers of at most 3W² neurons, lean 2W².
+    ``widths`` are the input's width, then every dist layer's.
+
+    - (d, 1) is one neuron, Lemma A.7. Its ReLU network has 1 + ⌈log2 d⌉ hidden layers of at most 3d
+      neurons (lean: 2d).
+    - The ReLU network of a net of L layers and width W has at most L (1 + ⌈log2 W⌉) hidden layers
+      of at most 3W² neurons (lean: 2W²).
     """
     widths = check_widths(widths, "relu_size")
     first, pair = (2, 2) if lean else (3, 3)
@@ -76,7 +82,7 @@ def relu_size(widths: Sequence[int], *, lean: bool = False) -> ReLUSize:
     for inputs, out in pairwise(widths):
         sizes.append(first * inputs * out)
         edges.append(sizes[-1] * fan)
-        items = [first] * inputs  # how many neurons each item is a sum of
+        items = [first] * inputs  # the number of neurons whose sum each item is
         while len(items) > 1:
             halves = list(zip(items[::2], items[1::2], strict=False))
             odd = items[-1:] if len(items) % 2 else []
@@ -90,10 +96,11 @@ def relu_size(widths: Sequence[int], *, lean: bool = False) -> ReLUSize:
 def linf_relu(weight: Tensor, *, lean: bool = False) -> nn.Sequential:
     """‖x − w_j‖_∞ of every row w_j of ``weight`` by linear layers and ReLU  [Zhang2021, Lemma A.7].
 
-    ``weight``, (out_features, in_features), becomes buffers of the weight's dtype; x of shape
-    (..., in_features) becomes (..., out_features). Size: ``relu_size((in_features,
-    out_features))``. The networks of the rows stand side by side. Exact where sums of the inputs
-    and weights are, as for integers; else off by at most 20 eps (1 + depth) (‖x‖_∞ + ‖w‖_∞).
+    ``weight``, (out_features, in_features), becomes buffers of the weight's dtype. x of shape
+    (..., in_features) becomes (..., out_features). The networks of the rows stand side by side.
+    Their size is ``relu_size((in_features, out_features))``. The result is exact if sums of inputs
+    and weights are exact, as for integers. Otherwise the error is at most
+    20 eps (1 + depth) (‖x‖_∞ + ‖w‖_∞).
 
     Raises ValueError for a weight that is not (out_features, in_features), both at least 1.
     """
@@ -112,9 +119,10 @@ def linf_relu(weight: Tensor, *, lean: bool = False) -> nn.Sequential:
 def to_relu(net: LinfDistNet, *, lean: bool = False) -> nn.Sequential:
     """A whole l_inf-dist net at p = ∞ as one ReLU network  [Zhang2021, Lemma A.8].
 
-    Takes pixels of shape (batch, *input_shape) and returns logits as ``net`` does in evaluation
-    mode: normalisation, mean shifts, the last bias and the sign are folded into the linear layers.
-    Its hidden layers have the sizes of ``relu_size``. Dense: for small nets.
+    The network takes pixels of shape (batch, *input_shape) and returns the logits of ``net`` in
+    evaluation mode. Normalisation, mean shifts, the last bias and the sign are folded into the
+    linear layers. The hidden layers have the sizes of ``relu_size``. The layers are dense, so this
+    is for small nets.
 
     Raises TypeError for a net that is not a ``LinfDistNet``.
     """
@@ -164,7 +172,7 @@ def relu_interval(net: nn.Sequential, lower: Tensor, upper: Tensor) -> tuple[Ten
 
 
 def check_widths(widths: Sequence[int], caller: str) -> tuple[int, ...]:
-    """The widths of a net, the input's and at least one layer's; others are refused."""
+    """The widths of a net: the input's and at least one layer's; raises for anything else."""
     widths = wholes(widths, caller, "widths")
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(
@@ -205,7 +213,7 @@ class _Items:
 
 
 def _distance(items: _Items, weight: Tensor, layers: list[nn.Module], lean: bool) -> _Items:
-    """Append the hidden layers of ‖items − w_j‖_∞ to ``layers``; the distances as new items."""
+    """Append the hidden layers of ‖items − w_j‖_∞ to ``layers``; return the distances as items."""
     out, count = weight.shape
     table = weight.new_tensor
 
@@ -215,7 +223,7 @@ def _distance(items: _Items, weight: Tensor, layers: list[nn.Module], lean: bool
         matrix = torch.kron(eye, read)
         return _Items(matrix, matrix.new_zeros(len(matrix)))
 
-    # Every difference x_i − w_ji of every neuron j, then its absolute value: of v and −v the pair
+    # Every difference v = x_i − w_ji of every neuron j, then its absolute value: the pair v, −v has
     # max{v, −v} = ReLU(2v) + ReLU(−v) − ReLU(v).
     differences = _Items(items.matrix.repeat(out, 1), items.offset.repeat(out) - weight.flatten())
     signs, read = ([1, -1], [1, 1]) if lean else ([2, -1, 1], [1, 1, -1])

@@ -1,14 +1,14 @@
 """How far l_p-dist nets with p < ∞ stretch distances: Remark 3.5 in numbers.
 
-Take the norm l_q with q ≥ p and the widths (d, W_1, …, W_L). A neuron's gradient has l_p' norm at
-most 1 (1/p + 1/p' = 1), so on n inputs it moves by at most n^(1/p − 1/q) ‖Δx‖_q, and m of them
-together by m^(1/q) n^(1/p − 1/q) ‖Δx‖_q. The layers' product is
+Take the norm l_q with q ≥ p and the widths (d, W_1, …, W_L). The gradient of a neuron has l_p' norm
+at most 1 (1/p + 1/p' = 1). A neuron of n inputs therefore moves by at most n^(1/p − 1/q) ‖Δx‖_q,
+and a layer of m neurons by at most m^(1/q) n^(1/p − 1/q) ‖Δx‖_q. The product over the layers is
 
     (W_L / d)^(1/q) (d W_1 … W_{L−1})^(1/p),
 
-and the net whose weights are all 0 attains it, since it takes s (1, …, 1), s > 0, to
-s (d W_1 … W_{L−1})^(1/p) (1, …, 1). In l_inf it is the widths of the layers' inputs that count, in
-l_p those of their outputs; in l_p a single neuron is 1-Lipschitz, a layer of them is not.
+and the net whose weights are all 0 attains it: it takes s (1, …, 1), s > 0, to
+s (d W_1 … W_{L−1})^(1/p) (1, …, 1). In l_inf the widths of the layers' inputs count, in l_p the
+widths of their outputs. In l_p a single neuron is 1-Lipschitz, but a layer of neurons is not.
 """
 
 import math
@@ -26,9 +26,10 @@ from linfdist.system.inputs import check_function, float_tensor, real, wholes
 def lipschitz_constant(widths: Sequence[int], p: float, norm: float = math.inf) -> float:
     """(W_L / d)^(1/q) (d W_1 … W_{L−1})^(1/p), the worst of all l_p-dist nets in the norm l_q.
 
-    No such net, whatever its weights, has a larger Lipschitz constant, and one has this
-    (``counter_example``): what [Zhang2021, Remark 3.5] is about. ``widths`` is (d, W_1, …, W_L),
-    input and outputs included; ``norm`` is q, ∞ or any from p up. At p = ∞ it is 1 (Fact 3.4).
+    No such net has a larger Lipschitz constant, whatever its weights, and ``counter_example`` has
+    exactly this one. It is the subject of [Zhang2021, Remark 3.5]. ``widths`` is (d, W_1, …, W_L),
+    input and outputs included. ``norm`` is q, with p ≤ q ≤ ∞. At p = ∞ the constant is 1
+    (Fact 3.4).
 
     Raises ValueError for fewer than two widths, one below 1, p < 1, or q < p, where the product of
     the layers' constants is not attained.
@@ -47,10 +48,10 @@ def lipschitz_constant(widths: Sequence[int], p: float, norm: float = math.inf) 
 
 @dataclass(frozen=True, eq=False)
 class CounterExample:
-    """A net and two images, (1, 1, 1, d), between which it stretches as far as any can.
+    """A net and two images, (1, 1, 1, d), between which it stretches as far as any net can.
 
-    ``net(x, p)``, in float64 and evaluation mode, has class 0 at ``x`` and class 1 at ``other``,
-    whose l_inf distance is 1/2; half-way between them the two are level.
+    ``net(x, p)``, in float64 and evaluation mode, has class 0 at ``x`` and class 1 at ``other``.
+    The images have l_inf distance 1/2. Half-way between them the two classes are level.
     """
 
     net: LinfDistNet
@@ -61,11 +62,15 @@ class CounterExample:
 def counter_example(widths: Sequence[int], p: float) -> CounterExample:
     """A ``LinfDistNet`` of these widths that is not 1-Lipschitz at p < ∞ [Zhang2021, Remark 3.5].
 
-    All weights are 0 but those of every second output, which are h(1), what a hidden unit is at the
-    input (1, …, 1). On s (1, …, 1) with 0 ≤ s ≤ 1 the distances at the even outputs are λ s and at
-    the odd ones λ (1 − s), with λ = (d W_1 … W_{L−1})^(1/p): each moves by λ, so that
-    ``lipschitz_constant`` is attained in every norm, and the difference of two by 2 λ, so that half
-    the margin is λ times the distance at which the class changes. ``widths`` is (d, W_1, …, W_L).
+    All weights are 0, except those of every second output. These are h(1), the value of a hidden
+    unit at the input (1, …, 1). Let λ = (d W_1 … W_{L−1})^(1/p). On s (1, …, 1) with 0 ≤ s ≤ 1 the
+    distances are λ s at the even outputs and λ (1 − s) at the odd ones.
+
+    - Each output moves by λ, so ``lipschitz_constant`` is attained in every norm.
+    - The difference of two outputs moves by 2 λ, so half the margin is λ times the distance at
+      which the class changes.
+
+    ``widths`` is (d, W_1, …, W_L).
 
     Raises ValueError unless there are a hidden layer and two outputs, or for p < 1.
     """
@@ -98,10 +103,10 @@ def local_lipschitz(
 ) -> Tensor:
     """The operator norm of the Jacobian at each x, from l_q to l_q with q = 1, 2 or ∞.
 
-    Shape (batch,). In l_inf it is the largest l_1 norm of an output's gradient, in l_1 the largest
-    column sum. The largest over points is a lower bound of the Lipschitz constant. ``function``
-    takes (batch, ...) to (batch, outputs), each row by itself: a net in evaluation mode. Cost: a
-    backward pass an output.
+    The result has shape (batch,). In l_inf it is the largest l_1 norm of an output's gradient, in
+    l_1 the largest column sum. The maximum over points is a lower bound of the Lipschitz constant.
+    ``function`` takes (batch, ...) to (batch, outputs) and treats each row separately, as a net in
+    evaluation mode does. Cost: one backward pass per output.
 
     Raises ValueError for another norm, whose operator norm has no formula.
     """

@@ -1,4 +1,4 @@
-"""Functions that are 1-Lipschitz in l_inf, to approximate: from R^d, (n, d), to R, (n,)."""
+"""1-Lipschitz functions in l_inf to approximate, from R^d, shape (n, d), to R, shape (n,)."""
 
 from collections.abc import Callable
 
@@ -69,7 +69,7 @@ def _islands(x: Tensor) -> Tensor:
 
 
 def _lemniscate(x: Tensor) -> Tensor:
-    """Of the sign ∞, in the first two of at least two coordinates."""
+    """``example``'s lemniscate; uses the first two of at least two coordinates."""
     angle = torch.linspace(0, 2 * torch.pi, 721, dtype=torch.float64)[:-1]
     scale = 0.42 / (1 + angle.sin() ** 2)
     curve = torch.stack([angle.cos() * scale, 1.4 * angle.sin() * angle.cos() * scale], 1) + 0.5
@@ -80,12 +80,13 @@ EXAMPLES = {"ripples": _ripples, "islands": _islands, "lemniscate": _lemniscate}
 
 
 def example(name: str, d: int) -> Function:
-    """A 1-Lipschitz function on [0, 1]^d to look at.
+    """An example of a 1-Lipschitz function on [0, 1]^d, by name.
 
-    ``ripples``: the mean of sin(10 x_i) / 10, smooth. ``islands``: the distance to the nearest of
-    seven random points, less 0.12: negative on seven squares. ``lemniscate``: 0.08 less the
-    distance to a curve in the shape of the sign ∞ in the first two coordinates: positive on a
-    broad pen's stroke; d at least 2.
+    - ``ripples``: the mean of sin(10 x_i) / 10; smooth.
+    - ``islands``: the distance to the nearest of seven random points, minus 0.12; negative on seven
+      squares.
+    - ``lemniscate``: 0.08 minus the distance to a curve in the shape of the sign ∞ in the first two
+      coordinates; positive along a broad pen stroke. d must be at least 2.
     """
     if not isinstance(name, str):
         raise TypeError(f"example: name must be one of {', '.join(EXAMPLES)}; got {shown(name)}.")

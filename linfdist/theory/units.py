@@ -1,4 +1,4 @@
-"""What one l_inf-dist neuron can do beside measuring a distance  [Zhang2021, Prop. A.2]."""
+"""What one l_inf-dist neuron can compute besides a distance  [Zhang2021, Prop. A.2]."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from linfdist.system.values import whole
 def selected(signs: Tensor, shifts: Tensor, offset: float) -> Tensor:
     """The weight with which ‖v − weight‖_∞ − offset = max_{signs_j ≠ 0} signs_j v_j + shifts_j.
 
-    ``signs`` (−1, 0 or 1) and ``shifts`` have shape (..., in_features), and so has the weight; of a
-    row at least one sign is not 0. True where |v_j| ≤ offset / 2 for all j and |signs_j v_j +
-    shifts_j| ≤ offset / 2 for the selected: these are then lifted to offset / 2 and above, where
-    none of the others reaches. The paper selects one or two inputs; any number will do.
+    ``signs`` (−1, 0 or 1), ``shifts`` and the weight have shape (..., in_features). Each row has at
+    least one sign that is not 0. The equation holds if |v_j| ≤ offset / 2 for all j, and
+    |signs_j v_j + shifts_j| ≤ offset / 2 for the selected inputs. The selected inputs are then
+    lifted to at least offset / 2, and the others stay at or below it. The paper selects one or two
+    inputs; any number works.
     """
     signs = float_tensor(signs, "selected", "signs")
     shifts = float_tensor(shifts, "selected", "shifts")
@@ -25,7 +26,7 @@ def projection(
 ) -> tuple[Tensor, Tensor]:
     """Weight and bias of the neuron v_j + constant  [Zhang2021, Eq. 11].
 
-    Valid for ‖v‖_∞ ≤ offset / 2. The weight has shape (in_features,), the bias none.
+    Valid for ‖v‖_∞ ≤ offset / 2. The weight has shape (in_features,), the bias has shape ().
     """
     j = whole(j, "projection: j", least=None)
     return _neuron(in_features, {j: (1, 0.0)}, offset, constant, "projection")
@@ -51,7 +52,16 @@ def maximum(
 ) -> tuple[Tensor, Tensor]:
     """Weight and bias of the neuron max(sign v_j + shift, v_k) + constant  [Zhang2021, Eq. 13].
 
-    Valid for ‖v‖_∞ ≤ offset / 2 and |sign v_j + shift| ≤ offset / 2; ``sign`` is 1 or −1.
+    Valid for ‖v‖_∞ ≤ offset / 2 and |sign v_j + shift| ≤ offset / 2.
+
+    Args:
+        in_features: the number of inputs.
+        j: the index of the first selected input.
+        k: the index of the second selected input.
+        offset: at least twice the largest input.
+        sign: 1 or −1.
+        shift: added to sign v_j.
+        constant: added to the maximum.
     """
     j, k = whole(j, "maximum: j", least=None), whole(k, "maximum: k", least=None)
     shift = finite(shift, "maximum", "shift")
@@ -72,7 +82,7 @@ def _neuron(
     constant: float,
     name: str,
 ) -> tuple[Tensor, Tensor]:
-    """The selection of ``terms``, input → (sign, shift), in float64."""
+    """The neuron that selects ``terms``, a map from input to (sign, shift), in float64."""
     in_features = whole(in_features, f"{name}: in_features", least=1)
     offset, constant = finite(offset, name, "offset"), finite(constant, name, "constant")
     signs = torch.zeros(in_features, dtype=torch.float64)
