@@ -814,5 +814,4 @@ def table() -> pd.DataFrame:
 
 def _kind(fault: Fault) -> str:
     given = fault.stage in ("any file", "weights", "data", "arguments")
-    given = fault.stage in ("any file", "weights", "data", "arguments")
     return "bad inputs" if given or fault.name.startswith("a ") else "faults injected"
