@@ -46,11 +46,7 @@ class Results:
         self.iterations: list[Row] = []
 
     def resume(self) -> None:
-<<<<<<< HEAD
-        """Continue from the file's rows if code and device are the same; else start anew."""
-=======
         """Continue from the file's rows if code and device are the same; else start empty."""
->>>>>>> e4
         if self.path is None or not self.path.is_file():
             return
         with in_form(self.path):
@@ -73,11 +69,7 @@ class Results:
         self._write()
 
     def speeds(self, p: float | str, passes: str) -> dict[str, float]:
-<<<<<<< HEAD
-        """Each candidate's last speed at this p and pass, in 10^9 pairs per second, any shape."""
-=======
         """Each candidate's last 10^9 pairs per second at this p and pass, at any shape."""
->>>>>>> e4
         return {
             row["candidate"]: row["giga_pairs_per_second"]
             for row in self.rows
