@@ -93,7 +93,7 @@ def check_attacks(attacks: Mapping[str, AttackSetting], caller: str) -> None:
     if not isinstance(attacks, Mapping) or not all(map(callable, attacks.values())):
         raise TypeError(
             f"{caller}: attacks must be a mapping of names to AttackSetting; got {shown(attacks)}. "
-            "Pass GUIDED or CONVENTIONAL of linfdist.robust.ensemble, or a part of it."
+            "Pass GUIDED or CONVENTIONAL of linfdist.robust.attacks.ensemble, or a part of it."
         )
 
 
