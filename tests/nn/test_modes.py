@@ -126,7 +126,7 @@ def test_what_would_run_the_original_is_refused_by_name():
     net.forward = torch.compile(net.forward, backend="eager")
     with pytest.raises(TypeError, match="LinfDistNetMLP has a forward set on the instance"):
         replica(net)
-    with pytest.warns(DeprecationWarning, match="torch.jit.script"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit.script"):
         scripted = nn.Sequential(torch.jit.script(nn.Linear(2, 2)))
     with pytest.raises(TypeError, match="RecursiveScriptModule is compiled"):
         replica(scripted)
