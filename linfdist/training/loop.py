@@ -10,29 +10,12 @@ from tqdm import tqdm
 
 from linfdist.data import ImageSet
 from linfdist.nn import synchronized
-from linfdist.robust import GatedLoss, HingeLoss, IBPLoss, Loss, MixtureLoss
 from linfdist.system import distributed, values
 from linfdist.system.terminal import say, shows_bar
 from linfdist.training import checkpoint as checkpoints
-from linfdist.training.bounds import BoundTrainConfig
 from linfdist.training.checks import check_seconds
-from linfdist.training.colt import LayerwiseTrainConfig
-from linfdist.training.config import AnyTrainConfig, Net, TrainConfig
+from linfdist.training.config import AnyTrainConfig, Net
 from linfdist.training.state import Run
-
-__all__ = [
-    "AnyTrainConfig",
-    "BoundTrainConfig",
-    "GatedLoss",
-    "HingeLoss",
-    "IBPLoss",
-    "LayerwiseTrainConfig",
-    "Loss",
-    "MixtureLoss",
-    "OutOfTime",
-    "TrainConfig",
-    "fit",
-]
 
 CHECKPOINT_SECONDS = 60.0  # not after every epoch: at the paper's width a file has 1 to 2 GB
 REPORT_STEPS = 20  # steps between two waits for the device: the bar and the check of the loss
