@@ -325,3 +325,19 @@ def test_the_built_book_holds_the_records(tmp_path, monkeypatch):
     for _ in range(2):
         extension("copy_runs").copy_runs(app, None)
     assert (app.outdir / "runs" / "table1" / "metrics.json").read_text() == "{}"
+
+
+def test_what_a_page_includes_is_there():
+    """The text after which an included part starts: Sphinx finds it missing only at the end."""
+    found = 0
+    for page in sorted(BOOK.rglob("*.md")):
+        if "_build" in page.parts:
+            continue
+        for path, options in re.findall(
+            r"```\{include\} (\S+)\n(.*?)```", page.read_text(), re.DOTALL
+        ):
+            included = (page.parent / path).read_text()
+            for text in re.findall(r':(?:start-after|end-before): "(.*)"', options):
+                assert text in included, f"{page.name} includes {path} from {text!r}"
+                found += 1
+    assert found
