@@ -1,6 +1,7 @@
 """Folders in which nothing can be written, for root, too: its rights are put off meanwhile."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-SOMEBODY = 12345  # a user who owns nothing
+# linux/capability.h: the version of the call, and root's rights to write and to read every file
+CAPABILITY_VERSION = 0x20080522
+DAC_OVERRIDE, DAC_READ_SEARCH = 1 << 1, 1 << 2
 
 
 @pytest.fixture
@@ -28,16 +31,41 @@ def denied(folder: Path, mode: int = 0o555) -> Iterator[None]:
     folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     for path in folders:
         path.chmod(mode)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(SOMEBODY)
+    try:
+        with ordinary_rights():
+            yield
+    finally:
+        for path in folders:
+            path.chmod(0o755)
+
+
+@contextlib.contextmanager
+def ordinary_rights() -> Iterator[None]:
+    """This thread obeys the modes of files, for root, too.
+
+    Root stays root: it still reads its own closed folders, where Python may be installed and import
+    from.
+    """
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)  # 0: this thread
+    rights = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: the low words, the high
+
+    def call(name: str) -> None:
+        if getattr(libc, name)(header, rights):
+            raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+
+    call("capget")
+    effective = rights[0]
+    rights[0] = effective & ~(DAC_OVERRIDE | DAC_READ_SEARCH)
+    call("capset")
     try:
         yield
     finally:
-        if root:
-            os.seteuid(0)
-        for path in folders:
-            path.chmod(0o755)
+        rights[0] = effective
+        call("capset")
 
 
 @contextlib.contextmanager

@@ -1,13 +1,17 @@
 """README.md: its tables, code and commands, and the files that repeat what pyproject.toml says."""
 
+import ast
 import re
+import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 from helpers.threads import one_thread
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from linfdist.bench import recorded
 from linfdist.report.readme import GPU, RESULTS, SPEED, benches, gpu, results, speed
@@ -124,6 +128,45 @@ def test_constraints_are_one_tested_version_of_each_requirement():
     for name, requirement in _requirements().items():
         assert name in pinned, f"constraints.txt lacks {name}"
         assert requirement.specifier.contains(pinned[name]), f"{requirement}: {pinned[name]}"
+
+
+def _installed_with(extra: str) -> set[str]:
+    """The distributions that `pip install .[extra]` brings, from what each of them requires."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    left = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    seen: set[tuple[str, str]] = set()
+    while left:
+        requirement = Requirement(left.pop())
+        name = canonicalize_name(requirement.name)
+        for wanted in {"", *requirement.extras}:
+            environment = {"extra": wanted}
+            if (name, wanted) in seen:
+                continue
+            if requirement.marker is None or requirement.marker.evaluate(environment):
+                seen.add((name, wanted))
+                for line in metadata.requires(name) or ():
+                    marker = Requirement(line).marker
+                    if marker is None or marker.evaluate(environment):
+                        left.append(line.split(";")[0])
+    return {name for name, _ in seen}
+
+
+def test_every_module_that_the_tests_import_comes_with_the_test_extra():
+    """A module that only this machine happens to have fails on the next one."""
+    installed = _installed_with("test")
+    owners = metadata.packages_distributions()
+    own = {"linfdist", *(path.stem for path in (ROOT / "tests").iterdir())}
+    for path in [*(ROOT / "tests").rglob("*.py")]:
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in getattr(node, "names", ())]
+            modules = names if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules = [node.module]
+            for top in {module.partition(".")[0] for module in modules}:
+                if top in sys.stdlib_module_names or top in own:
+                    continue
+                found = {canonicalize_name(name) for name in owners.get(top, ())}
+                assert found & installed, f"{path.relative_to(ROOT)} imports {top}"
 
 
 def test_citation_names_the_paper_and_this_version():
