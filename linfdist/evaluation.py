@@ -32,7 +32,7 @@ from linfdist.system.terminal import shows_bar
 from linfdist.system.values import seed as checked_seed
 from linfdist.system.values import shown, whole
 
-COLUMNS = (
+CERTIFICATE_COLUMNS = (
     "index",
     "label",
     "predicted",
@@ -203,7 +203,7 @@ def evaluate(
           network has such a certificate.
         - ``certified_accuracy_margin``: by margin / 2 > eps, only for Lipschitz logits.
 
-        And a table with one row per image and the columns ``COLUMNS``; radii are in pixels:
+        And a table with one row per image and ``CERTIFICATE_COLUMNS``; radii are in pixels:
 
         - index, label, predicted.
         - margin_radius, certified_margin: missing without Lipschitz logits.
@@ -241,7 +241,7 @@ def evaluate(
             bar.update(len(labels))
     certificates = pd.concat(parts, ignore_index=True)
     certificates.insert(0, "index", range(len(certificates)))
-    return records.accuracies(certificates), certificates[list(COLUMNS)]
+    return records.accuracies(certificates), certificates[list(CERTIFICATE_COLUMNS)]
 
 
 def _check_set(net: Classifier, images: ImageSet, caller: str, name: str, *needed: str) -> None:

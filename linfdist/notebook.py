@@ -84,7 +84,7 @@ def _advice(default: Any) -> str:
 
 def _assigned(cell: str) -> list[tuple[str, ast.expr]]:
     """The plain names that a cell's assignments bind, each with its expression."""
-    found = []
+    cells = []
     for statement in ast.parse(cell).body:
         if isinstance(statement, ast.Assign):
             targets = statement.targets
@@ -92,7 +92,7 @@ def _assigned(cell: str) -> list[tuple[str, ast.expr]]:
             targets = [statement.target]
         else:
             continue
-        found += [
+        cells += [
             (target.id, statement.value) for target in targets if isinstance(target, ast.Name)
         ]
-    return found
+    return cells

@@ -12,7 +12,13 @@ from helpers import small_baselines
 
 from linfdist import records
 from linfdist.data import DatasetInfo, ImageSet, to_pixels
-from linfdist.evaluation import COLUMNS, ContradictionError, accuracy, clean_and_certified, evaluate
+from linfdist.evaluation import (
+    CERTIFICATE_COLUMNS,
+    ContradictionError,
+    accuracy,
+    clean_and_certified,
+    evaluate,
+)
 from linfdist.nn import LogSumExp, NetConfig, build_net, frozen, reestimate_mean_shift
 from linfdist.ops.precision import matmul_precision
 from linfdist.robust import interval_certified, margin_radius, sound_certified
@@ -54,7 +60,9 @@ def test_table_and_metrics(config):
     test = noise(net)
     found, table = evaluate(net, test, EPS, batch_size=32)
     pixels = to_pixels(test.images)
-    assert tuple(table.columns) == COLUMNS and table["index"].tolist() == list(range(100))
+    assert tuple(table.columns) == CERTIFICATE_COLUMNS and table["index"].tolist() == list(
+        range(100)
+    )
     assert table["label"].tolist() == test.labels.tolist()
     assert table["predicted"].tolist() == net(pixels).argmax(1).tolist()
     certified = interval_certified(net, pixels, test.labels, EPS)
@@ -142,7 +150,7 @@ def test_the_batch_size_changes_only_the_attack_s_starts():
     test = noise(net)
     _, one = evaluate(net, test, EPS, batch_size=100)
     _, other = evaluate(net, test, EPS, batch_size=7)
-    exact = [name for name in COLUMNS if name != "survived_pgd"]
+    exact = [name for name in CERTIFICATE_COLUMNS if name != "survived_pgd"]
     pd.testing.assert_frame_equal(one[exact], other[exact])
 
 

@@ -19,7 +19,7 @@ from linfdist.baselines.colt import instability, latent_attack, prefix_length, z
 from linfdist.baselines.config import BaselineConfig
 from linfdist.baselines.counts import flop_count, parameter_count
 from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound
-from linfdist.baselines.ibp import Trace, interval, margin_bounds
+from linfdist.baselines.ibp import Trace, interval_trace, margin_bounds
 from linfdist.baselines.nets import (
     BaselineNet,
     CapNet,
@@ -43,7 +43,7 @@ __all__ = [
     "flop_count",
     "fused_loss_bound",
     "instability",
-    "interval",
+    "interval_trace",
     "latent_attack",
     "margin_bounds",
     "parameter_count",

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from linfdist.baselines.crown import backward, upper_bounds
-from linfdist.baselines.ibp import Step, Trace, concrete, interval, merged, unless_overflow
+from linfdist.baselines.ibp import (
+    LayerBounds,
+    Trace,
+    concrete,
+    interval_trace,
+    merged,
+    unless_overflow,
+)
 from linfdist.nn import Normalize
 from linfdist.system.inputs import integer_labels
 
@@ -24,7 +31,7 @@ def polytope(
     ``dense_only``: only the outputs of fully connected layers have dual bounds, where these are
     tighter than intervals; convolutions, whose neurons are many, keep intervals.
     """
-    steps: list[Step] = []
+    steps: list[LayerBounds] = []
     box = low, high = lower, upper
     depth = 0
     for layer in layers:
@@ -38,7 +45,7 @@ def polytope(
         elif isinstance(layer, nn.ReLU) and depth > 1 and low.dim() == 2:
             least, most = _dual_bounds(steps, low, box)
             low, high = torch.maximum(low, least), torch.minimum(high, most)
-        one = interval([layer], low, high)
+        one = interval_trace([layer], low, high)
         steps.append(one.steps[0])
         low, high = one.lower, one.upper
         depth += isinstance(layer, nn.Linear | nn.Conv2d)
@@ -46,7 +53,7 @@ def polytope(
 
 
 def _dual_bounds(
-    steps: list[Step], like: Tensor, box: tuple[Tensor, Tensor]
+    steps: list[LayerBounds], like: Tensor, box: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Bounds of every output of ``steps``, of the shape of ``like``."""
     size = math.prod(like.shape[1:])

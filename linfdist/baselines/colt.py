@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linfdist.baselines.crown import chord
-from linfdist.baselines.ibp import Step, interval
+from linfdist.baselines.ibp import LayerBounds, interval_trace
 from linfdist.nn import Normalize
 from linfdist.system.inputs import integer_labels
 
 
 def zonotope_point(
-    steps: Sequence[Step], lower: Tensor, upper: Tensor, errors: Sequence[Tensor]
+    steps: Sequence[LayerBounds], lower: Tensor, upper: Tensor, errors: Sequence[Tensor]
 ) -> Tensor:
     """The point of the zonotope of the outputs of ``steps`` at ``errors``, each in [−1, 1].
 
@@ -70,7 +70,7 @@ def latent_attack(
     labels = integer_labels(labels, lower, "latent_attack")
     length = prefix_length(layers, relus)
     with torch.no_grad():
-        prefix = interval(layers[:length], lower, upper).steps
+        prefix = interval_trace(layers[:length], lower, upper).steps
     shapes = [step.lower for step in prefix if isinstance(step.layer, nn.ReLU)]
     errors = [torch.zeros_like(like) for like in (lower, *shapes)]
     for _ in range(steps):
@@ -96,5 +96,5 @@ def instability(layers: Iterable[nn.Module], lower: Tensor, upper: Tensor) -> Te
     with a gradient in the ``layers`` in front; ``lower`` and ``upper`` bound the first one's input.
     """
     front = itertools.takewhile(lambda layer: not isinstance(layer, nn.ReLU), layers)
-    trace = interval(front, lower, upper)
+    trace = interval_trace(front, lower, upper)
     return ((-trace.lower).clamp_min(0) * trace.upper.clamp_min(0)).flatten(1).sum(1).mean()

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist.baselines.ibp import Step, Trace, concrete, margin_bounds, merged
+from linfdist.baselines.ibp import LayerBounds, Trace, concrete, margin_bounds, merged
 from linfdist.baselines.layers import Residual
 from linfdist.nn import Normalize
 
 
 def backward(
-    steps: Sequence[Step], matrix: Tensor, *, parallel: bool = False
+    steps: Sequence[LayerBounds], matrix: Tensor, *, parallel: bool = False
 ) -> tuple[Tensor, Tensor]:
     """A' and c with A · out <= A' · in + c, for out the output of ``steps`` and in their input.
 
@@ -33,7 +33,7 @@ def backward(
     return matrix, constant
 
 
-def _through(step: Step, matrix: Tensor, parallel: bool) -> tuple[Tensor, Tensor]:
+def _through(step: LayerBounds, matrix: Tensor, parallel: bool) -> tuple[Tensor, Tensor]:
     """``backward`` through one layer."""
     layer, nothing = step.layer, matrix.new_zeros(1, 1, 1)
     if isinstance(layer, nn.Flatten):
@@ -88,7 +88,7 @@ def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return slope, -low * slope
 
 
-def _relu(step: Step, matrix: Tensor, parallel: bool) -> tuple[Tensor, Tensor]:
+def _relu(step: LayerBounds, matrix: Tensor, parallel: bool) -> tuple[Tensor, Tensor]:
     """The upper line where A > 0, the lower line where A < 0."""
     slope, offset = chord(step.lower, step.upper)
     offset = offset.flatten(1).unsqueeze(2)

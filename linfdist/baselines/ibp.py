@@ -18,7 +18,7 @@ from linfdist.system.inputs import integer_labels
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class LayerBounds:
     """One layer of a pass with the bounds of its input; what a backward pass needs of it.
 
     ``affine``: scale and shift of a normalisation, by channel, broadcastable to its input;
@@ -38,13 +38,13 @@ class Step:
 class Trace:
     """A pass through layers: its steps, the bounds of the output, and the output for ``clean``."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[LayerBounds, ...]
     lower: Tensor
     upper: Tensor
     clean: Tensor | None = None
 
 
-def interval(
+def interval_trace(
     layers: Iterable[nn.Module], lower: Tensor, upper: Tensor, clean: Tensor | None = None
 ) -> Trace:
     """Bounds of the output of ``layers``, one after the other, on the box lower <= x <= upper.
@@ -59,7 +59,8 @@ def interval(
         affine, branches = None, ()
         if isinstance(layer, Residual):
             branches = tuple(
-                interval(branch, lower, upper, clean) for branch in (layer.body, layer.shortcut)
+                interval_trace(branch, lower, upper, clean)
+                for branch in (layer.body, layer.shortcut)
             )
             low, high = (sum(getattr(b, end) for b in branches) for end in ("lower", "upper"))
         elif isinstance(layer, nn.Linear | nn.Conv2d):
@@ -73,10 +74,10 @@ def interval(
             low, high = layer(lower), layer(upper)
         else:
             raise TypeError(
-                "interval: layers must be Linear, Conv2d, BatchNorm2d, Normalize, ReLU, MaxMin, "
-                f"Flatten or Residual; got {type(layer).__name__}. Add its rule here."
+                "interval_trace: layers must be Linear, Conv2d, BatchNorm2d, Normalize, ReLU, "
+                f"MaxMin, Flatten or Residual; got {type(layer).__name__}. Add its rule here."
             )
-        steps.append(Step(layer, lower, upper, affine, branches))
+        steps.append(LayerBounds(layer, lower, upper, affine, branches))
         if clean is not None:
             clean = sum(branch.clean for branch in branches) if branches else layer(clean)
         lower, upper = low, high

@@ -12,7 +12,7 @@ from linfdist.baselines.cap import cap_margins, polytope
 from linfdist.baselines.config import BaselineConfig
 from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound, upper_bounds
 from linfdist.baselines.groupsort import unit_linear
-from linfdist.baselines.ibp import Trace, interval, merged, unless_overflow
+from linfdist.baselines.ibp import Trace, interval_trace, merged, unless_overflow
 from linfdist.baselines.layers import MaxMin, Residual
 from linfdist.baselines.pvt import Verifier
 from linfdist.nn import Normalize, check_pixels
@@ -70,7 +70,7 @@ class BaselineNet(nn.Module):
         """
         check_pixels(lower, self.input_shape)
         check_pixels(upper, self.input_shape)
-        return interval(self.features, lower, upper, clean)
+        return interval_trace(self.features, lower, upper, clean)
 
     def margins(self, trace: Trace, labels: Tensor, beta: float = 0.0) -> Tensor:
         """Upper bounds of logit_k − logit_y: ``crown_ibp_margins``, IBP's at β = 0."""

@@ -9,20 +9,19 @@ import torch
 from torch import Tensor
 
 from linfdist.bench import peers, roofline
-from linfdist.bench.peers import NO_PEERS, OURS, Distance, Peer
-from linfdist.bench.timing import Call, Timing, input_sets, race
+from linfdist.bench.peers import NO_PEERS, OURS, DistanceFunction, Peer
+from linfdist.bench.timing import Call, Row, Timing, input_sets, race
 from linfdist.ops import lp_dist, lse_dist, reference
 from linfdist.ops.precision import matmul_precision
 
 # (batch, in_features, out_features): the paper's nets on a GPU; on a CPU, shapes that take minutes
-SHAPES: Mapping[str, tuple[tuple[int, int, int], ...]] = MappingProxyType(
+BENCH_SHAPES: Mapping[str, tuple[tuple[int, int, int], ...]] = MappingProxyType(
     {
         "cpu": ((512, 784, 1024), (512, 5120, 5120)),
         "cuda": ((512, 784, 5120), (512, 3072, 5120), (512, 5120, 5120)),
     }
 )
 P_VALUES = (math.inf, 8.0, 8.7, 1000.0)
-Row = dict[str, object]
 
 
 def small_check(device: torch.device) -> None:
@@ -89,12 +88,12 @@ def measure(
         else:
             precision = peers.SMOOTHED.get(name, "highest")
             contenders[name] = [_call(distance, *given, precision) for given in inputs]
-    found = race(contenders, device, rounds=rounds, patience=patience, compiled=peers.COMPILED)
+    timings = race(contenders, device, rounds=rounds, patience=patience, compiled=peers.COMPILED)
     least = roofline.least_seconds(pairs, p, backward, hardware)
-    ours = found[OURS]
+    ours = timings[OURS]
     what = case(shape, p, backward)
     rows = []
-    for name, timing in found.items():
+    for name, timing in timings.items():
         if not isinstance(timing, Timing):
             notes[name] = timing
             continue
@@ -129,11 +128,11 @@ def _inputs(
 
 
 def _call(
-    distance: Distance, x: Tensor, weight: Tensor, grad: Tensor | None, precision: str
+    distance: DistanceFunction, x: Tensor, weight: Tensor, grad: Tensor | None, precision: str
 ) -> Call:
     def call() -> Sequence[Tensor] | Tensor:
         with matmul_precision(precision):
-            found = distance(x, weight)
-            return found if grad is None else torch.autograd.grad(found, (x, weight), grad)
+            distances = distance(x, weight)
+            return distances if grad is None else torch.autograd.grad(distances, (x, weight), grad)
 
     return call

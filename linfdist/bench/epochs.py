@@ -14,24 +14,22 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import torch
 
 from linfdist import baselines, data
 from linfdist.baselines import BaselineNet
-from linfdist.bench.timing import best_seconds
+from linfdist.bench.iterations import STILL_LR
+from linfdist.bench.timing import Row, best_seconds
 from linfdist.data.batches import Batches
-from linfdist.experiments.base import Experiment, Scale
+from linfdist.experiments.base import Experiment, Setting
 from linfdist.experiments.runner import build
 from linfdist.nn import flop_count
 from linfdist.ops.precision import matmul_precision
 from linfdist.training.recipe import recipe_of
 
-Row = dict[str, Any]
 PHASES = ("warm-up", "ramp", "end")  # they last e1, e2 and e3 epochs
-TIMES = ("forward_backward_seconds", "optimizer_seconds")
-LR = 1e-6  # so small that the weights keep their initial values over all rounds
+STEP_PARTS = ("forward_backward_seconds", "optimizer_seconds")
 
 
 def moments(epochs: tuple[int, int, int]) -> Mapping[str, float]:
@@ -67,7 +65,7 @@ def measure(
         row = {"experiment": experiment.name, "phase": phase, "epochs": lengths[phase]}
         row |= {"after": done, "p": "inf" if math.isinf(p) else p}
         row |= {"batch": step.batch, "recipe_batch": setting.train.batch_size, "flops": step.flops}
-        rows.append(row | dict(zip(TIMES, ([passes], [update]), strict=True)))
+        rows.append(row | dict(zip(STEP_PARTS, ([passes], [update]), strict=True)))
     if device.type == "cuda":
         peak = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
         rows = [row | {"peak_memory_mb": peak} for row in rows]
@@ -85,7 +83,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 class _Step:
     """A network with one batch, and the two parts of its training step."""
 
-    def __init__(self, setting: Scale, batch: int | None, device: torch.device) -> None:
+    def __init__(self, setting: Setting, batch: int | None, device: torch.device) -> None:
         info = data.DATASETS[setting.dataset]
         self.config = setting.train
         self.batch = min(batch or self.config.batch_size, self.config.batch_size)
@@ -108,7 +106,7 @@ class _Step:
         """Compute the gradients of a step after ``done`` epochs of the schedule."""
         values = self.recipe.at(done)
         for group in self.optimizer.param_groups:
-            group["lr"] = LR
+            group["lr"] = STILL_LR
         pixels, labels = self.batches.get(0, 0)
         with matmul_precision(self.config.matmul_precision):
             loss, _ = self.recipe.objective(pixels, labels, *values)

@@ -11,15 +11,16 @@ import pandas as pd
 import torch
 
 from linfdist import records
-from linfdist.bench.epochs import PHASES, TIMES, Row
+from linfdist.bench.epochs import PHASES, STEP_PARTS
 from linfdist.bench.file import SAME, file_name, in_form, json_files
+from linfdist.bench.timing import Row
 from linfdist.experiments import table4
 from linfdist.records.files import replace_file, sealed_text
 from linfdist.records.run import read_sealed
 from linfdist.system import devices
 
 PREFIX = "epochs-"
-CASE = ("experiment", "phase")
+EPOCH_CASE = ("experiment", "phase")
 
 
 def path_of(scale: str, device: torch.device) -> Path:
@@ -48,9 +49,9 @@ class EpochTimes:
         """The record in a file; raises RecordError if it has another form."""
         with in_form(path):
             times = cls(path=path, **read_sealed(path))
-            rounds = {len(row[name]) for row in times.rows for name in TIMES}
+            rounds = {len(row[name]) for row in times.rows for name in STEP_PARTS}
             if len(rounds) > 1 or not all(
-                second >= 0 for row in times.rows for name in TIMES for second in row[name]
+                second >= 0 for row in times.rows for name in STEP_PARTS for second in row[name]
             ):
                 raise ValueError("each row must have one time for each round")
             if times.rows:
@@ -60,7 +61,7 @@ class EpochTimes:
     @property
     def rounds(self) -> int:
         """The number of rounds, each of all methods."""
-        return len(self.rows[0][TIMES[0]]) if self.rows else 0
+        return len(self.rows[0][STEP_PARTS[0]]) if self.rows else 0
 
     @property
     def device(self) -> str:
@@ -85,8 +86,8 @@ class EpochTimes:
             self.rows = list(rows)
         else:
             for row, new in zip(self.rows, rows, strict=True):
-                assert all(row[key] == new[key] for key in CASE)
-                for name in TIMES:
+                assert all(row[key] == new[key] for key in EPOCH_CASE)
+                for name in STEP_PARTS:
                     row[name] += new[name]
         content = {key: value for key, value in vars(self).items() if key != "path"}
         replace_file(self.path, sealed_text(content))
@@ -102,7 +103,7 @@ class EpochTimes:
         lines: dict[str, dict[str, Any]] = {}
         weights: dict[str, dict[str, int]] = {}
         for row in self.rows:
-            name, phase = (row[key] for key in CASE)
+            name, phase = (row[key] for key in EPOCH_CASE)
             line = lines.setdefault(
                 name, {key: row[key] for key in ("batch", "recipe_batch", "flops")}
             )
@@ -120,7 +121,7 @@ class EpochTimes:
 
 def epoch_seconds(row: Row) -> float:
     """Seconds of an epoch of the recipe's batches: images · passes / batch + steps · update."""
-    passes, update = (statistics.median(row[name]) for name in TIMES)
+    passes, update = (statistics.median(row[name]) for name in STEP_PARTS)
     steps = math.ceil(table4.IMAGES / row["recipe_batch"])
     return table4.IMAGES * passes / row["batch"] + steps * update
 
@@ -128,5 +129,5 @@ def epoch_seconds(row: Row) -> float:
 def recorded(scale: str, folder: Path | None = None) -> list[EpochTimes]:
     """All records of a scale in runs/bench, or in ``folder``: CPUs, then GPUs, by file name."""
     folder = folder or records.runs_dir() / "bench"
-    found = map(EpochTimes.load, json_files(folder, f"{PREFIX}{scale}-"))
-    return sorted(found, key=lambda times: "cuda" in times.environment["backend"])
+    files = map(EpochTimes.load, json_files(folder, f"{PREFIX}{scale}-"))
+    return sorted(files, key=lambda times: "cuda" in times.environment["backend"])

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from linfdist.bench.roofline import Hardware
+from linfdist.bench.timing import Row
 from linfdist.records import RecordError, RunExists
 from linfdist.records.environment import code_sha256
 from linfdist.records.files import named, replace_file, sealed_text, try_file
 from linfdist.records.run import read_sealed
 
-Row = dict[str, Any]
 OF_CONTENT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 SAME = ("device", "threads", "backend")  # with the same code, a call may continue a bench
 
@@ -99,8 +99,8 @@ def json_files(folder: Path, prefix: str = "") -> list[Path]:
     """The JSON files of a folder, by name; hidden files (an editor's) are left out."""
     with named(folder, "be a folder that can be read; it cannot be", ", by LINFDIST_RUNS."):
         names = os.listdir(folder) if folder.exists() else []
-    found = [name for name in names if name.endswith(".json") and name.startswith(prefix)]
-    return [folder / name for name in sorted(found) if not name.startswith(".")]
+    matching = [name for name in names if name.endswith(".json") and name.startswith(prefix)]
+    return [folder / name for name in sorted(matching) if not name.startswith(".")]
 
 
 def try_writing(path: Path | None) -> None:

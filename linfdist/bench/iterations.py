@@ -17,20 +17,19 @@ import torch
 
 from linfdist import data, experiments
 from linfdist.bench import roofline
-from linfdist.bench.distances import Row
 from linfdist.bench.peers import OURS, SMOOTHED
-from linfdist.bench.timing import Timing, race
-from linfdist.experiments import Scale
+from linfdist.bench.timing import Row, Timing, race
+from linfdist.experiments import Setting
 from linfdist.nn import LogSumExp, build_net, parameter_count
 from linfdist.ops.precision import matmul_precision
 from linfdist.optim import LpAdamW, param_groups, set_p
 from linfdist.robust import hinge_loss
 
 NETS = ("table1/mnist_net", "table1/cifar10_net")
-SCALES: Mapping[str, str] = MappingProxyType({"cpu": "reduced", "cuda": "paper"})
+SCALE_OF_DEVICE: Mapping[str, str] = MappingProxyType({"cpu": "reduced", "cuda": "paper"})
 FORWARD_BACKWARD, OPTIMIZER, ITERATION = "forward+backward", "optimizer", "iteration"
 ADAMW = "torch.optim.AdamW(fused)"
-LR = 1e-6  # so small that the weights keep their initial values over all rounds
+STILL_LR = 1e-6  # so small that the weights keep their initial values over all rounds
 STEP_BYTES = 28  # per weight: read it, its gradient and two moments; write it and the moments
 
 
@@ -61,7 +60,7 @@ def measure(
         hardware: the GPU's rates for the roofline, if they are known.
     """
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else None
-    setting = experiments.get_scale(name, scale)
+    setting = experiments.get_setting(name, scale)
     step = _Step(setting, p, device)
     calls = {
         (FORWARD_BACKWARD, OURS): [step.forward_backward],
@@ -72,7 +71,7 @@ def measure(
     if p < math.inf and not p.is_integer():
         for candidate, precision in SMOOTHED.items():
             calls[FORWARD_BACKWARD, candidate] = [partial(step.smoothed, precision)]
-    found = race(calls, device, rounds=rounds, patience=patience, checked=False, baseline=before)
+    timings = race(calls, device, rounds=rounds, patience=patience, checked=False, baseline=before)
     weights = parameter_count(step.net)
     pairs = setting.train.batch_size * weights
     compute = roofline.least_seconds(pairs, p, True, hardware)
@@ -82,7 +81,7 @@ def measure(
     least = {FORWARD_BACKWARD: compute, ITERATION: whole, OPTIMIZER: memory}
     what = case(name, scale, p) | {"batch": setting.train.batch_size, "weights": weights}
     rows = []
-    for (part, candidate), timing in found.items():
+    for (part, candidate), timing in timings.items():
         row = what | {"part": part, "candidate": candidate}
         if not isinstance(timing, Timing):
             rows.append(row | {"note": timing})
@@ -99,7 +98,7 @@ def measure(
 class _Step:
     """A net with one batch, and the parts of its training step."""
 
-    def __init__(self, setting: Scale, p: float, device: torch.device) -> None:
+    def __init__(self, setting: Setting, p: float, device: torch.device) -> None:
         info = data.DATASETS[setting.dataset]
         batch, loss = setting.train.batch_size, setting.train.loss
         self.p = p
@@ -116,9 +115,9 @@ class _Step:
             self.pixels = torch.rand(batch, *info.input_shape)
             self.labels = torch.randint(info.num_classes, (batch,))
         self.threshold, self.mix = float(loss.threshold) * self.net.lipschitz, loss.mix
-        self.optimizer = LpAdamW(param_groups(self.net), lr=LR)
+        self.optimizer = LpAdamW(param_groups(self.net), lr=STILL_LR)
         set_p(self.optimizer, p)
-        self.adamw = torch.optim.AdamW(self.net.parameters(), lr=LR, fused=True)
+        self.adamw = torch.optim.AdamW(self.net.parameters(), lr=STILL_LR, fused=True)
 
     def smoothed(self, precision: str) -> None:
         with matmul_precision(precision):

@@ -21,7 +21,7 @@ OURS = "linfdist"
 # Timed at a real p, to compare a step of l_p with one of LogSumExp, which uses torch's products.
 SMOOTHED = {"linfdist.lse_dist": "highest", "linfdist.lse_dist, bfloat16": "medium"}
 COMPILED = ("torch.compile", "numba")  # their first call compiles and is not timed
-Distance = Callable[[Tensor, Tensor], Tensor]
+DistanceFunction = Callable[[Tensor, Tensor], Tensor]
 Peer = Callable[[Tensor, Tensor, float], Tensor]
 NO_PEERS: Mapping[str, Peer] = MappingProxyType({})
 
@@ -32,24 +32,24 @@ class PeerError(ValueError):
 
 def candidates(
     p: float, backward: bool, device: torch.device, extra: Mapping[str, Peer] = NO_PEERS
-) -> dict[str, Distance | None]:
+) -> dict[str, DistanceFunction | None]:
     """The functions to time, ours first; None marks a peer that is not installed.
 
     numba and scipy have no gradient and do not run on a GPU. If p is not an integer, the candidates
     of ``SMOOTHED`` are included, although they compute another function.
     """
-    found: dict[str, Distance | None] = {
+    contenders: dict[str, DistanceFunction | None] = {
         OURS: lambda x, weight: lp_dist(x, weight, p),
         **{name: _at(peer, p) for name, peer in extra.items()},
         "torch.cdist": lambda x, weight: torch.cdist(x, weight, p=p),
         "torch.compile": _compiled(p),
     }
     if p < math.inf and not p.is_integer():
-        found |= dict.fromkeys(SMOOTHED, lambda x, weight: lse_dist(x, weight, 1.0))
+        contenders |= dict.fromkeys(SMOOTHED, lambda x, weight: lse_dist(x, weight, 1.0))
     if not backward and device.type == "cpu":
         for name, make in (("numba", _numba), ("scipy", _scipy)):
-            found[name] = make(p) if find_spec(name) else None
-    return found
+            contenders[name] = make(p) if find_spec(name) else None
+    return contenders
 
 
 def load(names: list[str]) -> dict[str, Peer]:
@@ -58,7 +58,7 @@ def load(names: list[str]) -> dict[str, Peer]:
     Raises:
         PeerError: a name has another form, or the module or the function does not exist.
     """
-    found: dict[str, Peer] = {}
+    peers: dict[str, Peer] = {}
     sys.path.insert(0, os.getcwd())
     try:
         for name in names:
@@ -69,7 +69,7 @@ def load(names: list[str]) -> dict[str, Peer]:
                     "as distance(x, weight, p)."
                 )
             try:
-                found[name] = getattr(importlib.import_module(module), function)
+                peers[name] = getattr(importlib.import_module(module), function)
             except (ImportError, AttributeError) as error:
                 raise PeerError(
                     f"bench: --peer {name} cannot be loaded: {error}. The module must be "
@@ -77,10 +77,10 @@ def load(names: list[str]) -> dict[str, Peer]:
                 ) from error
     finally:
         sys.path.pop(0)
-    return found
+    return peers
 
 
-def _at(peer: Peer, p: float) -> Distance:
+def _at(peer: Peer, p: float) -> DistanceFunction:
     return lambda x, weight: peer(x, weight, p)
 
 
@@ -93,13 +93,13 @@ def _broadcast(x: Tensor, weight: Tensor, p: float) -> Tensor:
     return (difference / top).pow(p).sum(-1).pow(1 / p) * top.squeeze(-1)
 
 
-def _compiled(p: float) -> Distance:
+def _compiled(p: float) -> DistanceFunction:
     torch.compiler.reset()  # dynamo keeps few variants of a function, and each case is one
     compiled = torch.compile(_broadcast, fullgraph=True, dynamic=False)
     return lambda x, weight: compiled(x, weight, p)
 
 
-def _numba(p: float) -> Distance:
+def _numba(p: float) -> DistanceFunction:
     import numba
     import numpy as np
 
@@ -125,7 +125,7 @@ def _numba(p: float) -> Distance:
     return run
 
 
-def _scipy(p: float) -> Distance:
+def _scipy(p: float) -> DistanceFunction:
     from scipy.spatial.distance import cdist
 
     def run(x: Tensor, weight: Tensor) -> Tensor:

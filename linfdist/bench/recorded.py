@@ -17,8 +17,8 @@ from linfdist.bench.file import in_form, json_files
 from linfdist.bench.peers import OURS, SMOOTHED
 from linfdist.records.run import read_sealed
 
-NOT_YET = "not yet run on a GPU"
-CASE = ["shape", "p", "pass"]
+NO_GPU_RUN = "not yet run on a GPU"
+CASE_COLUMNS = ["shape", "p", "pass"]
 PRECISIONS = {"highest": "float32", "medium": "bfloat16"}
 
 
@@ -40,9 +40,9 @@ class Bench:
     @property
     def title(self) -> str:
         """The device, a CPU's number of threads, and the backend that ran there."""
-        surroundings = self.environment
-        threads = "" if self.on_gpu else f", {surroundings['threads']} threads"
-        return f"{surroundings['device']}{threads}, {surroundings['backend']}"
+        environment = self.environment
+        threads = "" if self.on_gpu else f", {environment['threads']} threads"
+        return f"{environment['device']}{threads}, {environment['backend']}"
 
 
 def load(path: Path) -> Bench:
@@ -72,7 +72,7 @@ def _check_derived(bench: Bench) -> None:
 
     Shares of the roofline are not checked, because they also depend on the code that measured.
     """
-    for case, rows in bench.rows.groupby(CASE, sort=False):
+    for case, rows in bench.rows.groupby(CASE_COLUMNS, sort=False):
         (ours,) = rows.loc[rows["candidate"] == OURS, "seconds"]
         shape, p, passes = case
         pairs = math.prod(int(size) for size in re.findall(r"\d+", shape))
@@ -97,10 +97,10 @@ def benches(folder: Path | None = None) -> list[Bench]:
     return sorted(map(load, benches), key=lambda bench: bench.on_gpu)
 
 
-def gpu_state(found: Sequence[Bench]) -> str:
+def gpu_state(recorded: Sequence[Bench]) -> str:
     """A phrase about GPUs: the names of those with a recorded bench, or that there is none."""
-    names = [bench.environment["device"] for bench in found if bench.on_gpu]
-    return f"run on {', '.join(names)}" if names else NOT_YET
+    names = [bench.environment["device"] for bench in recorded if bench.on_gpu]
+    return f"run on {', '.join(names)}" if names else NO_GPU_RUN
 
 
 def best_peers(bench: Bench) -> pd.DataFrame:
@@ -109,12 +109,12 @@ def best_peers(bench: Bench) -> pd.DataFrame:
     The peer's name is empty if no peer agrees.
     """
     lines = []
-    for case, rows in bench.rows.groupby(CASE, sort=False):
+    for case, rows in bench.rows.groupby(CASE_COLUMNS, sort=False):
         ours = rows[rows["candidate"] == OURS].iloc[0]
         peers = rows[(rows["candidate"] != OURS) & rows["seconds"].notna() & (rows["note"] == "")]
         best = peers.loc[peers["seconds"].idxmin()] if len(peers) else None
         lines.append(
-            dict(zip(CASE, case, strict=True))
+            dict(zip(CASE_COLUMNS, case, strict=True))
             | {
                 "giga_pairs_per_second": ours["giga_pairs_per_second"],
                 "roofline_share": ours.get("roofline_share", math.nan),
@@ -131,11 +131,11 @@ def smoothed(bench: Bench) -> pd.DataFrame:
     The table is empty if the bench has no LogSumExp timings.
     """
     lines = []
-    for case, rows in bench.rows.groupby(CASE, sort=False):
+    for case, rows in bench.rows.groupby(CASE_COLUMNS, sort=False):
         ours = rows[rows["candidate"] == OURS].iloc[0]
         for _, row in rows[rows["candidate"].isin(SMOOTHED)].iterrows():
             lines.append(
-                dict(zip(CASE, case, strict=True))
+                dict(zip(CASE_COLUMNS, case, strict=True))
                 | {
                     "precision": SMOOTHED[row["candidate"]],
                     "lp_seconds": ours["seconds"],
@@ -143,7 +143,7 @@ def smoothed(bench: Bench) -> pd.DataFrame:
                     "faster_by": ours["seconds"] / row["seconds"],
                 }
             )
-    columns = [*CASE, "precision", "lp_seconds", "seconds", "faster_by"]
+    columns = [*CASE_COLUMNS, "precision", "lp_seconds", "seconds", "faster_by"]
     return pd.DataFrame(lines, columns=columns)
 
 

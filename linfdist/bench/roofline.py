@@ -131,23 +131,23 @@ def pairs_per_clock(cost: Instructions, capability: str) -> float:
     return min(issued, *(rate / count for count, rate in pipes if count))
 
 
-def pairs_per_second(p: float, backward: bool, found: Hardware | None) -> float | None:
+def pairs_per_second(p: float, backward: bool, hardware: Hardware | None) -> float | None:
     """The roofline of one pass; None if it has none."""
-    if found is None or found.clock_mhz is None:
+    if hardware is None or hardware.clock_mhz is None:
         return None
-    cost = instructions(p, backward, found.capability)
+    cost = instructions(p, backward, hardware.capability)
     if cost is None:
         return None
-    a_clock = pairs_per_clock(cost, found.capability)
-    return a_clock * found.multiprocessors * found.clock_mhz * 1e6
+    a_clock = pairs_per_clock(cost, hardware.capability)
+    return a_clock * hardware.multiprocessors * hardware.clock_mhz * 1e6
 
 
 def least_seconds(
-    pairs: float, p: float, with_backward: bool, found: Hardware | None
+    pairs: float, p: float, with_backward: bool, hardware: Hardware | None
 ) -> float | None:
     """The least time of forward, or of forward and backward; at p = ∞ of forward alone."""
-    forward = pairs_per_second(p, False, found)
+    forward = pairs_per_second(p, False, hardware)
     if forward is None:
         return None
-    backward = pairs_per_second(p, True, found) if with_backward else None
+    backward = pairs_per_second(p, True, hardware) if with_backward else None
     return pairs / forward + (pairs / backward if backward else 0.0)

@@ -13,11 +13,12 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+Row = dict[str, Any]  # one line of a bench: its case, candidate and times
 Call = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
 WINDOW = 0.02  # seconds of GPU work between two events, thousands of times their resolution
@@ -39,12 +40,12 @@ class Timing:
 
     def columns(self) -> dict[str, object]:
         """The columns of a row of the bench; those that do not exist on a CPU are left out."""
-        found = {"seconds": self.seconds, "median_seconds": self.median_seconds}
-        found["rounds"] = self.rounds
+        cells = {"seconds": self.seconds, "median_seconds": self.median_seconds}
+        cells["rounds"] = self.rounds
         for name in ("launch_seconds", "peak_memory_mb"):
             if getattr(self, name) is not None:
-                found[name] = getattr(self, name)
-        return found
+                cells[name] = getattr(self, name)
+        return cells
 
 
 def input_sets(bytes_of_one: int, device: torch.device) -> int:

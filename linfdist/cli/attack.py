@@ -6,9 +6,9 @@ import sys
 from linfdist import data, experiments, records
 from linfdist.cli.arguments import Exit, add_device, count, positive, seed
 from linfdist.experiments import batch
-from linfdist.experiments.attack import CERTIFIED, hunt
+from linfdist.experiments.attack import CERTIFIED, attack_run
 from linfdist.records import RecordError, RunExists, run
-from linfdist.records.attacks import Attacked
+from linfdist.records.attacks import AttackRecord
 from linfdist.records.run import Run
 from linfdist.system import devices
 
@@ -19,9 +19,9 @@ Attack recorded runs at p = inf, with gradients of the same weights at finite p 
   python -m linfdist attack table1 table3/e_net            every recorded row, seed 0
   python -m linfdist attack table1/mnist_net --images 500  the first 500 test images
 
-Attacked is every image that the recorded PGD-20 missed and that is not certified, and the
---certified images of the smallest certified radius: those can be beaten only if a certificate is
-wrong. An image that is beaten is left alone, but with --each, which compares the attacks.
+Attacks every image that the recorded PGD-20 missed and that is not certified. Also attacks the
+--certified certified images with the smallest radii: they can be beaten only if a certificate is
+wrong. Stops attacking an image once it is beaten, unless --each is given, to compare the attacks.
 attacks.csv and attacks.json go beside the record, once; the weights are taken from the work folder.
 A run that is stopped leaves nothing, and the runs before it are recorded.
 
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     failed, broken = 0, 0
     for name in batch.select(args.names):
         try:
-            found = hunt(
+            record = attack_run(
                 _recorded(name, args.scale, args.seed),
                 images=args.images,
                 certified=args.certified,
@@ -69,10 +69,10 @@ def main(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"\nStopped; nothing is recorded of {name}.", file=sys.stderr)
             return Exit.INTERRUPTED
-        print(_line(found))
-        if len(found.unsound):
+        print(_line(record))
+        if len(record.unsound):
             broken += 1
-            print(_alarm(found), file=sys.stderr)
+            print(_alarm(record), file=sys.stderr)
     return Exit.FAILED if broken else Exit.BAD_INPUT if failed else Exit.DONE
 
 
@@ -86,20 +86,20 @@ def _recorded(name: str, scale: str, seed: int) -> Run:
     return run.read_run(path)
 
 
-def _line(found: Attacked) -> str:
-    shown = found.accuracies()
+def _line(record: AttackRecord) -> str:
+    shown = record.accuracies()
     parts = (f"{name} {100 * shown[name]:.2f}" for name in ("clean", "pgd", "strongest"))
     return (
-        f"{found.run.experiment} seed {found.run.seed}: {', '.join(parts)}, certified "
-        f"{100 * shown['certified']:.2f} % of {found.images} images "
-        f"({sum(found.seconds.values()):.0f} s)"
+        f"{record.run.experiment} seed {record.run.seed}: {', '.join(parts)}, certified "
+        f"{100 * shown['certified']:.2f} % of {record.images} images "
+        f"({sum(record.seconds.values()):.0f} s)"
     )
 
 
-def _alarm(found: Attacked) -> str:
-    beaten = found.unsound
+def _alarm(record: AttackRecord) -> str:
+    beaten = record.unsound
     return (
-        f"UNSOUND: {len(beaten)} certified images of {found.run.path} were beaten, image "
+        f"UNSOUND: {len(beaten)} certified images of {record.run.path} were beaten, image "
         f"{', '.join(map(str, beaten['index']))}. A certificate is wrong, or the attack left the "
         "ball: that is a bug of this package. Please report it."
     )

@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from linfdist.bench import distances, iterations, peers, roofline
-from linfdist.bench.file import Results, Row, refuse_existing, try_writing
+from linfdist.bench.file import Results, refuse_existing, try_writing
+from linfdist.bench.timing import Row
 from linfdist.cli import bench_epochs
 from linfdist.cli.arguments import Exit, file
 from linfdist.records import environment
@@ -133,32 +134,32 @@ def _cases(
     """
     how = {"device": device, "rounds": args.rounds, "patience": args.patience}
     how["hardware"] = results.hardware
-    scale = iterations.SCALES[device.type]
+    scale = iterations.SCALE_OF_DEVICE[device.type]
 
     def time_step(case: Row, net: str, p: float) -> None:
         results.add(case, iterations=iterations.measure(net, scale, p, **how))
 
     def time_distance(case: Row, shape: tuple[int, int, int], p: float, backward: bool) -> None:
         how_fast = results.speeds(case["p"], case["pass"])
-        found = distances.measure(
+        rows = distances.measure(
             shape, p, backward, limit=args.limit, speeds=how_fast, extra=extra, **how
         )
-        results.add(case, rows=found)
+        results.add(case, rows=rows)
 
     only = 1 if args.quick else None
     for net, p in product(iterations.NETS[:only], distances.P_VALUES):
         case = iterations.case(net, scale, p)
         yield case, [peers.OURS], partial(time_step, case, net, p)
-    shapes = distances.SHAPES[device.type][:only]
+    shapes = distances.BENCH_SHAPES[device.type][:only]
     for given in product(shapes, distances.P_VALUES, (False, True)):
         case = distances.case(*given)
         yield case, [peers.OURS, *extra], partial(time_distance, case, *given)
 
 
 def _print(results: Results, device: torch.device) -> None:
-    surroundings = results.environment
+    environment = results.environment
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    print(f"{surroundings['device']}{threads}, {surroundings['backend']}, float32")
+    print(f"{environment['device']}{threads}, {environment['backend']}, float32")
     if results.hardware is not None:
         print(results.hardware)
     for rows in (results.iterations, results.rows):

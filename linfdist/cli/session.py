@@ -47,7 +47,7 @@ class SessionError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class SessionStep:
     """One process of a session.
 
     Args:
@@ -69,7 +69,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class StepOutcome:
     """The result of a step; ``code`` is 0, 1 or 3, like the exit code of the whole session."""
 
     name: str
@@ -120,7 +120,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"{step.name}: {session.why_not(step) or shlex.join(step.command)}")
         return 0
     session.try_writing(steps)
-    outcomes: list[Outcome] = []
+    outcomes: list[StepOutcome] = []
     try:
         for step in steps:
             outcomes.append(session.run(step))
@@ -135,7 +135,7 @@ def main(args: argparse.Namespace) -> int:
     return 1 if 1 in codes else max(codes, default=0)
 
 
-def plan(args: argparse.Namespace, device: torch.device) -> list[Step]:
+def plan(args: argparse.Namespace, device: torch.device) -> list[SessionStep]:
     """The steps of the session, in order.
 
     Raises:
@@ -153,36 +153,38 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[Step]:
     steps = []
     if not args.no_build:
         pip = (*python, "pip", "install", "--no-build-isolation", "--no-deps", "-e", ".")
-        steps.append(Step(name="build", command=pip, essential=True))
+        steps.append(SessionStep(name="build", command=pip, essential=True))
     if not args.no_tests:
         go_on = "--continue-on-collection-errors"  # a GPU machine may lack some packages
-        steps.append(Step(name="tests", command=(*pytest, go_on, *_gpu_tests(checkout))))
+        steps.append(SessionStep(name="tests", command=(*pytest, go_on, *_gpu_tests(checkout))))
     if args.sanitize:
         here = shutil.which("compute-sanitizer") is not None
         skip = "" if here else "skipped: compute-sanitizer is not on PATH"
         for tool in ("memcheck", "racecheck"):
             sanitizer = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1")
             command = (*sanitizer, *pytest, SANITIZED)
-            steps.append(Step(name=tool, command=command, skip=skip))
+            steps.append(SessionStep(name=tool, command=command, skip=skip))
     if not args.no_bench:
         cpu = device.type == "cpu"
         name = "cpu.json" if cpu else file_name(devices.device_name(device))
         results = records.runs_dir() / "bench" / name
         bench = (*python, "linfdist", "bench", *on_device, "--json", str(results), "--resume")
-        steps.append(Step(name="bench", command=bench, budgeted=True, leaves=results))
+        steps.append(SessionStep(name="bench", command=bench, budgeted=True, leaves=results))
     if args.epochs:
         experiments.check_scale(args.scale)
         timed = epochs_file.path_of(args.scale, device)
         epochs = (*python, "linfdist", "bench", "epochs", "--scale", args.scale, *on_device)
         command = (*epochs, "--resume")
-        steps.append(Step(name="epochs", command=command, budgeted=True, leaves=timed))
+        steps.append(SessionStep(name="epochs", command=command, budgeted=True, leaves=timed))
     for row in args.rows:
-        experiments.get_scale(row, args.scale)
+        experiments.get_setting(row, args.scale)
         recorded = records.run_dir(row, args.scale, args.seed)
         which = (row, "--scale", args.scale, "--seed", str(args.seed))
         command = (*python, "linfdist", "run", *which, *on_device)
         skip = "recorded already" if recorded.exists() else ""
-        steps.append(Step(name=row, command=command, budgeted=True, leaves=recorded, skip=skip))
+        steps.append(
+            SessionStep(name=row, command=command, budgeted=True, leaves=recorded, skip=skip)
+        )
     return steps
 
 
@@ -206,7 +208,7 @@ class Session:
         self.deadline = deadline
         self.reserve = reserve
 
-    def why_not(self, step: Step) -> str:
+    def why_not(self, step: SessionStep) -> str:
         """The reason for not running a step, skipped or already done; empty if it is to be run."""
         gone = step.leaves is not None and not step.leaves.exists()
         if step.essential:
@@ -214,7 +216,7 @@ class Session:
         done = step.name in self._done() and not gone
         return step.skip or ("done already for this code on this device" if done else "")
 
-    def try_writing(self, steps: Iterable[Step]) -> None:
+    def try_writing(self, steps: Iterable[SessionStep]) -> None:
         """Raise RecordError unless the logs, the memory and the steps' results can be written."""
         to_run = [step for step in steps if not self.why_not(step)]
         if to_run:
@@ -227,7 +229,7 @@ class Session:
             else:
                 records.try_recording(left)
 
-    def run(self, step: Step) -> Outcome:
+    def run(self, step: SessionStep) -> StepOutcome:
         """Run one step within the remaining time."""
         started = time.monotonic()
         left = self.deadline - started - self.reserve
@@ -237,7 +239,7 @@ class Session:
             command += ("--seconds", f"{left - self.reserve:.0f}")
         if why_not or left < 1 + step.budgeted * self.reserve:
             code = 0 if why_not else Exit.OUT_OF_TIME
-            return Outcome(
+            return StepOutcome(
                 name=step.name, seconds=0, code=code, result=why_not or "not started: out of time"
             )
         with named(self.folder, "be a folder that can be made; it cannot be", _UNDONE):
@@ -258,14 +260,16 @@ class Session:
             code, result = 1, f"failed ({status}): {result}"
         else:
             code = 0
-        return Outcome(name=step.name, seconds=time.monotonic() - started, code=code, result=result)
+        return StepOutcome(
+            name=step.name, seconds=time.monotonic() - started, code=code, result=result
+        )
 
     def _done(self) -> list[str]:
         if not self.memory.is_file():
             return []
         return read_sealed(self.memory).get(self.key, [])
 
-    def _remember(self, step: Step) -> None:
+    def _remember(self, step: SessionStep) -> None:
         every = read_sealed(self.memory) if self.memory.is_file() else {}
         every[self.key] = sorted({*self._done(), step.name})
         replace_file(self.memory, sealed_text(every))
@@ -280,7 +284,7 @@ def _last_line(log: Path) -> str:
     return lines[-1].strip()[:100] if lines else "no output"
 
 
-def _print(outcomes: list[Outcome], folder: Path) -> None:
+def _print(outcomes: list[StepOutcome], folder: Path) -> None:
     width = max((len(outcome.name) for outcome in outcomes), default=4)
     print(f"\n{'step':<{width}}  seconds  result")
     for outcome in outcomes:

@@ -77,10 +77,10 @@ def read_original(folder: Path, name: str) -> bytes:
             f"{path} is missing, although other files of its data set are there. Restore it, or "
             f"delete {path.parent} and load the data set again with download=True."
         )
-    found = path.stat().st_size
-    if found != size:
+    on_disk = path.stat().st_size
+    if on_disk != size:
         raise DataError(
-            f"{path} must have {size} bytes; it has {found}: it is cut short or another file. "
+            f"{path} must have {size} bytes; it has {on_disk}: it is cut short or another file. "
             "Delete it and load the data set again."
         )
     content = path.read_bytes()  # read once, so that the checked bytes are the used ones

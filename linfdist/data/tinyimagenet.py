@@ -43,7 +43,7 @@ def read_tinyimagenet(folder: Path, split: str, download: bool) -> Arrays:
     if split == "test" and not any(paths.values()):
         paths = _annotated(root, classes)
     if not any(paths.values()):
-        looked_in = ", ".join(layout.format("<class>") for layout in LAYOUTS[split])
+        looked_in = ", ".join(layout.format("<class>") for layout in FILE_LAYOUTS[split])
         raise DataError(f"{root} must hold *.JPEG files in one of {looked_in}; it holds none.")
     for name, files in paths.items():
         if len(files) != per_class:
@@ -58,16 +58,16 @@ def read_tinyimagenet(folder: Path, split: str, download: bool) -> Arrays:
 
 
 def _number(path: Path) -> int:
-    found = re.fullmatch(r".*_([0-9]{1,9})\.JPEG", path.name)
-    if not found:
+    match = re.fullmatch(r".*_([0-9]{1,9})\.JPEG", path.name)
+    if not match:
         raise DataError(
             f"{path} must be called <class>_<number>.JPEG; it is no original: delete it."
         )
-    return int(found[1])
+    return int(match[1])
 
 
 # The folders of a class's images: first as published, then as the usual scripts arrange them.
-LAYOUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+FILE_LAYOUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "train": ("train/{}/images", "train/{}"),
         "test": ("val/{}", "val/{}/images", "val/images/{}"),
@@ -78,7 +78,7 @@ LAYOUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def _in_folders(root: Path, split: str, classes: list[str]) -> dict[str, list[Path]]:
     """The images of each class, from the first layout that contains any image."""
     paths: dict[str, list[Path]] = {}
-    for layout in LAYOUTS[split]:
+    for layout in FILE_LAYOUTS[split]:
         paths = {name: _numbered(root / layout.format(name)) for name in classes}
         if any(paths.values()):
             break

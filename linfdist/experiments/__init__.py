@@ -13,10 +13,10 @@ from linfdist.experiments.base import Change as Change
 from linfdist.experiments.base import Experiment as Experiment
 from linfdist.experiments.base import PaperNumbers as PaperNumbers
 from linfdist.experiments.base import QuotedRow as QuotedRow
-from linfdist.experiments.base import Scale as Scale
+from linfdist.experiments.base import Setting as Setting
 from linfdist.system.names import unknown
 
-VALIDATION = f"{records.VALIDATION}/"  # a prefix of an experiment's name
+VALIDATION_PREFIX = f"{records.VALIDATION}/"  # a prefix of an experiment's name
 LIST = "python -m linfdist list"
 LISTED = f"`{LIST}`"  # the command that lists all names
 
@@ -47,7 +47,7 @@ def get(name: str) -> Experiment:
 
     "validation/<name>" is the experiment without the test set: each scale has ``validation=True``.
     """
-    row = name.removeprefix(VALIDATION)
+    row = name.removeprefix(VALIDATION_PREFIX)
     if row not in EXPERIMENTS:
         raise UnknownName(unknown("experiment", row, EXPERIMENTS, LISTED))
     experiment = EXPERIMENTS[row]
@@ -57,7 +57,7 @@ def get(name: str) -> Experiment:
     return replace(experiment, name=name, scales=scales)
 
 
-def get_scale(name: str, scale: str) -> Scale:
+def get_setting(name: str, scale: str) -> Setting:
     """The setting of an experiment at a scale."""
     experiment = get(name)
     check_scale(scale)

@@ -15,9 +15,9 @@ from linfdist import data, records
 from linfdist.baselines import BaselineNet
 from linfdist.experiments.runner import load_trained, setting_of
 from linfdist.nn import LogSumExp
-from linfdist.records import attacks as attacked
+from linfdist.records import attacks as records_attacks
 from linfdist.records import environment
-from linfdist.records.attacks import Attacked
+from linfdist.records.attacks import AttackRecord
 from linfdist.records.run import Run
 from linfdist.robust.attacks.ensemble import CONVENTIONAL, GUIDED, AttackSetting
 from linfdist.system import devices, values
@@ -26,10 +26,10 @@ from linfdist.system.terminal import shows_bar
 CERTIFIED = 10  # the number of certified images to attack, those with the smallest radii
 
 
-BATCH = 256
+ATTACK_BATCH = 256
 
 
-def hunt(
+def attack_run(
     run: Run,
     *,
     images: int | None = None,
@@ -39,7 +39,7 @@ def hunt(
     device: torch.device | str = "cpu",
     progress: bool = True,
     attacks: Mapping[str, AttackSetting] | None = None,
-) -> Attacked:
+) -> AttackRecord:
     """Attack a run's network on its test images, and record the result.
 
     Two groups of images are attacked: those that the run's PGD-20 missed and that are not
@@ -64,13 +64,13 @@ def hunt(
         TypeError or ValueError: a number has a wrong type or is too small; or the settings of an
             attack cannot be recorded.
     """
-    attacked.refuse_attacked(run)
+    records_attacks.refuse_attack(run)
     if images is not None:
-        images = values.whole(images, "hunt: images", least=1)
-    certified = values.whole(certified, "hunt: certified")
-    seed = values.seed(seed, "hunt")
-    each = values.flag(each, "hunt: each")
-    attacked.try_attacked(run)
+        images = values.whole(images, "attack_run: images", least=1)
+    certified = values.whole(certified, "attack_run: certified")
+    seed = values.seed(seed, "attack_run")
+    each = values.flag(each, "attack_run: each")
+    records_attacks.try_attack(run)
     device = devices.usable_device(device)
     net = load_trained(run).to(device)
     setting = setting_of(run)
@@ -89,9 +89,9 @@ def hunt(
         "certified": int(targets["certified_interval"].sum()),
         "each": each,
         "seed": seed,
-        "attacks": values.plain(settings, "hunt: settings of attacks"),
+        "attacks": values.plain(settings, "attack_run: settings of attacks"),
     }
-    table = targets[list(attacked.COLUMNS)].reset_index(drop=True)
+    table = targets[list(records_attacks.ATTACK_COLUMNS)].reset_index(drop=True)
     table["beaten_by"] = None
     seconds = {}
     quiet = not shows_bar(progress)
@@ -107,9 +107,9 @@ def hunt(
             table.loc[left & (table[name] == 0), "beaten_by"] = name
             seconds[name] = round(time.perf_counter() - started, 1)
             bar.update()
-    table = table[[*attacked.COLUMNS, *attacks, "beaten_by"]]
+    table = table[[*records_attacks.ATTACK_COLUMNS, *attacks, "beaten_by"]]
     about |= {"seconds": seconds, "environment": environment.describe(device)}
-    return attacked.write_attacked(run, table, about)
+    return records_attacks.write_attack(run, table, about)
 
 
 def attacks_on(net: nn.Module) -> Mapping[str, AttackSetting]:
@@ -150,7 +150,7 @@ def survivors(
     """
     generator = torch.Generator().manual_seed(seed)
     held: list[int] = []
-    for some, theirs in zip(pixels.split(BATCH), labels.split(BATCH), strict=True):
+    for some, theirs in zip(pixels.split(ATTACK_BATCH), labels.split(ATTACK_BATCH), strict=True):
         held += attack(net, some, theirs, eps, generator).survived.int().tolist()
     return held
 

@@ -8,7 +8,7 @@ from typing import Literal
 from linfdist import data
 from linfdist.baselines import BaselineConfig
 from linfdist.nn import NetConfig
-from linfdist.system.serialise import OMITTED_AT_DEFAULT
+from linfdist.system.serialise import OMITTED_AT_DEFAULT, serialised_as
 from linfdist.training import AnyTrainConfig
 
 ScaleName = Literal["smoke", "reduced", "paper"]
@@ -49,8 +49,9 @@ class PaperNumbers:
         return cls(flops, *(None if number is None else number / 100 for number in printed))
 
 
+@serialised_as("Scale")  # its name in the records
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class Setting:
     """One setting that can be run.
 
     ``eps`` is in pixels. ``test_images`` limits the test to the first images; None tests on all.
@@ -89,7 +90,7 @@ class Experiment:
     name: str
     title: str
     paper: PaperNumbers
-    scales: Mapping[ScaleName, Scale]
+    scales: Mapping[ScaleName, Setting]
     switches: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from linfdist.baselines import BaselineConfig
 from linfdist.data import DATASETS, Augmentation
-from linfdist.experiments.base import Experiment, PaperNumbers, Scale
+from linfdist.experiments.base import Experiment, PaperNumbers, Setting
 from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig
 
 IBP = "IBP (Gowal et al., 2018)"
@@ -112,7 +112,7 @@ def _row(
     width: Mapping[str, float] = _NARROW,
     test_images: int | None = None,
 ) -> Experiment:
-    full = Scale(
+    full = Setting(
         dataset=dataset, eps=DATASETS[dataset].eps, net=BaselineConfig(kind=kind), train=train
     )
     digits = DATASETS["digits"].eps
@@ -122,7 +122,7 @@ def _row(
         title=title,
         paper=paper,
         scales={
-            "smoke": Scale(
+            "smoke": Setting(
                 dataset="digits",
                 eps=digits,
                 net=BaselineConfig(kind=kind, width=1 / 16),

@@ -13,7 +13,7 @@ from linfdist.system import disk
 from linfdist.system.names import unknown
 
 # The keys of --config.
-KEYS: Mapping[str, str] = MappingProxyType(
+CONFIG_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "scale": "smoke, reduced or paper, or several: smoke,reduced",
         "seeds": "0, or several: 0,2 or 0-7",
@@ -80,15 +80,15 @@ class Batch:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """The batch that ``--config`` describes; ``KEYS`` lists its keys.
+        """The batch that ``--config`` describes; ``CONFIG_KEYS`` lists its keys.
 
         Raises:
-            BatchError: a key is not in ``KEYS``, or a value is not valid for its key.
+            BatchError: a key is not in ``CONFIG_KEYS``, or a value is not valid for its key.
             UnknownName: there is no such scale.
         """
         for key in config:
-            if key not in KEYS:
-                raise BatchError(unknown("key of --config", key, KEYS))
+            if key not in CONFIG_KEYS:
+                raise BatchError(unknown("key of --config", key, CONFIG_KEYS))
         scales = tuple(_parts(config.get("scale", "reduced")))
         for scale in scales:
             experiments.check_scale(scale)
@@ -141,7 +141,7 @@ def select(targets: Iterable[str]) -> list[str]:
     groups |= {name: [name] for name in experiments.EXPERIMENTS}
     wanted = list(targets) or ["all"]
     for target in wanted:
-        row = target.removeprefix(experiments.VALIDATION)
+        row = target.removeprefix(experiments.VALIDATION_PREFIX)
         if row in experiments.EXPERIMENTS:
             groups[target] = [target]
         if target not in groups:
@@ -163,10 +163,10 @@ def without_braces(folder: Path) -> Path:
 
 def tables() -> dict[str, list[str]]:
     """The experiments of each table or study: "table1" -> ["table1/mnist_net", ...]."""
-    found: dict[str, list[str]] = {}
+    by_table: dict[str, list[str]] = {}
     for name in experiments.EXPERIMENTS:
-        found.setdefault(name.partition("/")[0], []).append(name)
-    return found
+        by_table.setdefault(name.partition("/")[0], []).append(name)
+    return by_table
 
 
 def _positive(value: Any) -> bool:

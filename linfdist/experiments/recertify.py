@@ -11,7 +11,7 @@ from tqdm import tqdm
 from linfdist import records
 from linfdist.evaluation import sound_columns
 from linfdist.experiments.runner import load_trained, setting_of, untrained
-from linfdist.records import environment
+from linfdist.records import environment as records_environment
 from linfdist.records import run as records_run
 from linfdist.robust import SOUND
 from linfdist.system import devices
@@ -53,7 +53,7 @@ def recertify(
     batch_size = whole(batch_size, "recertify: batch_size", least=1)
     low = records.low_radii(run)
     if low.any():
-        note = environment.describe(device) | {"images": int(low.sum())}
+        note = records_environment.describe(device) | {"images": int(low.sum())}
         return records.raise_low_radii(run, radii_raised=note)
     if "certified_sound" in run.certificates or not isinstance(untrained(run), SOUND):
         return None
@@ -75,15 +75,17 @@ def recertify(
     parts = []
     for start in range(0, len(test), batch_size):
         rows = slice(start, start + batch_size)
-        found = sound_columns(
+        certificates = sound_columns(
             net, test.images[rows], test.labels[rows], setting.eps, radii[rows], certified[rows]
         )
-        parts.append(pd.DataFrame({name: value.cpu().numpy() for name, value in found.items()}))
-        advance(len(found["certified_sound"]))
+        parts.append(
+            pd.DataFrame({name: value.cpu().numpy() for name, value in certificates.items()})
+        )
+        advance(len(certificates["certified_sound"]))
     seconds = round(time.perf_counter() - started, 1)
-    surroundings = environment.describe(device) | {"seconds": seconds}
+    environment = records_environment.describe(device) | {"seconds": seconds}
     columns = pd.concat(parts, ignore_index=True)
-    return records.amend_run(run, columns, recertified=surroundings)
+    return records.amend_run(run, columns, recertified=environment)
 
 
 def recertify_all(

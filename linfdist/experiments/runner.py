@@ -14,16 +14,15 @@ from torch import nn
 from linfdist import baselines, data, experiments, records
 from linfdist.baselines import BaselineConfig, build_baseline
 from linfdist.evaluation import evaluate
-from linfdist.experiments.base import Scale
+from linfdist.experiments.base import Setting
 from linfdist.nn import build_net, flop_count, parameter_count
 from linfdist.nn.state import check_state_dict
-from linfdist.records import environment
+from linfdist.records import environment as records_environment
 from linfdist.records import run as records_run
 from linfdist.records.checks import count_of_images
 from linfdist.records.files import json_text, named
 from linfdist.robust.checks import check_finite
-from linfdist.system import devices, disk, distributed
-from linfdist.system import values as _values
+from linfdist.system import devices, disk, distributed, values
 from linfdist.system.disk import sync_folder, write_file
 from linfdist.system.serialise import from_dict, to_dict
 from linfdist.system.terminal import say
@@ -75,10 +74,10 @@ def run(
         DataError: the data set is missing or damaged.
         CheckpointError: the checkpoint belongs to another run, or is damaged.
     """
-    seed = _values.seed(seed, "run")
+    seed = values.seed(seed, "run")
     with contextlib.ExitStack() as until_recorded:
         with distributed.join(device) as device:
-            setting = experiments.get_scale(name, scale)
+            setting = experiments.get_setting(name, scale)
             records.refuse_recorded(name, scale, seed)
             work = records.work_dir(name, scale, seed)
             first = distributed.rank() == 0
@@ -88,8 +87,8 @@ def run(
                 records.try_recording(records.refuse_recorded(name, scale, seed))
                 _try_weights(work / WEIGHTS)
             checkpoint = work / "checkpoint.pt"
-            surroundings = environment.describe(device) | {"processes": distributed.size()}
-            earlier = _earlier_surroundings(checkpoint, surroundings, restart) if first else []
+            environment = records_environment.describe(device) | {"processes": distributed.size()}
+            earlier = _earlier_environments(checkpoint, environment, restart) if first else []
             with distributed.first_process_first():
                 train, test = setting.train_set().to(device), setting.test_set().to(device)
             _check_test_images(setting, test, train.info.num_classes)
@@ -100,7 +99,7 @@ def run(
                 **_split(train, test),
                 **counts(net),
             }
-            json_text(config | surroundings)  # refuses before training what cannot be recorded
+            json_text(config | environment)  # refuses before training what cannot be recorded
             if scale == "paper" and device.type == "cpu" and first:
                 say(_cpu_warning(name, net, setting, train))
             epochs = fit(
@@ -114,7 +113,7 @@ def run(
                 progress=progress,
                 device=device,
                 experiment=f"{name} {scale}",
-                surroundings=[*earlier, surroundings],
+                environments=[*earlier, environment],
                 seconds=seconds,
             )
         if not first:
@@ -134,7 +133,7 @@ def run(
             config=config,
             metrics=metrics,
             environment={
-                **surroundings,
+                **environment,
                 **({"resumed_from": earlier} if earlier else {}),
                 "training_seconds": round(training_seconds, 1),
                 "evaluation_seconds": round(evaluation_seconds, 1),
@@ -154,27 +153,27 @@ def _split(train: data.ImageSet, test: data.ImageSet) -> dict[str, dict[str, int
     return {"split": {"train": len(train), "validation": len(test)}} if test.validation else {}
 
 
-def _earlier_surroundings(
+def _earlier_environments(
     checkpoint: Path, now: dict[str, Any], restart: bool
 ) -> list[dict[str, Any]]:
-    """The surroundings of earlier calls that differ from ``now``; warns if the last one's do."""
+    """The environments of earlier calls that differ from ``now``; warns if the last one's do."""
     if restart or not checkpoint.exists():
         return []
-    calls = checkpoints.surroundings(checkpoint)
+    calls = checkpoints.environments(checkpoint)
     last = calls[-1] if calls else now
     fields = ("commit", "dirty", "threads", "processes", "backend")
     changed = checkpoints.differences(*({f: call.get(f) for f in fields} for call in (last, now)))
     if changed:
         say(
-            f"{checkpoint} is from other surroundings: {'; '.join(changed)}. The run goes on, and "
+            f"{checkpoint} is from another environment: {'; '.join(changed)}. The run goes on, and "
             "its record says so; but it may not end as it would have in one go."
         )
     return [call for call in calls if call != now]
 
 
-def build(setting: Scale, info: data.DatasetInfo, seed: int) -> nn.Module:
+def build(setting: Setting, info: data.DatasetInfo, seed: int) -> nn.Module:
     """The network of a setting, on the CPU; its weights depend only on ``seed``."""
-    seed = _values.seed(seed, "build")
+    seed = values.seed(seed, "build")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         build_any = build_baseline if isinstance(setting.net, BaselineConfig) else build_net
@@ -196,10 +195,10 @@ def counts(net: nn.Module) -> dict[str, int]:
     return {"parameters": parameters, "flops": flops}
 
 
-def setting_of(run: records_run.Run) -> Scale:
+def setting_of(run: records_run.Run) -> Setting:
     """The setting in the run's config.json; RecordError if this package cannot read it."""
     try:
-        return from_dict(Scale, run.config["setting"])
+        return from_dict(Setting, run.config["setting"])
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise records.RecordError(
             f"{run.path / 'config.json'} must hold a setting that can be run; it does not "
@@ -222,14 +221,14 @@ def load_trained(run: records_run.Run, path: os.PathLike[str] | str | None = Non
     """
     if path is None:
         path = records.work_dir(run.experiment, run.scale, run.seed) / "weights.pt"
-    path = _values.file(path, "load_trained: path")
+    path = values.file(path, "load_trained: path")
     path = path or records.work_dir(run.experiment, run.scale, run.seed) / WEIGHTS
     records.check_weights(run, path)
     net = untrained(run)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        check_state_dict(net, found, "the file", older=True)
-        net.load_state_dict(found)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        check_state_dict(net, state, "the file", older=True)
+        net.load_state_dict(state)
         check_finite(net, "load_trained")
     except Exception as error:  # damaged bytes make torch.load raise any error
         raise records.RecordError(
@@ -265,7 +264,7 @@ def _unfinished(path: Path) -> contextlib.AbstractContextManager[Path]:
     return disk.removed_after(path.with_suffix(".part"))
 
 
-def _check_test_images(setting: Scale, test: data.ImageSet, num_classes: int) -> None:
+def _check_test_images(setting: Setting, test: data.ImageSet, num_classes: int) -> None:
     """Refuse an incomplete test set before training: its record could not be read."""
     wanted = count_of_images(
         setting.dataset, num_classes, setting.test_images, validation=setting.validation
@@ -277,7 +276,7 @@ def _check_test_images(setting: Scale, test: data.ImageSet, num_classes: int) ->
         )
 
 
-def _cpu_warning(name: str, net: nn.Module, setting: Scale, train: data.ImageSet) -> str:
+def _cpu_warning(name: str, net: nn.Module, setting: Setting, train: data.ImageSet) -> str:
     """A warning with the estimated days of a run at the paper's scale on this CPU."""
     images = len(train.take(setting.train.train_images))
     epochs = sum(setting.train.epochs)
@@ -289,7 +288,7 @@ def _cpu_warning(name: str, net: nn.Module, setting: Scale, train: data.ImageSet
     )
 
 
-def _epochs_seconds(net: nn.Module, setting: Scale, train: data.ImageSet) -> float:
+def _epochs_seconds(net: nn.Module, setting: Setting, train: data.ImageSet) -> float:
     """Estimated seconds for one image in all epochs: a small batch timed mid-way in each phase.
 
     The phases differ: a power costs several times as much as a maximum, and more if p is not a
@@ -301,10 +300,10 @@ def _epochs_seconds(net: nn.Module, setting: Scale, train: data.ImageSet) -> flo
     net.eval()  # keeps the running means unchanged
     total, begin = 0.0, 0
     for epochs in setting.train.epochs:
-        values = recipe.at(begin + epochs / 2)
+        schedule = recipe.at(begin + epochs / 2)
         begin += epochs
         started = time.perf_counter()
-        loss, _ = recipe.objective(images, labels, *values)
+        loss, _ = recipe.objective(images, labels, *schedule)
         loss.backward()
         total += epochs * (time.perf_counter() - started) / len(images)
     net.zero_grad()

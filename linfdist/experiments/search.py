@@ -1,6 +1,6 @@
 """A search for settings that never reads the test set. Each trial is kept in a file.
 
-    base = experiments.get_scale("validation/table1/cifar10_net_mixture", "reduced")
+    base = experiments.get_setting("validation/table1/cifar10_net_mixture", "reduced")
     for lr in (0.01, 0.02):
         setting = replace(base, train=replace(base.train, lr=lr))
         trial(f"lr {lr}", setting, folder=Path("work/search/lr"))
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from linfdist.evaluation import clean_and_certified
-from linfdist.experiments.base import Scale
+from linfdist.experiments.base import Setting
 from linfdist.experiments.runner import build
 from linfdist.records import RecordError, environment
 from linfdist.records.files import replace_file, sealed_text
@@ -29,7 +29,7 @@ from linfdist.training import fit
 
 def trial(
     name: str,
-    setting: Scale,
+    setting: Setting,
     *,
     folder: Path,
     seed: int = 0,
@@ -68,7 +68,7 @@ def trial(
     if not setting.validation:
         raise ValueError(
             "trial: setting.validation must be True, so that the test set is left alone; got "
-            'False. Take it from get_scale("validation/<row>", scale).'
+            'False. Take it from get_setting("validation/<row>", scale).'
         )
     if Path(name).name != name:
         raise ValueError(f"trial: name must be the name of a file, without folders; got {name!r}.")
@@ -83,7 +83,7 @@ def trial(
     )
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
     clean, certified = clean_and_certified(net, validation, eps=setting.eps)
-    found = {
+    record = {
         "name": name,
         "seed": seed,
         "clean": clean,
@@ -95,8 +95,8 @@ def trial(
         "last_epoch": to_dict(rows[-1]),
         "environment": environment.describe(device),
     }
-    replace_file(path, sealed_text(found))
-    return found
+    replace_file(path, sealed_text(record))
+    return record
 
 
 def trials(folder: Path) -> pd.DataFrame:
@@ -108,16 +108,16 @@ def trials(folder: Path) -> pd.DataFrame:
         RecordError: a file is damaged.
     """
     columns = ["name", "seed", "clean", "certified", "seconds", "cpu_seconds"]
-    found = pd.DataFrame([read_sealed(path) for path in sorted(folder.glob("*.json"))])
-    return found.reindex(columns=columns).sort_values("certified", ascending=False, kind="stable")
+    table = pd.DataFrame([read_sealed(path) for path in sorted(folder.glob("*.json"))])
+    return table.reindex(columns=columns).sort_values("certified", ascending=False, kind="stable")
 
 
-def _known(path: Path, setting: Scale) -> dict[str, Any]:
+def _known(path: Path, setting: Setting) -> dict[str, Any]:
     """The trial in a file; RecordError if it belongs to another setting."""
-    found = read_sealed(path)
-    if found["setting"] != to_dict(setting):
+    record = read_sealed(path)
+    if record["setting"] != to_dict(setting):
         raise RecordError(
             f"{path} must be of this setting; it is of another. Give the trial another name, or "
             "delete the file to make it again."
         )
-    return found
+    return record

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from linfdist.experiments import table1
-from linfdist.experiments.base import Experiment, Scale
+from linfdist.experiments.base import Experiment, Setting
 
 _MATCHED = {"smoothing": "matched_lse", "p_start": 12.0, "p_end": 60.0}
 _THEN = table1.LP_THEN_LSE
@@ -65,7 +65,7 @@ def _experiment(row: str, variant: Variant) -> Experiment:
     return replace(base, name=name, title=variant.title, scales=scales)
 
 
-def _changed(setting: Scale, variant: Variant) -> Scale:
+def _changed(setting: Setting, variant: Variant) -> Setting:
     e1, e2, e3 = (round(variant.longer * epochs) for epochs in setting.train.epochs)
     epochs = (e1, e2, max(1, round(variant.end * e3)))
     return replace(setting, train=replace(setting.train, epochs=epochs, **variant.train))

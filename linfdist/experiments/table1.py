@@ -8,7 +8,7 @@ from typing import Any
 
 from linfdist.data import DATASETS, Augmentation
 from linfdist.experiments import baselines
-from linfdist.experiments.base import Experiment, PaperNumbers, Scale
+from linfdist.experiments.base import Experiment, PaperNumbers, Setting
 from linfdist.nn import NetConfig
 from linfdist.robust.losses import HingeLoss, IBPLoss, Loss, MixtureLoss
 from linfdist.training import TrainConfig
@@ -87,7 +87,7 @@ REDUCED = {
 }
 
 
-def smoke(kind: str) -> Scale:
+def smoke(kind: str) -> Setting:
     """A setting on the digits that takes a few seconds, with the loss for this kind of network.
 
     It has no augmentation: the images are eight pixels wide, and a shift by one of them is too much
@@ -99,7 +99,7 @@ def smoke(kind: str) -> Scale:
         if kind == "net"
         else IBPLoss(eps_train=Fraction(11, 10) * eps, kappa=0.5)
     )
-    return Scale(
+    return Setting(
         dataset="digits",
         eps=eps,
         net=NetConfig(kind=kind, hidden=(48, 48), mlp_hidden=None if kind == "net" else 32),
@@ -121,7 +121,7 @@ def _experiment(
     kind = "net" if title == NET else "net_mlp"
     net = NetConfig(kind=kind, hidden=hidden, mlp_hidden=None if kind == "net" else 512)
     train = TrainConfig(epochs=epochs, loss=loss, augmentation=augmentation)
-    full = Scale(dataset=dataset, eps=DATASETS[dataset].eps, net=net, train=train)
+    full = Setting(dataset=dataset, eps=DATASETS[dataset].eps, net=net, train=train)
     change = REDUCED[row]
     reduced = replace(
         full,

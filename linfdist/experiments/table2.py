@@ -6,7 +6,7 @@ from fractions import Fraction
 from linfdist.baselines import BaselineConfig
 from linfdist.data import DATASETS, Augmentation
 from linfdist.experiments import baselines
-from linfdist.experiments.base import Experiment, PaperNumbers, QuotedRow, Scale
+from linfdist.experiments.base import Experiment, PaperNumbers, QuotedRow, Setting
 from linfdist.experiments.table1 import NET_MLP, smoke
 from linfdist.nn import NetConfig
 from linfdist.robust.losses import IBPLoss
@@ -15,7 +15,7 @@ from linfdist.training import BoundTrainConfig, TrainConfig
 TITLE = "Table 2. TinyImageNet"
 
 _AUGMENTATION = Augmentation(flip=True, crop=56)
-_NET_MLP = Scale(
+_NET_MLP = Setting(
     dataset="tinyimagenet",
     eps=DATASETS["tinyimagenet"].eps,
     net=NetConfig(kind="net_mlp", hidden=(5120,) * 5, mlp_hidden=512),
@@ -29,7 +29,7 @@ _NET_MLP = Scale(
 # Epochs, rate and batch are the defaults of the code published with [Xu2020]. The rate never
 # falls, as in that code, whose first drop comes after the last epoch. Two things differ: here eps
 # grows linearly, while theirs starts slowly; and gradients are not clipped.
-_CNN7_BN = Scale(
+_CNN7_BN = Setting(
     dataset="tinyimagenet",
     eps=DATASETS["tinyimagenet"].eps,
     net=BaselineConfig(kind="cnn7_bn"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from linfdist.experiments import table1
-from linfdist.experiments.base import Change, Experiment, PaperNumbers, Scale
+from linfdist.experiments.base import Change, Experiment, PaperNumbers, Setting
 from linfdist.experiments.table1 import NET, NET_MLP
 
 TITLE = "Table 3. Ablation studies on CIFAR-10"
@@ -24,7 +24,7 @@ class Strategies:
     identity: bool
     decay: str
 
-    def of(self, setting: Scale) -> Scale:
+    def of(self, setting: Setting) -> Setting:
         """``setting``, which uses all strategies, reduced to those of this row."""
         net, train = setting.net, replace(setting.train, decay=self.decay)
         if not self.smoothed:
@@ -50,7 +50,7 @@ ROWS = (
     Strategies("D", smoothed=True, identity=True, decay="l2"),
     Strategies("E", smoothed=True, identity=True, decay="lp"),
 )
-PAPER = {
+PRINTED = {
     NET: (
         (28.21, 8.42, 7.02),
         (55.63, 35.28, 32.56),
@@ -68,7 +68,7 @@ PAPER = {
 }
 
 
-def tiny(setting: Scale, layers: int) -> Scale:
+def tiny(setting: Setting, layers: int) -> Setting:
     """A smoke setting with a given number of hidden layers, for tables of many rows.
 
     Each row takes half a second.
@@ -86,7 +86,7 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def short(setting: Scale, layers: int) -> Scale:
+def short(setting: Setting, layers: int) -> Setting:
     """Table 1's reduced setting on CIFAR-10 with fewer images and ``layers`` hidden layers of 512.
 
     Table 3 uses the paper's depth, because the identity map is meant for deep networks. Here the
@@ -112,7 +112,7 @@ def _experiments(name: str, title: str) -> tuple[Experiment, ...]:
             scales={scale: row.of(setting) for scale, setting in scales.items()},
             switches=row.switches,
         )
-        for row, numbers in zip(ROWS, PAPER[title], strict=True)
+        for row, numbers in zip(ROWS, PRINTED[title], strict=True)
     )
 
 

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from linfdist.experiments import table1, table3
-from linfdist.experiments.base import Change, Experiment, PaperNumbers, Scale
+from linfdist.experiments.base import Change, Experiment, PaperNumbers, Setting
 from linfdist.experiments.table1 import NET
 
 TITLE = "Table 7. Depth and initialisation, CIFAR-10"
 
 STARTS = {"gaussian": "Gaussian", "identity": "identity map"}
-PAPER = {  # train and test accuracy
+PRINTED = {  # train and test accuracy
     "gaussian": {
         5: (63.01, 55.76),
         6: (63.46, 55.85),
@@ -29,7 +29,7 @@ PAPER = {  # train and test accuracy
 }
 
 
-def _scales(start: str, layers: int) -> dict[str, Scale]:
+def _scales(start: str, layers: int) -> dict[str, Setting]:
     """Table 1's row with ``layers`` layers, including the last, which has one neuron per class."""
     base = table1.BY_NAME["table1/cifar10_net"].scales
     hidden = layers - 1
@@ -59,7 +59,7 @@ def _experiment(start: str, layers: int, train: float, test: float) -> Experimen
 
 EXPERIMENTS = tuple(
     _experiment(start, layers, *numbers)
-    for start, rows in PAPER.items()
+    for start, rows in PRINTED.items()
     for layers, numbers in rows.items()
 )
 _GAUSSIAN, _IDENTITY = EXPERIMENTS[: len(EXPERIMENTS) // 2], EXPERIMENTS[len(EXPERIMENTS) // 2 :]

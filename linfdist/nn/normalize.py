@@ -113,8 +113,8 @@ class Normalize(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        found = {name: state_dict.get(prefix + name) for name in self._built}
-        if all(value is None for value in found.values()):  # recorded before it held constants
+        recorded = {name: state_dict.get(prefix + name) for name in self._built}
+        if all(value is None for value in recorded.values()):  # recorded before it held constants
             state_dict = dict(state_dict)
             for name, value in self._built.items():
                 own = self._buffers[name]
@@ -124,7 +124,7 @@ class Normalize(nn.Module):
             f"{prefix}{name} must be {_text(self._built[name])}, which the network was built with; "
             f"the state dict holds {_text(value)}. Build the network with the mean and the std "
             "that the weights were trained with."
-            for name, value in found.items()
+            for name, value in recorded.items()
             if value is not None and not self._may_hold(name, value)
         ]
         error_msgs += wrong

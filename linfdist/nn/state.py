@@ -5,12 +5,12 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def check_state_dict(net: nn.Module, found: Any, what: str, *, older: bool = False) -> None:
+def check_state_dict(net: nn.Module, state: Any, what: str, *, older: bool = False) -> None:
     """Refuse tensors that ``load_state_dict`` would round, truncate or load only in part.
 
     Args:
         net: the network.
-        found: the state dict to check.
+        state: the state dict to check.
         what: the name of the state in errors.
         older: entries may be missing; ``load_state_dict`` must then know how to fill them.
 
@@ -18,16 +18,16 @@ def check_state_dict(net: nn.Module, found: Any, what: str, *, older: bool = Fal
         ValueError: the entries differ from the network's, an entry has another shape or dtype (such
             as float64, which would be rounded, or complex64), or an entry is not finite.
     """
-    if not isinstance(found, dict):
-        raise ValueError(f"{what} must be a state dict; it is a {type(found).__name__}")
+    if not isinstance(state, dict):
+        raise ValueError(f"{what} must be a state dict; it is a {type(state).__name__}")
     own = net.state_dict()
-    unknown = sorted(map(str, found.keys() - own.keys()))
-    missing = sorted(own.keys() - found.keys())
+    unknown = sorted(map(str, state.keys() - own.keys()))
+    missing = sorted(own.keys() - state.keys())
     if unknown or (missing and not older):
         raise ValueError(
             f"{what} must hold its own entries; missing are {missing}, unknown are {unknown}"
         )
-    for name, value in found.items():
+    for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{what}: {name} must be a tensor; it is a {type(value).__name__}")
         wanted = (own[name].dtype, tuple(own[name].shape), own[name].layout)

@@ -34,8 +34,8 @@ def check_float_mode(caller: str, device: torch.device) -> None:
 def _check_sums(caller: str, device: torch.device, elements: int) -> None:
     a, b, expected = _sums()
     a, b = (value.to(device).view(torch.float32) for value in (a, b))
-    found = (a.expand(-(-elements // len(a)), -1) + b).cpu().view(torch.int32)
-    wrong = found.numpy() != expected.numpy()  # numpy compares in one thread
+    sums = (a.expand(-(-elements // len(a)), -1) + b).cpu().view(torch.int32)
+    wrong = sums.numpy() != expected.numpy()  # numpy compares in one thread
     if not wrong.any():
         return
     if wrong[:, ::3].any():

@@ -268,8 +268,8 @@ def _setup(ctx, inputs, output) -> None:
 
 def _grad(ctx, grad: Tensor, _total_grad):
     wants = list(ctx.needs_input_grad[:2])
-    found = torch.ops.linfdist.lse_dist_backward(grad, *ctx.saved_tensors, ctx.t, wants)
-    return *(g if wanted else None for g, wanted in zip(found, wants, strict=True)), None
+    gradients = torch.ops.linfdist.lse_dist_backward(grad, *ctx.saved_tensors, ctx.t, wants)
+    return *(g if wanted else None for g, wanted in zip(gradients, wants, strict=True)), None
 
 
 _lse_dist.register_autograd(_grad, setup_context=_setup)

@@ -11,7 +11,7 @@ from torch import Tensor
 from linfdist.ops import native
 from linfdist.ops.checks import FLOATS, check_p
 
-TINY = 1e-37  # above float32's smallest normal number, so that no logarithm is infinite
+LEAST_NORMAL = 1e-37  # above float32's smallest normal number, so that no logarithm is infinite
 _ADVICE = (
     "A state must be of this very parameter: where its data was exchanged, make a new optimizer "
     "and run the backward pass again; a loaded state is of the same parameters in the same order."
@@ -48,7 +48,7 @@ def _decay_rows_(rows: Tensor, p: float, rate: float) -> None:
     # sign(w) m t s^((2−p)/p): one power per entry, none above 1, and no 0 to a negative power.
     # exp and log are several times faster than pow. Clamping at SMALLEST avoids denormals.
     largest = magnitude.amax(1, keepdim=True)
-    ratio = magnitude.div_(largest.clamp_min(TINY)).clamp_min_(TINY)
+    ratio = magnitude.div_(largest.clamp_min(LEAST_NORMAL)).clamp_min_(LEAST_NORMAL)
     power = ratio.log().mul_(p - 1).clamp_min_(SMALLEST).exp_()
     total = ratio.mul_(power).sum(1, keepdim=True).clamp_min_(1)  # 1 is the largest entry's term
     rows.addcmul_(rows.sign().mul_(power), total.pow_((2 - p) / p).mul_(largest), value=-rate)
@@ -117,12 +117,12 @@ def check_like(weight: Tensor, **others: Tensor) -> None:
             weight.dtype,
             weight.layout,
         ):
-            found = type(value).__name__
+            actual = type(value).__name__
             if isinstance(value, Tensor):
-                found = f"{value.dtype}, {value.layout}"
+                actual = f"{value.dtype}, {value.layout}"
             raise TypeError(
                 f"LpAdamW: {name} must be a tensor like its parameter, {weight.dtype}, "
-                f"{weight.layout}; got {found}. {_ADVICE}"
+                f"{weight.layout}; got {actual}. {_ADVICE}"
             )
         if value.shape != weight.shape:
             raise ValueError(

@@ -16,11 +16,11 @@ from linfdist.records.run import Run, read_sealed, read_text
 from linfdist.records.store import RunExists, find_runs
 
 TABLE, SUMMARY = "attacks.csv", "attacks.json"
-COLUMNS = ("index", "label", "certified_interval")
+ATTACK_COLUMNS = ("index", "label", "certified_interval")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attacked:
+class AttackRecord:
     """One recorded attack on a run. All accuracies are fractions of the first ``images`` images.
 
     The attacks were run on every image that survived PGD-20 and has no certificate, and on some
@@ -59,7 +59,7 @@ class Attacked:
 
         The columns are:
 
-        - ``COLUMNS``;
+        - ``ATTACK_COLUMNS``;
         - one flag per attack: 1 if the image survived it, 0 if not. The flag is missing if the
           attack was not tried because an earlier attack had beaten the image;
         - ``beaten_by``: the first attack that beat the image; missing if no attack did;
@@ -123,10 +123,10 @@ class Attacked:
         return {name: count / self.images for name, count in counts.items()}
 
 
-def _contradiction(found: Attacked, table: pd.DataFrame) -> str:
+def _contradiction(record: AttackRecord, table: pd.DataFrame) -> str:
     """Describe how attacks.csv contradicts its summary, itself or the run; "" if it does not."""
-    first, names = found.run.certificates[: found.images], [*found.attacks]
-    if [*table] != [*COLUMNS, *names, "beaten_by"]:
+    first, names = record.run.certificates[: record.images], [*record.attacks]
+    if [*table] != [*ATTACK_COLUMNS, *names, "beaten_by"]:
         return f"its columns are {', '.join(table)}"
     if not (table["index"].isin(first["index"]) & (table["index"].diff().fillna(1) > 0)).all():
         return "an index is twice there, or of no image that was looked at"
@@ -136,11 +136,11 @@ def _contradiction(found: Attacked, table: pd.DataFrame) -> str:
     open_ = first[(first["survived_pgd"] == 1) & (first["certified_interval"] == 0)]
     if not open_["index"].isin(table["index"]).all():
         return "an image that PGD-20 missed and that is not certified has no row"
-    if found.certified != int(table["certified_interval"].sum()):
-        return f"it has not the {found.certified} certified images"
+    if record.certified != int(table["certified_interval"].sum()):
+        return f"it has not the {record.certified} certified images"
     beaten = pd.Series(None, index=table.index, dtype=object)
     for name in names:
-        flags, met = table[name], beaten.isna() | found.each
+        flags, met = table[name], beaten.isna() | record.each
         if not (flags[met].isin([0, 1]).all() and flags[~met].isna().all()):
             return f"{name} must be 0 or 1 where it was tried, and empty elsewhere"
         beaten[beaten.isna() & (flags == 0)] = name
@@ -150,32 +150,32 @@ def _contradiction(found: Attacked, table: pd.DataFrame) -> str:
     return ""
 
 
-def try_attacked(run: Run) -> None:
+def try_attack(run: Run) -> None:
     """Raise RecordError unless an attack on the run can be recorded. Call this before attacking."""
     for name in (TABLE, SUMMARY):
         try_file(run.path / name)
 
 
-def refuse_attacked(run: Run) -> None:
+def refuse_attack(run: Run) -> None:
     """Raise RunExists if an attack on the run is already recorded."""
     if (run.path / SUMMARY).exists():
         raise RunExists(
-            f"{run.path / SUMMARY} exists: a hunt is recorded once. Delete it and {TABLE} to "
+            f"{run.path / SUMMARY} exists: a run is attacked once. Delete it and {TABLE} to "
             "attack the run again."
         )
 
 
-def write_attacked(run: Run, table: pd.DataFrame, summary: dict[str, Any]) -> Attacked:
+def write_attack(run: Run, table: pd.DataFrame, summary: dict[str, Any]) -> AttackRecord:
     """Record an attack on a run.
 
     attacks.json is written last and atomically: the attack counts as recorded once it exists.
-    ``summary`` has the fields of ``Attacked`` except ``run``, ``weights_sha256`` and
+    ``summary`` has the fields of ``AttackRecord`` except ``run``, ``weights_sha256`` and
     ``table_sha256``.
 
     Raises:
         RunExists: an attack on the run is already recorded.
     """
-    refuse_attacked(run)
+    refuse_attack(run)
     text = table.astype(dict.fromkeys(summary["attacks"], "Int8")).to_csv(index=False)
     summary = {
         **summary,
@@ -184,10 +184,10 @@ def write_attacked(run: Run, table: pd.DataFrame, summary: dict[str, Any]) -> At
     }
     replace_file(run.path / TABLE, text)
     replace_file(run.path / SUMMARY, sealed_text(summary))
-    return read_attacked(run)
+    return read_attack(run)
 
 
-def read_attacked(run: Run) -> Attacked:
+def read_attack(run: Run) -> AttackRecord:
     """Read the attack that is recorded beside a run.
 
     Raises:
@@ -201,33 +201,37 @@ def read_attacked(run: Run) -> Attacked:
         )
     try:
         summary = read_sealed(path)
-        found = Attacked(run=run, **summary | {"eps": Fraction(summary["eps"])})
-        _check(found)
+        record = AttackRecord(run=run, **summary | {"eps": Fraction(summary["eps"])})
+        _check(record)
     except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError) as error:
-        raise RecordError(f"{path} is not the summary of a hunt: {error}. Restore it.") from error
-    if found.weights_sha256 != run.weights_sha256:
+        raise RecordError(
+            f"{path} is not the summary of an attack: {error}. Restore it."
+        ) from error
+    if record.weights_sha256 != run.weights_sha256:
         raise RecordError(
             f"{path} must be of the run's weights, {run.weights_sha256}; it is of "
-            f"{found.weights_sha256}. Delete it and {TABLE}, and attack the run again."
+            f"{record.weights_sha256}. Delete it and {TABLE}, and attack the run again."
         )
-    return found
+    return record
 
 
-def _check(found: Attacked) -> None:
+def _check(record: AttackRecord) -> None:
     """Raise ValueError if the summary contradicts itself or the run."""
-    if found.eps != eps_of(found.run):
-        raise ValueError(f"its eps is {found.eps}, not that of the run")
-    if not 1 <= found.images <= len(found.run.certificates):
-        raise ValueError(f"it says {found.images!r} images")
-    if not (found.attacks and found.seconds.keys() == found.attacks.keys()):
+    if record.eps != eps_of(record.run):
+        raise ValueError(f"its eps is {record.eps}, not that of the run")
+    if not 1 <= record.images <= len(record.run.certificates):
+        raise ValueError(f"it says {record.images!r} images")
+    if not (record.attacks and record.seconds.keys() == record.attacks.keys()):
         raise ValueError("seconds must have a number for each of attacks")
-    if not all(isinstance(one, int | float) for one in found.seconds.values()):
+    if not all(isinstance(one, int | float) for one in record.seconds.values()):
         raise ValueError("seconds must be numbers")
-    if not isinstance(found.each, bool):
-        raise ValueError(f"each is {found.each!r}")
+    if not isinstance(record.each, bool):
+        raise ValueError(f"each is {record.each!r}")
 
 
-def find_attacked(names: Iterable[str] | None = None, scale: str | None = None) -> list[Attacked]:
+def find_attacks(
+    names: Iterable[str] | None = None, scale: str | None = None
+) -> list[AttackRecord]:
     """Every recorded attack on the named experiments, or on all, in the order of ``find_runs``."""
     runs = [run for name in names or (None,) for run in find_runs(name, scale)]
-    return [read_attacked(run) for run in runs if (run.path / SUMMARY).exists()]
+    return [read_attack(run) for run in runs if (run.path / SUMMARY).exists()]

@@ -68,7 +68,7 @@ ENVIRONMENT = {
 FLAGS = ("certified_interval", "survived_pgd")
 # Pairs of radius and flag. A column has a value for every image, or for none.
 PAIRS = (("margin_radius", "certified_margin"), ("sound_radius", "certified_sound"))
-COLUMNS = ("index", "label", "predicted", *PAIRS[0], "interval_radius", *FLAGS)
+RECORDED_COLUMNS = ("index", "label", "predicted", *PAIRS[0], "interval_radius", *FLAGS)
 
 
 def check_summary(path: Path, summary: Mapping[str, Any]) -> None:
@@ -160,7 +160,7 @@ def check_tables(run: Run) -> None:
 
 
 def _check_columns(path: Path, table: pd.DataFrame, num_classes: int) -> None:
-    missing = [name for name in COLUMNS if name not in table]
+    missing = [name for name in RECORDED_COLUMNS if name not in table]
     missing += [name for name in PAIRS[1] if name not in table and {*PAIRS[1]} & {*table}]
     if missing:
         raise RecordError(f"{path} lacks the columns {', '.join(missing)}. Restore it.")
@@ -190,11 +190,11 @@ def _between(numbers: pd.Series, low: float, high: float) -> bool:
     return bool((numbers.between(low, high) & (numbers.abs() < math.inf)).all())
 
 
-def _check_types(path: Path, found: Mapping[str, Any], types: Mapping[str, Any]) -> None:
-    lacking = [name for name in types if name not in found]
+def _check_types(path: Path, content: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    lacking = [name for name in types if name not in content]
     if lacking:
         raise RecordError(f"{path} lacks {', '.join(lacking)}. Restore it.")
-    wrong = [name for name, kind in types.items() if not _is(found[name], kind)]
+    wrong = [name for name, kind in types.items() if not _is(content[name], kind)]
     if wrong:
         raise RecordError(f"{path} has a value of another type in {', '.join(wrong)}. Restore it.")
 

@@ -114,23 +114,23 @@ def read_checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
             "Restore it from version control, or delete the folder and run it again."
         )
     lines = re.findall(r"([0-9a-f]{64})  (\S+)\n|(.+\n?)", read_text(path))
-    found = {name: digest for digest, name, other in lines if not other}
-    if sorted(found) != sorted(names) or len(lines) != len(names):
+    digests = {name: digest for digest, name, other in lines if not other}
+    if sorted(digests) != sorted(names) or len(lines) != len(names):
         raise RecordError(
             f"{path} must have a line for each of {', '.join(names)}; it has {len(lines)} lines. "
             "Restore it from version control."
         )
-    return found
+    return digests
 
 
 def read_text(path: Path, digest: str | None = None) -> str:
     """The text of a file; raises RecordError if it is not text or its SHA-256 is not ``digest``."""
     with named(path, "be a file that can be read; it cannot be", "."):
         content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if digest not in (None, found):
+    actual = hashlib.sha256(content).hexdigest()
+    if digest not in (None, actual):
         raise RecordError(
-            f"{path} must have the recorded SHA-256 {digest}; it has {found}. The file has "
+            f"{path} must have the recorded SHA-256 {digest}; it has {actual}. The file has "
             "changed since it was written: restore it from version control."
         )
     try:
@@ -169,12 +169,12 @@ def read_sealed(path: Path) -> dict[str, Any]:
     content = read_json(path)
     digest = content.pop(SEAL, None)
     try:
-        found = hashlib.sha256(json_text(content).encode()).hexdigest()
+        actual = hashlib.sha256(json_text(content).encode()).hexdigest()
     except ValueError as error:  # for example, half a surrogate pair
         raise RecordError(f"{path} is not JSON text: {error}. Restore it.") from error
-    if digest != found:
+    if digest != actual:
         raise RecordError(
-            f"{path} must have the contents of its {SEAL}, {digest}; theirs is {found}. The file "
+            f"{path} must have the contents of its {SEAL}, {digest}; theirs is {actual}. The file "
             "has changed since it was written: restore it, or delete it and make it again."
         )
     return content

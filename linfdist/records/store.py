@@ -27,7 +27,7 @@ from linfdist.records.paths import _OTHER_RUNS, _OTHER_WORK, run_dir, runs_dir
 from linfdist.records.run import FILES as FILES
 from linfdist.records.run import Run, read_anywhere, read_run
 from linfdist.system import disk
-from linfdist.system.disk import exchange, sha256, sync_folder, write_file
+from linfdist.system.disk import sha256, swap_folders, sync_folder, write_file
 
 VALIDATION = "validation"  # the folder of runs evaluated on validation images
 
@@ -221,8 +221,8 @@ def _amend(run: Run, cells: pd.DataFrame, noted: dict[str, Any]) -> Run:
     texts = {name: run.text(name) for name in FILES}
     table = cells.to_csv(index=False)
     summary = json.loads(texts["metrics.json"])
-    found = accuracies(pd.read_csv(io.StringIO(table)))
-    summary["metrics"]["certified_accuracy"] = found["certified_accuracy"]
+    recomputed = accuracies(pd.read_csv(io.StringIO(table)))
+    summary["metrics"]["certified_accuracy"] = recomputed["certified_accuracy"]
     changed = {
         "metrics.json": json_text(summary),
         "environment.json": json_text(run.environment | noted),
@@ -234,7 +234,7 @@ def _amend(run: Run, cells: pd.DataFrame, noted: dict[str, Any]) -> Run:
                 write_file(unfinished / path.name, path.read_bytes())
         write_files(unfinished, texts | changed)
         read_anywhere(unfinished)
-        exchange(unfinished, run.path)
+        swap_folders(unfinished, run.path)
         sync_folder(run.path.parent)  # before the old folder is deleted
     return read_run(run.path)
 
@@ -246,7 +246,7 @@ def try_amending(path: Path) -> None:
         for _ in range(2):
             both.append(disk.hidden_folder(path))
             until_tried.callback(both[-1].rmdir)
-        exchange(*both)
+        swap_folders(*both)
 
 
 @contextlib.contextmanager
@@ -293,17 +293,17 @@ def find_runs(
     rows = [row for table in tables for row in _inside(table, 2 if experiment is None else 0)]
     rows = [row for row in rows if experiment is not None or row.parent.name != VALIDATION]
     scales = [folder for row in rows for folder in _inside(row, 1) if scale in (None, folder.name)]
-    found = []
+    runs = []
     for path in (path for folder in scales for path in _inside(folder, 1)):
         if not re.fullmatch("seed(0|[1-9][0-9]*)", path.name):
             _leave_out(path, "is not called seed<k>")
         elif seed is None or path.name == f"seed{seed}":
             run = read_anywhere(path)
             if path.relative_to(runs_dir()) == run.place:
-                found.append(run)
+                runs.append(run)
             else:
                 _leave_out(path, f"says that it is {run.place}")
-    return sorted(found, key=lambda run: (run.experiment, run.scale, run.seed))
+    return sorted(runs, key=lambda run: (run.experiment, run.scale, run.seed))
 
 
 def _inside(folder: Path, levels: int) -> list[Path]:

@@ -11,7 +11,7 @@ from linfdist.experiments import Change, QuotedRow
 from linfdist.report.formats import PRINTED
 from linfdist.report.results import results_of
 
-COLUMNS = ("change", "method", "accuracy", "paper", "here", "sd", "seeds", "as in the paper")
+EFFECT_COLUMNS = ("change", "method", "accuracy", "paper", "here", "sd", "seeds", "as in the paper")
 
 
 def effects(changes: Sequence[Change], scale: str = "reduced") -> pd.DataFrame:
@@ -24,7 +24,9 @@ def effects(changes: Sequence[Change], scale: str = "reduced") -> pd.DataFrame:
     - "as in the paper": "yes" if both differences have the same sign, "no" if they do not, and
       "not yet run" if a row has no record.
     """
-    return pd.DataFrame([_effect(change, scale) for change in changes], columns=list(COLUMNS))
+    return pd.DataFrame(
+        [_effect(change, scale) for change in changes], columns=list(EFFECT_COLUMNS)
+    )
 
 
 def show_effects(changes: Sequence[Change], scale: str = "reduced") -> Styler:
@@ -44,7 +46,7 @@ def difference(change: Change, scale: str) -> dict[str, float]:
     A quoted row contributes its printed number, and only at the paper's scale.
     """
     key = PRINTED[change.accuracy]
-    found: dict[str, float] = {
+    cells: dict[str, float] = {
         "paper": getattr(change.after.paper, key) - getattr(change.before.paper, key),
         "here": math.nan,
         "sd": math.nan,
@@ -52,28 +54,28 @@ def difference(change: Change, scale: str) -> dict[str, float]:
     quoted = isinstance(change.before, QuotedRow)
     rows = [change.after] if quoted else [change.before, change.after]
     runs = [records.find_runs(row.name, scale) for row in rows]
-    found["seeds"] = min(map(len, runs))
+    cells["seeds"] = min(map(len, runs))
     if not all(runs) or (quoted and scale != "paper"):
-        return found
+        return cells
     results = [results_of(row) for row in runs]
     before = getattr(change.before.paper, key) if quoted else results[0][change.accuracy]
     variances = [result[f"{change.accuracy} sd"] ** 2 for result in results]
-    return found | {
+    return cells | {
         "here": results[-1][change.accuracy] - before,
         "sd": sum(variances) ** 0.5,
     }
 
 
 def _effect(change: Change, scale: str) -> dict[str, object]:
-    found = difference(change, scale)
-    here, paper = found["here"], found["paper"]
+    cells = difference(change, scale)
+    here, paper = cells["here"], cells["paper"]
     same = "not yet run" if math.isnan(here) else "yes" if here * paper > 0 else "no"
     return {
         "change": change.title,
         "method": change.after.title,
         "accuracy": change.accuracy,
         "as in the paper": same,
-        **found,
+        **cells,
     }
 
 

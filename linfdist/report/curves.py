@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from linfdist import data, experiments, records
 from linfdist.records import certified, certified_radii, eps_of
-from linfdist.records.attacks import Attacked
+from linfdist.records.attacks import AttackRecord
 from linfdist.records.run import Run
 
 FATES = {
@@ -31,9 +31,9 @@ def certified_at(runs: Sequence[Run], radii: Sequence[float]) -> pd.Series:
     radii = np.asarray(radii, dtype=float)
     shares = []
     for run in runs:
-        found = certified_radii(run).to_numpy()
+        largest = certified_radii(run).to_numpy()
         right = (run.certificates["predicted"] == run.certificates["label"]).to_numpy()
-        held = (found[:, None] >= radii) & right[:, None]
+        held = (largest[:, None] >= radii) & right[:, None]
         shares.append(held.mean(0))
     return pd.Series(np.mean(shares, axis=0), index=radii)
 
@@ -42,8 +42,8 @@ def recorded(table: str, scale: str = "reduced") -> dict[str, list[Run]]:
     """The recorded runs of a table at a scale, keyed by row, in the order of the table."""
     experiments.check_scale(scale)
     names = [name for name in experiments.EXPERIMENTS if name.startswith(f"{table}/")]
-    found = {name: records.find_runs(name, scale) for name in names}
-    return {name: runs for name, runs in found.items() if runs}
+    by_row = {name: records.find_runs(name, scale) for name in names}
+    return {name: runs for name, runs in by_row.items() if runs}
 
 
 def certified_shares(table: str, scale: str = "reduced") -> pd.DataFrame:
@@ -79,30 +79,30 @@ def plot_margins(table: str, scale: str = "reduced") -> Figure:
     return _panels(table, scale, _draw_margins)
 
 
-def fates(found: Attacked) -> pd.DataFrame:
+def fates(record: AttackRecord) -> pd.DataFrame:
     """One row per correctly classified image of an attack record: its radius and its fate at eps.
 
     - "radius": from ``records.certified_radii``. The true robust radius is at least this.
     - "fate": one of ``FATES``.
     - "gap": eps − radius for a beaten image, whose true radius is at most eps; otherwise missing.
     """
-    images = found.run.certificates[: found.images]
-    radii = certified_radii(found.run)[: found.images]
-    others = found.table.set_index("index")["beaten_by"].dropna().index
+    images = record.run.certificates[: record.images]
+    radii = certified_radii(record.run)[: record.images]
+    others = record.table.set_index("index")["beaten_by"].dropna().index
     fate = pd.Series("not beaten", index=images["index"])
-    fate[certified(found.run)[: found.images].to_numpy()] = "certified"
+    fate[certified(record.run)[: record.images].to_numpy()] = "certified"
     fate[(images["survived_pgd"] == 0).to_numpy()] = "beaten by PGD-20"
     fate[others] = "beaten by another attack"
     beaten = fate.str.startswith("beaten").to_numpy()
     table = pd.DataFrame({"index": images["index"], "radius": radii, "fate": fate.to_numpy()})
-    table["gap"] = (float(found.eps) - radii).where(beaten)
+    table["gap"] = (float(record.eps) - radii).where(beaten)
     return table[(images["predicted"] == images["label"]).to_numpy()].reset_index(drop=True)
 
 
-def plot_fates(found: Attacked, ax: Axes) -> None:
+def plot_fates(record: AttackRecord, ax: Axes) -> None:
     """Draw a histogram of radius / eps of the images not certified at eps, stacked by fate."""
-    table = fates(found)
-    share = table["radius"] / float(found.eps)
+    table = fates(record)
+    share = table["radius"] / float(record.eps)
     colors = {fate: color for fate, color in FATES.items() if fate != "certified"}
     groups = [share[table["fate"] == fate] for fate in colors]
     bins = np.linspace(0, 1, 21)
@@ -110,7 +110,7 @@ def plot_fates(found: Attacked, ax: Axes) -> None:
     ax.hist(groups, bins, stacked=True, histtype="stepfilled", **shown)
     ax.set(xlabel="certified radius / eps", ylabel="images", xlim=(0, 1))
     certified = int((table["fate"] == "certified").sum())
-    name = f"{found.run.experiment}, seed {found.run.seed}"
+    name = f"{record.run.experiment}, seed {record.run.seed}"
     ax.set_title(f"{name} ({certified} more are certified)", fontsize=8)
 
 
@@ -128,9 +128,9 @@ def _paper(name: str, runs: Sequence[Run]) -> float | None:
 
 def _panels(table: str, scale: str, draw) -> Figure:
     """One panel per data set, stacked vertically, with one colour per row title."""
-    found = recorded(table, scale)
-    order = [key for key in data.DATASETS if any(_dataset(runs) == key for runs in found.values())]
-    labels = _labels(found)
+    by_row = recorded(table, scale)
+    order = [key for key in data.DATASETS if any(_dataset(runs) == key for runs in by_row.values())]
+    labels = _labels(by_row)
     titles = dict.fromkeys(labels.values())
     colors = plt.get_cmap("tab10" if len(titles) <= 10 else "tab20").colors
     palette = {title: colors[i % len(colors)] for i, title in enumerate(titles)}
@@ -140,7 +140,7 @@ def _panels(table: str, scale: str, draw) -> Figure:
         max(len(order), 1), 1, figsize=shape, layout="constrained", squeeze=False
     )
     for ax, key in zip(axes[:, 0], order, strict=False):
-        for name, runs in found.items():
+        for name, runs in by_row.items():
             if _dataset(runs) == key:
                 title = labels[name]
                 draw(ax, name, runs, label=title, color=palette[title])
@@ -153,10 +153,10 @@ def _panels(table: str, scale: str, draw) -> Figure:
     return figure
 
 
-def _labels(found: dict[str, list[Run]]) -> dict[str, str]:
+def _labels(by_row: dict[str, list[Run]]) -> dict[str, str]:
     """Each row's title; the row's name is added if rows of a data set share titles (Table 3)."""
-    titles = {name: experiments.get(name).title for name in found}
-    keys = [(titles[name], _dataset(runs)) for name, runs in found.items()]
+    titles = {name: experiments.get(name).title for name in by_row}
+    keys = [(titles[name], _dataset(runs)) for name, runs in by_row.items()]
     if len(set(keys)) == len(keys):
         return titles
     return {name: f"{title}, {name.partition('/')[2]}" for name, title in titles.items()}

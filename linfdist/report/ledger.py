@@ -35,7 +35,7 @@ TOLERANCES = {
 QUARTER = 0.25  # tolerance of a ratio of times, relative to it
 POINT = 0.01  # a smaller difference is noise, even from a single seed
 
-COLUMNS = (
+LEDGER_COLUMNS = (
     *("kind", "table", "claim", "paper", "here", "sd", "n", "scale", "tolerance"),
     *("minutes", "device", "commit", "runs", "verdict"),
 )
@@ -72,7 +72,7 @@ def ledger() -> pd.DataFrame:
     - "quoted": the paper quotes the number from other work, and it is not rerun here.
     """
     rows = [*_accuracies(), *_differences(), *_times(), *_flops()]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(LEDGER_COLUMNS))
 
 
 def headlines() -> list[str]:
@@ -138,9 +138,9 @@ def _judged(row: Experiment, name: str, paper: float, tolerance: float) -> dict[
 def _best(*rows: Experiment) -> tuple[str, list[records_run.Run]]:
     """The scale at which all rows are recorded (the paper's, if possible), and all their runs."""
     for scale in ("paper", "reduced"):
-        found = [records.find_runs(row.name, scale) for row in rows]
-        if all(found):
-            return scale, [run for runs in found for run in runs]
+        by_row = [records.find_runs(row.name, scale) for row in rows]
+        if all(by_row):
+            return scale, [run for runs in by_row for run in runs]
     return "", []
 
 
@@ -179,21 +179,21 @@ def _differences() -> Iterator[dict[str, object]]:
 def _judged_difference(change: Change) -> dict[str, object]:
     rows = [row for row in (change.before, change.after) if isinstance(row, Experiment)]
     scale, runs = _best(*rows)
-    found = difference(change, scale or "reduced")
-    cells: dict[str, object] = {"paper": found["paper"], "n": 0, "verdict": NOT_YET}
-    if math.isnan(found["here"]):
+    effect = difference(change, scale or "reduced")
+    cells: dict[str, object] = {"paper": effect["paper"], "n": 0, "verdict": NOT_YET}
+    if math.isnan(effect["here"]):
         return cells
-    tolerance = max(POINT, 0.0 if math.isnan(found["sd"]) else 2 * found["sd"])
-    cells |= {"here": found["here"], "sd": found["sd"], "n": found["seeds"]}
+    tolerance = max(POINT, 0.0 if math.isnan(effect["sd"]) else 2 * effect["sd"])
+    cells |= {"here": effect["here"], "sd": effect["sd"], "n": effect["seeds"]}
     recorded = records.find_runs(change.after.name, scale)
     scale = noted_scale(change.after, scale, recorded)
     cells |= {"scale": scale, "tolerance": tolerance, **_provenance(runs)}
     same_method = change.before.title == change.after.title
     if scale != "paper" and not same_method:
         return cells
-    if abs(found["here"]) < tolerance:
+    if abs(effect["here"]) < tolerance:
         return cells | {"verdict": NOISE}
-    if found["here"] * found["paper"] < 0:
+    if effect["here"] * effect["paper"] < 0:
         return cells | {"verdict": NOT}
     return cells | {"verdict": REPRODUCED if scale == "paper" else REDUCED}
 

@@ -17,13 +17,13 @@ VERDICT_COLORS = {
 PAGES = {8: "tables/table9"}
 
 
-def verdicts(found: pd.DataFrame) -> pd.DataFrame:
+def verdicts(claims: pd.DataFrame) -> pd.DataFrame:
     """The number of claims with each verdict: one row per table, one column per verdict."""
-    counts = pd.crosstab(found["table"], found["verdict"])
+    counts = pd.crosstab(claims["table"], claims["verdict"])
     return counts.reindex(columns=list(VERDICTS), fill_value=0)
 
 
-def show_ledger(found: pd.DataFrame) -> Styler:
+def show_ledger(claims: pd.DataFrame) -> Styler:
     """Rows of a ledger for a notebook at the book's root, with links to the tables and records.
 
     Accuracies are in percent and differences in percentage points. Both show the standard deviation
@@ -31,18 +31,18 @@ def show_ledger(found: pd.DataFrame) -> Styler:
     """
     shown = pd.DataFrame(
         {
-            "table": [_table_link(number) for number in found["table"]],
-            "claim": found["claim"],
-            "paper": [_number(row.kind, row.paper) for row in found.itertuples()],
-            "here": [_measured(row) for row in found.itertuples()],
-            "n": found["n"].map(lambda n: "" if pd.isna(n) or n == 0 else f"{n:.0f}"),
-            "scale": found["scale"].fillna(""),
-            "tolerance": [_tolerance(row) for row in found.itertuples()],
-            "minutes": found["minutes"].map(lambda n: "" if pd.isna(n) else f"{n:.0f}"),
-            "device": found["device"].fillna("").str.replace(r"\(R\)| Processor", "", regex=True),
-            "commit": found["commit"].fillna(""),
-            "records": [_record_links(paths) for paths in found["runs"]],
-            "verdict": found["verdict"],
+            "table": [_table_link(number) for number in claims["table"]],
+            "claim": claims["claim"],
+            "paper": [_number(row.kind, row.paper) for row in claims.itertuples()],
+            "here": [_measured(row) for row in claims.itertuples()],
+            "n": claims["n"].map(lambda n: "" if pd.isna(n) or n == 0 else f"{n:.0f}"),
+            "scale": claims["scale"].fillna(""),
+            "tolerance": [_tolerance(row) for row in claims.itertuples()],
+            "minutes": claims["minutes"].map(lambda n: "" if pd.isna(n) else f"{n:.0f}"),
+            "device": claims["device"].fillna("").str.replace(r"\(R\)| Processor", "", regex=True),
+            "commit": claims["commit"].fillna(""),
+            "records": [_record_links(paths) for paths in claims["runs"]],
+            "verdict": claims["verdict"],
         }
     )
     styler = shown.style.hide(axis="index")

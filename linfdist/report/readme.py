@@ -14,7 +14,7 @@ from linfdist.report.results import table
 RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
 SPEED = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- /speed -->)", re.DOTALL)
 GPU = re.compile(r"(?<=<!-- gpu -->\n).*?(?=<!-- /gpu -->)", re.DOTALL)
-SCALES = ("reduced", "paper")
+SHOWN_SCALES = ("reduced", "paper")
 
 
 def rendered(text: str) -> str:
@@ -26,9 +26,9 @@ def rendered(text: str) -> str:
 
 def results() -> str:
     """Table 1's recorded rows as Markdown: the paper's numbers, then the columns of each scale."""
-    tables = {scale: table(1, scale) for scale in SCALES}
+    tables = {scale: table(1, scale) for scale in SHOWN_SCALES}
     own = tables["reduced"]["source"] == "this code"
-    shown = [scale for scale in SCALES if tables[scale]["seeds"].sum() or scale == "reduced"]
+    shown = [scale for scale in SHOWN_SCALES if tables[scale]["seeds"].sum() or scale == "reduced"]
     heading = ["data set (eps)", "method", "paper"]
     for scale in shown:
         heading += [f"`{scale}`", "seeds", "minutes a run"]
@@ -77,7 +77,7 @@ def _speed_of(bench: recorded.Bench) -> str:
 def gpu() -> str:
     """The README's paragraph about GPUs: which GPUs have a recorded bench, or that none has."""
     state = recorded.gpu_state(benches())
-    yet = ": none of their numbers is known" if state == recorded.NOT_YET else ""
+    yet = ": none of their numbers is known" if state == recorded.NO_GPU_RUN else ""
     return (
         "**On a GPU.** The CUDA kernels are compiled for sm_80, sm_90 and PTX, which later GPUs "
         f"compile for themselves;\nthey have **{state}**{yet}. `python -m linfdist session` "

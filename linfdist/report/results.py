@@ -156,10 +156,10 @@ def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records_run.R
     setting = experiment.scales[scale]
     notes = [] if setting.dataset == experiment.dataset else [setting.dataset]
     all_classes = data.DATASETS[setting.dataset].num_classes
-    for found in sorted({run.config["num_classes"] for run in runs} - {all_classes}):
-        notes.append(f"{found} of {all_classes} classes")
-    for found in sorted({run.config["setting"]["test_images"] for run in runs} - {None}):
-        notes.append(f"{found:,} test images")
+    for count in sorted({run.config["num_classes"] for run in runs} - {all_classes}):
+        notes.append(f"{count} of {all_classes} classes")
+    for count in sorted({run.config["setting"]["test_images"] for run in runs} - {None}):
+        notes.append(f"{count:,} test images")
     return f"{scale} ({', '.join(notes)})" if notes else scale
 
 

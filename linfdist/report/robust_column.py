@@ -6,10 +6,10 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from linfdist import experiments
-from linfdist.records.attacks import Attacked, find_attacked
+from linfdist.records.attacks import AttackRecord, find_attacks
 from linfdist.report.formats import format_percent, format_pixels
 
-COLUMNS = (
+ROBUST_COLUMNS = (
     "row",
     "method",
     "data set",
@@ -51,11 +51,13 @@ def robust_column(scale: str = "reduced") -> pd.DataFrame:
       attacks close.
     - "low", "high": the 95 % confidence interval of "share".
     """
-    return pd.DataFrame([_row(found) for found in find_attacked(scale=scale)], columns=[*COLUMNS])
+    return pd.DataFrame(
+        [_row(record) for record in find_attacks(scale=scale)], columns=[*ROBUST_COLUMNS]
+    )
 
 
-def _row(found: Attacked) -> dict[str, object]:
-    run, shown, missed = found.run, found.accuracies(), found.missed
+def _row(record: AttackRecord) -> dict[str, object]:
+    run, shown, missed = record.run, record.accuracies(), record.missed
     experiment = experiments.get(run.experiment)
     beaten = int(missed["beaten_by"].notna().sum())
     low, high = wilson(beaten, len(missed))
@@ -63,9 +65,9 @@ def _row(found: Attacked) -> dict[str, object]:
         "row": run.experiment,
         "method": experiment.title,
         "data set": run.config["setting"]["dataset"],
-        "eps": format_pixels(found.eps),
+        "eps": format_pixels(record.eps),
         "seed": run.seed,
-        "images": found.images,
+        "images": record.images,
         "test": shown["clean"],
         "robust": shown["pgd"],
         "strongest": shown["strongest"],
@@ -98,9 +100,9 @@ def by_attack(scale: str = "reduced") -> pd.DataFrame:
     Only attack records in which each attack met every image are included.
     """
     columns = {}
-    for found in find_attacked(scale=scale):
-        if found.each:
-            flags = found.missed[list(found.attacks)]
-            name = f"{found.run.experiment}, seed {found.run.seed}"
+    for record in find_attacks(scale=scale):
+        if record.each:
+            flags = record.missed[list(record.attacks)]
+            name = f"{record.run.experiment}, seed {record.run.seed}"
             columns[f"{name} (n = {len(flags)})"] = 1 - flags.mean()
     return pd.DataFrame(columns)

@@ -10,7 +10,7 @@ from linfdist.experiments import Experiment
 from linfdist.report.formats import ACCURACIES, with_percents
 from linfdist.report.results import results_of
 
-COLUMNS = (
+STUDY_COLUMNS = (
     "training",
     "seeds",
     "epochs",
@@ -32,15 +32,15 @@ def study(rows: Sequence[Experiment], scale: str = "reduced") -> pd.DataFrame:
       other work on the machine can only add to the time.
     - "command": the command that makes a record.
     """
-    found = []
+    lines = []
     for row in rows:
         runs = records.find_runs(row.name, scale)
         cells = {"training": row.title, "seeds": len(runs), "command": row.command(scale)}
         if runs:
             seconds = [run.environment["training_seconds"] for run in runs]
             cells |= results_of(runs) | {"minutes": min(seconds) / 60}
-        found.append(cells)
-    return pd.DataFrame(found, columns=list(COLUMNS))
+        lines.append(cells)
+    return pd.DataFrame(lines, columns=list(STUDY_COLUMNS))
 
 
 def show_study(rows: Sequence[Experiment], scale: str = "reduced") -> Styler:

@@ -8,7 +8,7 @@ from linfdist.bench.epochs import PHASES
 from linfdist.experiments import table4
 from linfdist.report.formats import format_flops
 
-COLUMNS = (
+TIMING_COLUMNS = (
     *("method", "source", "FLOPs", "paper seconds", "paper ratio"),
     *("scale", "device", "batch", "run FLOPs", "seconds", "ratio"),
     *(f"ratio, {phase}" for phase in PHASES),
@@ -26,9 +26,9 @@ def timings(scale: str = "reduced") -> pd.DataFrame:
     - "ratio, <phase>": the phase's seconds over IBP's mean on the same device.
     - "batch": the batch size that was timed.
     """
-    found = epochs_file.recorded(scale)
-    rows = [_row(row, scale, times) for times in found or [None] for row in table4.ROWS]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    files = epochs_file.recorded(scale)
+    rows = [_row(row, scale, times) for times in files or [None] for row in table4.ROWS]
+    return pd.DataFrame(rows, columns=list(TIMING_COLUMNS))
 
 
 def _row(
@@ -71,7 +71,7 @@ def printed_timings(scale: str) -> tuple[str, pd.DataFrame]:
         written = "{:.1f}".format if "seconds" in name else "{:.2f}×".format
         shown[name] = numbers[name].map(written, na_action="ignore")
     title = f"{table4.TITLE} (the paper's on an {table4.DEVICE}; ratios to IBP)"
-    return title, shown[list(COLUMNS)].astype(object).fillna("")
+    return title, shown[list(TIMING_COLUMNS)].astype(object).fillna("")
 
 
 def timings_text(scale: str) -> str:

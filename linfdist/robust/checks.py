@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from linfdist.nn import LogSumExp, Normalize, refuse_wrapped
+from linfdist.ops.checks import FLOATS
 from linfdist.system.inputs import (
     image_shape,
     integer_labels,
@@ -21,7 +22,6 @@ from linfdist.system.inputs import (
 )
 from linfdist.system.values import shown, whole
 
-FLOATS = (torch.float32, torch.float64)
 ROUNDED = 1e-3  # pixels: values this far outside [0, 1] count as rounding
 PROTOCOL = (
     "A network is an nn.Module with num_classes, input_shape, forward(x, p) and, to be certified, "

@@ -48,7 +48,7 @@ from linfdist.robust.sound import outward
 from linfdist.system.inputs import real
 from linfdist.system.values import shown, whole
 
-BATCH = 128  # boxes in one batch
+BOXES = 128  # boxes in one batch
 SWEEPS = 3  # passes up the net for each box, with one pass down between two of them
 GRANTED = 1e-10  # tolerance of a granted bound; it affects only the choice of splits
 NARROW = 1e-9  # a gap this small is not halved further
@@ -122,7 +122,7 @@ def exact_radius(
     search = Search(net, image, label, "exact_radius")
     pixels = image.detach().to(net.last.weight.dtype)[None]
     guess = interval_radius(net, pixels, torch.tensor([search.label], device="cpu"), 1.0, 20)
-    lower, upper, nodes, found = 0.0, math.inf, 0, None
+    lower, upper, nodes, nearest = 0.0, math.inf, 0, None
     probe, step = float(guess), tolerance
     while upper - lower > tolerance and nodes < max_nodes:
         decision = search.decide(probe, max_nodes - nodes, gap=tolerance)
@@ -130,14 +130,14 @@ def exact_radius(
         if decision.beaten is None:
             break
         if decision.beaten:
-            upper, found = decision.distance, decision.adversarial
+            upper, nearest = decision.distance, decision.adversarial
         else:
             lower = probe
         if lower >= 1:  # the ball is all of [0, 1]^d
             return ExactRadius(math.inf, math.inf, nodes, True, None)
         probe = min(lower + step, 1.0) if upper == math.inf else (lower + upper) / 2
         step *= 2
-    return ExactRadius(lower, upper, nodes, upper - lower <= tolerance, found)
+    return ExactRadius(lower, upper, nodes, upper - lower <= tolerance, nearest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,14 +169,14 @@ class _Layer:
 def _layers(net: LinfDistNet) -> list[_Layer]:
     distances = [layer for layer in net.features.layers if isinstance(layer, LpDist)] + [net.last]
     shifts = [layer.running_mean for layer in net.features.layers if isinstance(layer, MeanShift)]
-    found, first = [], 0
+    layers, first = [], 0
     for distance, shift in zip(distances, [*shifts, -net.last.bias], strict=True):
         middle = first + distance.in_features
         last = middle + distance.out_features
         weight, shift = distance.weight.detach().double(), shift.detach().double()
-        found.append(_Layer(weight, shift, slice(first, middle), slice(middle, last)))
+        layers.append(_Layer(weight, shift, slice(first, middle), slice(middle, last)))
         first = middle
-    return found
+    return layers
 
 
 class Search:
@@ -225,15 +225,19 @@ class Search:
         while len(rival):
             if nodes >= max_nodes:
                 return Decision(None, nodes)
-            rest = (lower[:-BATCH], upper[:-BATCH], rival[:-BATCH])
-            lower, upper, rival = lower[-BATCH:].clone(), upper[-BATCH:].clone(), rival[-BATCH:]
+            rest = (lower[:-BOXES], upper[:-BOXES], rival[:-BOXES])
+            lower, upper, rival = (
+                lower[-BOXES:].clone(),
+                upper[-BOXES:].clone(),
+                rival[-BOXES:],
+            )
             nodes += len(rival)
             granted = self.tighten(lower, upper, rival)
             alive = ~(lower > upper).any(1)  # NaN bounds prove nothing, so such a box stays alive
             lower, upper, rival = lower[alive], upper[alive], rival[alive]
-            found, distance = self._beaten(lower, upper, r)
-            if found is not None:
-                return Decision(True, nodes, found.view(self.shape), distance)
+            beaten, distance = self._beaten(lower, upper, r)
+            if beaten is not None:
+                return Decision(True, nodes, beaten.view(self.shape), distance)
             children, stuck = self._branch(lower, upper, rival, granted[alive], gap)
             left_open |= stuck
             lower, upper, rival = (torch.cat(part) for part in zip(rest, *children, strict=True))

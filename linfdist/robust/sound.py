@@ -105,16 +105,16 @@ def sound_radius(
     """
     images, labels = _check(net, images, labels, "sound_radius")
     radii = _radii(radii, images, "sound_radius")
-    found = torch.zeros_like(radii)
+    largest = torch.zeros_like(radii)
     pending, lower_by = (radii > 0).nonzero().squeeze(1), 0.0
     with frozen(net) as net, torch.no_grad():
         while len(pending):
             probe = (radii[pending] - lower_by).clamp_min(0)
             holds = _certified(net, images[pending], labels[pending], probe)
-            found[pending[holds]] = probe[holds]
+            largest[pending[holds]] = probe[holds]
             pending = pending[~holds & (probe > 0)]
             lower_by = max(1e-6, 4 * lower_by)
-    return found
+    return largest
 
 
 def sound_certificates(
@@ -141,9 +141,9 @@ def sound_certificates(
     certified = sound_certified(net, images, labels, eps)
     below = _step(eps, -math.inf).clamp_min(0)
     radii = torch.where(certified, radii.maximum(eps), radii.minimum(below))
-    found = sound_radius(net, images, labels, radii)
+    sound = sound_radius(net, images, labels, radii)
     # A search that starts above eps may step past eps, although eps is certified.
-    return certified, torch.where(certified, found.maximum(eps), found)
+    return certified, torch.where(certified, sound.maximum(eps), sound)
 
 
 def upward(eps: Fraction | float | Tensor, images: Tensor, caller: str) -> Tensor:

@@ -22,7 +22,7 @@ def join(device: torch.device | str | None = None) -> Iterator[torch.device]:
 
     For "cuda", and for None if there are GPUs, the device is the GPU with the number LOCAL_RANK.
     The processes communicate through nccl for tensors on GPUs, and through gloo for tensors on the
-    CPU, such as the values that ``exchange`` sends between the hosts.
+    CPU, such as the values that ``all_gather_float`` sends between the hosts.
 
     If torchrun did not start this process, or the caller has already initialised a process group,
     the function only looks up the device.
@@ -122,7 +122,7 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(grad)
 
 
-def exchange(value: float) -> list[float]:
+def all_gather_float(value: float) -> list[float]:
     """The value of each process, in order. No process continues until all have called this.
 
     The communication is between the hosts only and does not wait for a GPU.
@@ -139,7 +139,7 @@ def exchange(value: float) -> list[float]:
 def first_process_first() -> Iterator[None]:
     """Run the block in process 0 first, so that the other processes find the files it makes."""
     if rank() > 0:
-        exchange(0)
+        all_gather_float(0)
     yield
     if rank() == 0:
-        exchange(0)
+        all_gather_float(0)

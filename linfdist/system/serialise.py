@@ -4,17 +4,17 @@ import dataclasses
 import math
 import numbers
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from linfdist.system.values import shown, whole
 
 # Metadata of a field added later: JSON written before the field existed equals today's at default.
 OMITTED_AT_DEFAULT: Mapping[str, bool] = types.MappingProxyType({"omitted_at_default": True})
 
-
+T = TypeVar("T")
 _hints = cache(get_type_hints)
 
 
@@ -102,10 +102,27 @@ def _checked_tuple(members: tuple[Any, ...], value: Any, what: str, finite: bool
     )
 
 
+def serialised_as(name: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: JSON calls the class ``name``, so that renaming it changes no record."""
+
+    def decorate(kind: type[T]) -> type[T]:
+        _SERIALISED_NAMES[kind] = name
+        return kind
+
+    return decorate
+
+
+_SERIALISED_NAMES: dict[type, str] = {}
+
+
+def _serialised_name(kind: type) -> str:
+    return _SERIALISED_NAMES.get(kind, kind.__name__)
+
+
 def to_dict(value: Any) -> Any:
     """A configuration in JSON's types. ``from_dict`` is the inverse.
 
-    - A frozen dataclass becomes {"type": its name, field: …}.
+    - A frozen dataclass becomes {"type": its name, field: …}; see ``serialised_as``.
     - A ``Fraction`` becomes text such as "8/255".
     - A tuple becomes a list.
     - ∞ becomes "inf".
@@ -117,7 +134,7 @@ def to_dict(value: Any) -> Any:
             for field in dataclasses.fields(value)
             if field.metadata != OMITTED_AT_DEFAULT or getattr(value, field.name) != field.default
         }
-        return {"type": type(value).__name__, **fields}
+        return {"type": _serialised_name(type(value)), **fields}
     if isinstance(value, Fraction):
         return f"{value.numerator}/{value.denominator}"
     if isinstance(value, float) and math.isinf(value):
@@ -148,9 +165,10 @@ def from_dict(kind: Any, data: Any) -> Any:
         hints = get_type_hints(kind)
         fields = {name: item for name, item in data.items() if name != "type"}
         unknown = sorted(set(fields) - set(hints))
-        if data.get("type") != kind.__name__ or unknown:
+        name = _serialised_name(kind)
+        if data.get("type") != name or unknown:
             raise ValueError(
-                f"from_dict: {kind.__name__} must have that type and the fields "
+                f"from_dict: {kind.__name__} must have the type {name!r} and the fields "
                 f"{', '.join(hints)}; got type {data.get('type')!r} and unknown fields {unknown}."
             )
         return kind(**{name: from_dict(hints[name], item) for name, item in fields.items()})
@@ -168,7 +186,7 @@ def _member(members: tuple[Any, ...], data: Any) -> Any:
     members = tuple(member for member in members if member is not type(None))
     if isinstance(data, Mapping):
         for member in members:
-            if getattr(member, "__name__", None) == data.get("type"):
+            if dataclasses.is_dataclass(member) and _serialised_name(member) == data.get("type"):
                 return member
     if len(members) > 1:
         names = ", ".join(member.__name__ for member in members)

@@ -123,7 +123,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="a seed, surroundings or a path that no checkpoint can hold",
+        name="a seed, an environment or a path that no checkpoint can hold",
         stage="checkpoint",
         outcome="named error",
         error="TypeError or ValueError, before the first step",
@@ -316,7 +316,7 @@ FAULTS = (
         tests=("records/test_commit.py::test_a_clone_has_every_record_whatever_its_line_endings",),
     ),
     Fault(
-        name="a bench or a hunt cut short, or with a bit flipped",
+        name="a bench or an attack cut short, or with a bit flipped",
         stage="record",
         outcome="named error",
         error="RecordError, unless it still says the same",

@@ -235,13 +235,13 @@ def attack(
     images = float_tensor(images, "attack", "images")
     images, labels = images.detach().clone(), integer_labels(labels, images, "attack")
     lower, upper = ball(images, eps)
-    adversarial, found = images.clone(), images.clone()
+    adversarial, beaten = images.clone(), images.clone()
     survived = torch.ones_like(labels, dtype=torch.bool)
     for _ in range(num_steps + 1):
         x = adversarial.requires_grad_(True)
         logits = function(x)  # with gradients: leaving inference mode turns them on
         wrong = survived & (logits.detach().argmax(1) != labels)
-        found[wrong] = x.detach()[wrong]
+        beaten[wrong] = x.detach()[wrong]
         survived &= ~wrong
         loss = F.cross_entropy(logits, labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
@@ -250,8 +250,8 @@ def attack(
         if norm == 1:
             moved = _largest_moved(x.detach(), moved.clamp(0, 1), gradient)
         adversarial = moved.clamp(lower, upper)
-    found[survived] = x.detach()[survived]
-    return Attack(found, survived)
+    beaten[survived] = x.detach()[survived]
+    return Attack(beaten, survived)
 
 
 def _check_norm(norm: object, caller: str) -> None:

@@ -125,20 +125,20 @@ def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) ->
         CheckpointError: the file is damaged, or belongs to another run.
     """
     path = Path(path)
-    found, state = _read(path, device)
+    recorded, state = _read(path, device)
     wanted = json.loads(json.dumps(fingerprint))
-    if found != wanted:
+    if recorded != wanted:
         raise CheckpointError(
             f"checkpoint: {path} must belong to this run; it differs in "
-            f"{'; '.join(differences(found, wanted))}. Use another path, or pass restart=True to "
-            "throw it away."
+            f"{'; '.join(differences(recorded, wanted))}. Use another path, or pass restart=True "
+            "to throw it away."
         )
     return state
 
 
-def surroundings(path: Path) -> list[dict[str, Any]]:
+def environments(path: Path) -> list[dict[str, Any]]:
     """What the calls of a run up to this checkpoint ran on; empty if ``fit`` got none."""
-    return list(_read(Path(path), "cpu", mmap=True)[1].get("surroundings", []))
+    return list(_read(Path(path), "cpu", mmap=True)[1].get("environments", []))
 
 
 def damaged(path: Path, error: object) -> CheckpointError:
@@ -156,8 +156,8 @@ def _read(path: Path, device: torch.device | str, **how: bool) -> tuple[Any, dic
         content = torch.load(path, map_location=device, weights_only=True, **how)
         version, fingerprint = content["format"], json.loads(content["fingerprint"])
         state = content["state"]
-        if not all(isinstance(call, dict) for call in state.get("surroundings", [])):
-            raise ValueError("its surroundings are no dictionaries")
+        if not all(isinstance(call, dict) for call in state.get("environments", [])):
+            raise ValueError("its environments are no dictionaries")
         if version == FORMAT and not has_checksum:
             raise ValueError("its checksum is missing")
     except Exception as error:  # damaged bytes make torch.load raise any error
@@ -184,12 +184,12 @@ def _check(path: Path) -> bool:
     return trailer is not None
 
 
-def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ: one "field: found, wanted" per difference."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
+def differences(recorded: Any, wanted: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ: one "field: recorded, wanted" per difference."""
+    if isinstance(recorded, dict) and isinstance(wanted, dict):
         return [
             line
-            for key in sorted(found.keys() | wanted.keys())
-            for line in differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
+            for key in sorted(recorded.keys() | wanted.keys())
+            for line in differences(recorded.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
         ]
-    return [] if found == wanted else [f"{name}: {found!r} there, {wanted!r} here"]
+    return [] if recorded == wanted else [f"{name}: {recorded!r} there, {wanted!r} here"]

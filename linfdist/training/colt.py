@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist.baselines import BaselineNet, instability, interval, latent_attack, prefix_length
+from linfdist.baselines import (
+    BaselineNet,
+    instability,
+    interval_trace,
+    latent_attack,
+    prefix_length,
+)
 from linfdist.data import Augmentation
 from linfdist.optim.schedules import Epochs
 from linfdist.system.serialise import check_fields
@@ -148,7 +154,7 @@ class _LayerwiseObjective(nn.Module):
             factor = self.config.stability * self.config.stability_factor**stage
             begin = prefix_length(self.net.features, stage)
             with torch.no_grad():
-                front = interval(self.net.features[:begin], lower, upper)
+                front = interval_trace(self.net.features[:begin], lower, upper)
             unstable = instability(self.net.features[begin:], front.lower, front.upper)
             loss = loss + share * factor * unstable
         return loss, logits

@@ -7,7 +7,7 @@ import torch
 
 from linfdist.data import ImageSet
 from linfdist.training.config import DistNet, TrainConfig
-from linfdist.training.state import Run
+from linfdist.training.state import TrainingState
 
 
 def gradient_shares(
@@ -28,7 +28,7 @@ def gradient_shares(
     Raises:
         TypeError, ValueError: as ``fit``.
     """
-    run = Run(net, train, config, seed, None, device, experiment="")
+    run = TrainingState(net, train, config, seed, None, device, experiment="")
     weights = [weight for weight in run.net.parameters() if weight.ndim > 1]
     reached = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
     total = sum(weight.numel() for weight in weights)

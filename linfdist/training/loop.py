@@ -15,7 +15,7 @@ from linfdist.system.terminal import say, shows_bar
 from linfdist.training import checkpoint as checkpoints
 from linfdist.training.checks import check_seconds
 from linfdist.training.config import AnyTrainConfig, Net
-from linfdist.training.state import Run
+from linfdist.training.state import TrainingState
 
 CHECKPOINT_SECONDS = 60.0  # not after every epoch: at the paper's width a file has 1 to 2 GB
 REPORT_STEPS = 20  # steps between two waits for the device: the bar and the check of the loss
@@ -37,7 +37,7 @@ def fit(
     progress: bool = True,
     device: torch.device | str = "cpu",
     experiment: str = "",
-    surroundings: Sequence[dict[str, Any]] = (),
+    environments: Sequence[dict[str, Any]] = (),
     stop_after_steps: int | None = None,
     seconds: float | None = None,
     sync_mean_shift: bool = True,
@@ -59,8 +59,8 @@ def fit(
         progress: report on standard error: a bar in a terminal, one line per epoch in a log.
         device: where to train.
         experiment: a name, stored in the checkpoint; a run with another name cannot resume it.
-        surroundings: plain values that say what this call and earlier ones ran on. The checkpoint
-            keeps them for ``checkpoint.surroundings``; they have no effect on training.
+        environments: plain values that say what this call and earlier ones ran on. The checkpoint
+            keeps them for ``checkpoint.environments``; they have no effect on training.
         stop_after_steps: end this call after a given number of steps, with a checkpoint.
         seconds: the time limit of this call; needs ``checkpoint``. The call raises ``OutOfTime``
             after the first step that ends later, unless that is the run's last step. On a GPU up to
@@ -115,8 +115,8 @@ def fit(
     if checkpoint is not None:
         checkpoint = values.file(checkpoint, "fit: checkpoint")
     seconds = check_seconds(seconds, checkpoint)
-    run = Run(
-        net, train, config, seed, test, device, experiment, surroundings, sync=sync_mean_shift
+    run = TrainingState(
+        net, train, config, seed, test, device, experiment, environments, sync=sync_mean_shift
     )
     if checkpoint is not None:
         if distributed.rank() == 0:
@@ -143,7 +143,7 @@ def fit(
             ended = run.step == run.num_steps
             if seconds is not None and not ended:
                 # All processes stop at the same step.
-                out_of_time = any(distributed.exchange(time.monotonic() - called > seconds))
+                out_of_time = any(distributed.all_gather_float(time.monotonic() - called > seconds))
             stopping = out_of_time or step_of_call == stop_after_steps
             late = time.monotonic() - last_saved > CHECKPOINT_SECONDS
             if checkpoint is not None and (ended or stopping or late):
@@ -152,7 +152,7 @@ def fit(
             if stopping:
                 break
     # All processes wait until process 0 has saved: one that raised earlier would end them all.
-    distributed.exchange(0)
+    distributed.all_gather_float(0)
     net.eval()
     if out_of_time:
         done, epochs = run.step / run.steps_per_epoch, sum(config.epochs)

@@ -11,22 +11,22 @@ from linfdist.nn import Normalize, mean_distances
 from linfdist.nn.state import check_state_dict
 
 if TYPE_CHECKING:
-    from linfdist.training.state import Run
+    from linfdist.training.state import TrainingState
 
-KEYS = (
+STATE_KEYS = (
     *("step", "net", "objective", "mean_distances", "optimizer", "rows", "loss_sum", "correct"),
-    *("seconds", "surroundings"),
+    *("seconds", "environments"),
 )
 ROW = ("epoch", "p", "lr", "eps_train", "train_loss", "train_accuracy", "seconds")
 
 
-def check_state(state: Mapping[str, Any], run: "Run") -> None:
+def check_state(state: Mapping[str, Any], run: "TrainingState") -> None:
     """Refuse a state that does not belong to ``run``. ``run`` itself is at step 0.
 
     Raises:
         ValueError or TypeError: the state does not fit; the message names the wrong entry.
     """
-    _check_keys(state, KEYS, "its state")
+    _check_keys(state, STATE_KEYS, "its state")
     _check_step(state["step"], run)
     _check_rows(state, run)
     check_state_dict(run.net, state["net"], "its network")
@@ -40,13 +40,13 @@ def check_state(state: Mapping[str, Any], run: "Run") -> None:
     _check_number(state["seconds"], "its seconds", least=0.0)
 
 
-def _check_constants(found: Mapping[str, Tensor], run: "Run") -> None:
+def _check_constants(recorded: Mapping[str, Tensor], run: "TrainingState") -> None:
     """Refuse a state dict whose mean or std differs from that of the run's network."""
     own = run.net.state_dict()
     for name, module in run.net.named_modules():
         for constant in ("mean", "divisor") if isinstance(module, Normalize) else ():
             key = f"{name}.{constant}"
-            if not torch.equal(found[key], own[key]):
+            if not torch.equal(recorded[key], own[key]):
                 raise ValueError(f"its network's {key} must be the run's, {own[key].tolist()}")
 
 
@@ -60,12 +60,12 @@ def _check_keys(value: Any, keys: tuple[str, ...], what: str) -> None:
         raise ValueError(f"{what} must hold {', '.join(keys)}; it holds {_listed(value)}")
 
 
-def _check_step(step: Any, run: "Run") -> None:
+def _check_step(step: Any, run: "TrainingState") -> None:
     if type(step) is not int or not 0 <= step <= run.num_steps:
         raise ValueError(f"its step must be in 0..{run.num_steps}, the run's steps; it is {step!r}")
 
 
-def _check_rows(state: Mapping[str, Any], run: "Run") -> None:
+def _check_rows(state: Mapping[str, Any], run: "TrainingState") -> None:
     rows, ended = state["rows"], state["step"] // run.steps_per_epoch
     if not isinstance(rows, list) or len(rows) != ended:
         raise ValueError(
@@ -96,40 +96,40 @@ def _check_number(value: Any, what: str, least: float, most: float = math.inf) -
         raise ValueError(f"{what} must be a number from {least:g} to {most:g}; it is {value!r}")
 
 
-def _check_same(found: Any, wanted: float | None, what: str) -> None:
-    if found is None or wanted is None:
-        same = found is wanted
+def _check_same(recorded: Any, wanted: float | None, what: str) -> None:
+    if recorded is None or wanted is None:
+        same = recorded is wanted
     else:
-        same = type(found) in (int, float) and math.isclose(
-            found, wanted, rel_tol=1e-9, abs_tol=1e-15
+        same = type(recorded) in (int, float) and math.isclose(
+            recorded, wanted, rel_tol=1e-9, abs_tol=1e-15
         )
     if not same:
-        raise ValueError(f"{what} must be {wanted}; it is {found!r}")
+        raise ValueError(f"{what} must be {wanted}; it is {recorded!r}")
 
 
-def _check_mean_distances(found: Any, run: "Run") -> None:
+def _check_mean_distances(recorded: Any, run: "TrainingState") -> None:
     layers = len(mean_distances(run.net))
-    if not isinstance(found, list) or len(found) != layers:
-        raise ValueError(f"its mean distances must be {layers}, one a layer; they are {found!r}")
+    if not isinstance(recorded, list) or len(recorded) != layers:
+        raise ValueError(f"its mean distances must be {layers}, one a layer; they are {recorded!r}")
     dtype = next(run.net.parameters()).dtype
-    for mean in found:
+    for mean in recorded:
         if mean is not None and not (_is_scalar(mean, dtype) and 0 < mean.item() < math.inf):
             raise ValueError(
                 f"its mean distances must be finite {dtype} scalars above 0; one is {mean!r}"
             )
 
 
-def _check_optimizer(state: Mapping[str, Any], run: "Run") -> None:
+def _check_optimizer(state: Mapping[str, Any], run: "TrainingState") -> None:
     """Each parameter has made all steps, and its moments have its shape and dtype."""
-    found, own = state["optimizer"], run.optimizer.state_dict()
-    _check_keys(found, ("state", "param_groups"), "its optimizer")
+    recorded, own = state["optimizer"], run.optimizer.state_dict()
+    _check_keys(recorded, ("state", "param_groups"), "its optimizer")
     parameters = [parameter for g in run.optimizer.param_groups for parameter in g["params"]]
     order = [group["params"] for group in own["param_groups"]]
-    groups = found["param_groups"]
+    groups = recorded["param_groups"]
     given = [_get(group, "params") for group in groups] if isinstance(groups, list) else groups
     if repr(given) != repr(order):  # repr, because True == 1 but True is no index
         raise ValueError("its optimizer must have this run's groups of parameters, in their order")
-    moments = found["state"]
+    moments = recorded["state"]
     names = run.recipe.state if state["step"] else ()
     if not isinstance(moments, dict) or not moments.keys() <= set(range(len(parameters))):
         raise ValueError(f"its optimizer's state must be of parameters 0..{len(parameters) - 1}")
@@ -150,7 +150,7 @@ def _check_optimizer(state: Mapping[str, Any], run: "Run") -> None:
                 raise ValueError(f"{what}: {name} must be {wanted}; it is {_described(value)}")
 
 
-def _check_sums(state: Mapping[str, Any], run: "Run") -> None:
+def _check_sums(state: Mapping[str, Any], run: "TrainingState") -> None:
     """Check the sums over the finished batches of the current epoch."""
     loss, correct = state["loss_sum"], state["correct"]
     batches = state["step"] % run.steps_per_epoch

@@ -16,8 +16,7 @@ from linfdist.data.batches import Batches
 from linfdist.evaluation import clean_and_certified
 from linfdist.nn import Normalize, by_running_means, mean_distances, set_mean_distances
 from linfdist.ops.precision import matmul_precision
-from linfdist.system import distributed
-from linfdist.system import values as _values
+from linfdist.system import distributed, values
 from linfdist.system.devices import usable_device
 from linfdist.system.serialise import to_dict
 from linfdist.training import checkpoint as checkpoints
@@ -28,7 +27,7 @@ from linfdist.training.recipe import recipe_of
 from linfdist.training.resume import check_state, objective_state
 
 
-class Run:
+class TrainingState:
     """A run's whole state, which checkpoints store, and the steps that change it."""
 
     def __init__(
@@ -40,7 +39,7 @@ class Run:
         test: ImageSet | None,
         device: torch.device | str,
         experiment: str,
-        surroundings: Sequence[dict[str, Any]] = (),
+        environments: Sequence[dict[str, Any]] = (),
         sync: bool = True,
     ) -> None:
         """Check the arguments of ``fit`` and prepare the first step.
@@ -53,7 +52,7 @@ class Run:
             test: images to measure accuracy on after each epoch; None for none.
             device: where to train.
             experiment: a name, stored in the checkpoint.
-            surroundings: plain values that say what this call and earlier ones ran on.
+            environments: plain values that say what this call and earlier ones ran on.
             sync: with several processes, shift by the mean of the whole batch.
 
         Raises:
@@ -63,12 +62,12 @@ class Run:
         check_fit(net, train, test, config)
         if not sync:
             check_share(config)
-        seed = _values.seed(seed, "fit")
+        seed = values.seed(seed, "fit")
         if not isinstance(experiment, str):
-            raise TypeError(f"fit: experiment must be text; got {_values.shown(experiment)}.")
-        self.surroundings = _values.plain(list(surroundings), "fit: surroundings")
-        if not all(isinstance(call, dict) for call in self.surroundings):
-            raise TypeError(f"fit: surroundings must be dictionaries; got {surroundings!r}.")
+            raise TypeError(f"fit: experiment must be text; got {values.shown(experiment)}.")
+        self.environments = values.plain(list(environments), "fit: environments")
+        if not all(isinstance(call, dict) for call in self.environments):
+            raise TypeError(f"fit: environments must be dictionaries; got {environments!r}.")
         device = usable_device(device)
         self.sync = sync
         self.net = net.to(device)
@@ -104,7 +103,7 @@ class Run:
         }
         if self.watched == "validation":
             fingerprint["watched"] = self.watched
-        self.fingerprint = _values.plain(fingerprint, "fit: the configuration")
+        self.fingerprint = values.plain(fingerprint, "fit: the configuration")
 
     def start_epoch(self, seconds: float) -> None:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -113,13 +112,13 @@ class Run:
 
     def train_step(self) -> None:
         epoch, index = divmod(self.step, self.steps_per_epoch)
-        values = self.recipe.at(self.step / self.steps_per_epoch)
+        schedule = self.recipe.at(self.step / self.steps_per_epoch)
         self.net.train()
         pixels, labels = self.batches.get(epoch, index)
         shifted_together = self.batches.size(index) if self.sync else len(labels)
         shifts = by_running_means(self.net) if shifted_together == 1 else nullcontext()
         with matmul_precision(self.config.matmul_precision), shifts:
-            loss, logits = self.objective(pixels, labels, *values)
+            loss, logits = self.objective(pixels, labels, *schedule)
             self.optimizer.zero_grad()
             # DistributedDataParallel averages over processes, but the batch's loss is their sum.
             share = distributed.size() * len(labels) / self.batches.size(index)
@@ -146,12 +145,12 @@ class Run:
                 "or p_end; the last checkpoint is from before."
             )
         # A finite loss can have a gradient that is not finite; its update must not be saved.
-        values = dict(self._values())
-        finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()
+        changed = dict(self._values())
+        finite = torch.stack([value.isfinite().all() for value in changed.values()]).tolist()
         if not all(finite):
             step, p, lr, _ = self.unchecked[-1]
             raise FloatingPointError(
-                f"fit: weights and moments must be finite; {[*values][finite.index(False)]} is "
+                f"fit: weights and moments must be finite; {[*changed][finite.index(False)]} is "
                 f"not after step {step} (epoch {step // self.steps_per_epoch + 1}, p={p:g}, "
                 f"lr={lr:g}). Lower the learning rate or p_end; the last checkpoint is from before."
             )
@@ -229,7 +228,7 @@ class Run:
             "loss_sum": self.loss_sum,
             "correct": self.correct,
             "seconds": time.monotonic() - self.started,
-            "surroundings": self.surroundings,
+            "environments": self.environments,
         }
         checkpoints.save(path, self.fingerprint, state)
 
@@ -246,7 +245,7 @@ class Run:
         if path.exists():
             self.load(path)
         steps = [
-            int(step) for step in distributed.exchange(self.step)
+            int(step) for step in distributed.all_gather_float(self.step)
         ]  # no process saves before all have read
         if len(set(steps)) > 1:
             raise CheckpointError(

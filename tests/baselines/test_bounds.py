@@ -5,7 +5,7 @@ import torch
 from helpers.small_baselines import WIDTHS, ascent, ball, batch, margins_at, points_in, small
 from torch import nn
 
-from linfdist.baselines import interval, margin_bounds
+from linfdist.baselines import interval_trace, margin_bounds
 from linfdist.baselines.layers import MaxMin, Residual
 
 KINDS = pytest.mark.parametrize("kind", list(WIDTHS))
@@ -99,7 +99,7 @@ def test_the_intervals_of_one_relu_layer_are_attained():
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(5, 9), nn.ReLU()).double()
     x = torch.randn(4, 5).double()
-    trace = interval(layers, x - 0.3, x + 0.3)
+    trace = interval_trace(layers, x - 0.3, x + 0.3)
     for neuron in range(9):
         sign = layers[0].weight[neuron].sign()
         torch.testing.assert_close(trace.upper[:, neuron], layers(x + 0.3 * sign)[:, neuron])
@@ -114,7 +114,7 @@ def test_a_convolution_is_the_linear_layer_of_its_matrix(kernel, stride):
     x = torch.randn(4, 2, 7, 8).double()
     flat = conv(torch.eye(112).double().view(112, 2, 7, 8)) - conv(torch.zeros(1, 2, 7, 8).double())
     radius = torch.rand_like(x)
-    trace = interval([conv], x - radius, x + radius)
+    trace = interval_trace([conv], x - radius, x + radius)
     spread = (radius.flatten(1) @ flat.flatten(1).abs()).view_as(trace.lower)
     torch.testing.assert_close(trace.upper, conv(x) + spread)
     torch.testing.assert_close(trace.lower, conv(x) - spread)
@@ -137,7 +137,7 @@ def test_a_batch_norm_in_a_branch_is_updated_once():
     branch = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).double()
     layer = Residual(branch, nn.Sequential(nn.Conv2d(2, 2, 1).double()))
     x, _ = batch()
-    trace = interval([layer], x, x, x)
+    trace = interval_trace([layer], x, x, x)
     assert branch[1].num_batches_tracked == 1
     torch.testing.assert_close(trace.clean, layer(x))
 
@@ -145,6 +145,6 @@ def test_a_batch_norm_in_a_branch_is_updated_once():
 def test_errors():
     x, _ = batch()
     with pytest.raises(TypeError, match=r"layers must be Linear.*got Tanh\. Add its rule here"):
-        interval([nn.Tanh()], x, x)
+        interval_trace([nn.Tanh()], x, x)
     with pytest.raises(ValueError, match=r"clean must be given in training mode.*got None"):
         small("cnn7_bn").train().trace(x, x)

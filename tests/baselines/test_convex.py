@@ -7,7 +7,7 @@ import torch
 from helpers.small_baselines import ascent, ball, batch, margins_at, points_in, small
 from torch import nn
 
-from linfdist.baselines import cap_margins, crown_ibp_margins, interval
+from linfdist.baselines import cap_margins, crown_ibp_margins, interval_trace
 from linfdist.baselines.cap import polytope
 
 SLACK = 1e-9
@@ -125,7 +125,7 @@ def test_its_neurons_are_bounded_tighter_than_by_intervals():
     net = small("cap").eval()
     x, labels = batch(10)
     box = ball(x, 0.05)
-    dual, plain = polytope(net.features, *box), interval(net.features, *box)
+    dual, plain = polytope(net.features, *box), interval_trace(net.features, *box)
     index = next(i for i, s in enumerate(dual.steps) if isinstance(s.layer, nn.ReLU)) + 2
     widths = [(t.steps[index].upper - t.steps[index].lower).mean() for t in (dual, plain)]
     assert isinstance(dual.steps[index].layer, nn.ReLU) and widths[0] < 0.9 * widths[1]

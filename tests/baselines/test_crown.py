@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from linfdist.baselines import crown_ibp_margins, fused_loss_bound, interval, margin_bounds
+from linfdist.baselines import crown_ibp_margins, fused_loss_bound, interval_trace, margin_bounds
 from linfdist.baselines.crown import backward, upper_bounds
 from linfdist.baselines.ibp import merged
 
@@ -79,7 +79,7 @@ def test_bounds_hold_for_any_small_net(seed, eps, beta):
     layers, last = mlp(seed)
     x = torch.randn(8, 4, dtype=torch.float64)
     labels = torch.arange(8) % 3
-    trace = interval(layers, x - eps, x + eps)
+    trace = interval_trace(layers, x - eps, x + eps)
     margins = crown_ibp_margins(trace, last, labels, beta)
     losses = fused_loss_bound(trace, last, labels, beta)
     for point in points_in(x - eps, x + eps, 20):
@@ -105,7 +105,7 @@ def test_linear_nets_are_exact():
     torch.manual_seed(0)
     layers, last = nn.Sequential(nn.Linear(5, 8)).double(), nn.Linear(8, 3).double()
     x, labels = torch.randn(4, 5).double(), torch.tensor([0, 1, 2, 0])
-    trace = interval(layers, x - 0.1, x + 0.1)
+    trace = interval_trace(layers, x - 0.1, x + 0.1)
     bounds = crown_ibp_margins(trace, last, labels, 1.0)
     product, constant = merged(last, labels)
     exact = (product @ layers[0].weight @ x[:, :, None]).squeeze(2) + constant
@@ -120,7 +120,7 @@ def test_stable_neurons_are_exact():
     layers, last = mlp(0)
     x, labels = torch.randn(6, 4).double(), torch.arange(6) % 3
     eps = 1e-6
-    trace = interval(layers, x - eps, x + eps)
+    trace = interval_trace(layers, x - eps, x + eps)
     assert all(
         ((s.lower > 0) | (s.upper < 0)).all() for s in trace.steps if isinstance(s.layer, nn.ReLU)
     )
@@ -137,7 +137,7 @@ def test_one_neuron_s_lines():
     """relu of [−1, 3] and of [−3, 1]: the chord above, and below the line of slope 1, or 0."""
     for middle, slope in ((1.0, 1.0), (-1.0, 0.0)):
         x = torch.full((1, 1), middle, dtype=torch.float64)
-        trace = interval([nn.ReLU()], x - 2, x + 2)
+        trace = interval_trace([nn.ReLU()], x - 2, x + 2)
         high = middle + 2
         matrix, constant = backward(trace.steps, torch.tensor([[[1.0], [-1.0]]]).double())
         assert matrix.flatten().tolist() == [high / 4, -slope]
@@ -191,7 +191,7 @@ def test_what_rounding_leaves_of_the_sum_is_no_logarithm_of_zero():
         last.weight.copy_(torch.tensor([[0.0], [1.0]]))
         last.bias.zero_()
     x = -torch.rand(200, 1) * 30
-    trace = interval(layers, x, x)
+    trace = interval_trace(layers, x, x)
     trace = dataclasses.replace(trace, upper=trace.upper + 40)
     bound = fused_loss_bound(trace, last, torch.zeros(200, dtype=torch.int64), 1.0)
     assert bound.isfinite().all() and (bound >= 0).all()
@@ -217,7 +217,7 @@ def test_a_certain_image_has_a_loss_bound_near_zero():
         last.bias.copy_(torch.tensor([60.0, 0.0, 0.0]))
     x = torch.randn(3, 4).double()
     bound = fused_loss_bound(
-        interval(layers, x - 0.01, x + 0.01), last, torch.zeros(3, dtype=torch.int64), 1.0
+        interval_trace(layers, x - 0.01, x + 0.01), last, torch.zeros(3, dtype=torch.int64), 1.0
     )
     assert (bound >= 0).all() and (bound < 1e-20).all()
 
@@ -239,7 +239,7 @@ def test_gradients_are_those_of_differences():
     x, labels = torch.randn(2, 4).double(), torch.tensor([0, 1])
 
     def value(weight):
-        trace = interval([_With(layers[0], weight), *layers[1:]], x - 0.2, x + 0.2)
+        trace = interval_trace([_With(layers[0], weight), *layers[1:]], x - 0.2, x + 0.2)
         return fused_loss_bound(trace, last, labels, 0.7)
 
     weight = layers[0].weight.detach().clone().requires_grad_(True)

@@ -6,7 +6,13 @@ import torch.nn.functional as F
 from helpers.small_baselines import ascent, ball, batch, margins_at, points_in, small
 from torch import nn
 
-from linfdist.baselines import instability, interval, latent_attack, prefix_length, zonotope_point
+from linfdist.baselines import (
+    instability,
+    interval_trace,
+    latent_attack,
+    prefix_length,
+    zonotope_point,
+)
 from linfdist.baselines.cap import polytope
 from linfdist.baselines.crown import chord, upper_bounds
 from linfdist.baselines.ibp import merged
@@ -38,7 +44,7 @@ def test_every_true_output_is_a_point_of_the_zonotope(depth, eps):
     lower, upper = ball(x, eps)
     layers = net.features[: prefix_length(net.features, depth)]
     with torch.no_grad():
-        steps = interval(layers, lower, upper).steps
+        steps = interval_trace(layers, lower, upper).steps
         unstable = [((s.lower < 0) & (s.upper > 0)).any().item() for s in relus(steps)]
         for inside in points_in(lower, upper):
             errors, output = errors_of(steps, lower, upper, inside)
@@ -55,7 +61,7 @@ def test_the_attack_stays_inside_and_raises_the_loss(depth):
     net, (x, labels) = small("colt"), batch()
     lower, upper = ball(x, 0.1)
     begin = prefix_length(net.features, depth)
-    steps = interval(net.features[:begin], lower, upper).steps
+    steps = interval_trace(net.features[:begin], lower, upper).steps
 
     def loss(point):
         for layer in net.features[begin:]:
@@ -93,7 +99,7 @@ def test_a_step_moves_every_error_by_the_sign_of_its_gradient(depth):
     net, (x, labels) = small("colt"), batch()
     lower, upper = ball(x, 0.1)
     begin = prefix_length(net.features, depth)
-    steps = interval(net.features[:begin], lower, upper).steps
+    steps = interval_trace(net.features[:begin], lower, upper).steps
     errors = [torch.zeros_like(lower), *(torch.zeros_like(s.lower) for s in relus(steps))]
 
     def expected(number):
@@ -126,9 +132,9 @@ def test_instability_is_of_the_first_relu_and_0_without_unstable_neurons():
     lower, upper = ball(x, 0.1)
     for depth in (0, 1, 2):
         begin = prefix_length(net.features, depth)
-        front = interval(net.features[:begin], lower, upper)
+        front = interval_trace(net.features[:begin], lower, upper)
         found = instability(net.features[begin:], front.lower, front.upper)
-        step = relus(interval(net.features, lower, upper).steps)[depth]
+        step = relus(interval_trace(net.features, lower, upper).steps)[depth]
         crossing = (step.lower < 0) & (step.upper > 0)
         expected = torch.where(crossing, -step.lower * step.upper, 0.0).sum() / len(x)
         assert torch.allclose(found, expected) and found > 0
@@ -137,7 +143,7 @@ def test_instability_is_of_the_first_relu_and_0_without_unstable_neurons():
 
 def test_layers_that_have_no_zonotope_are_named():
     net, (x, _) = small("cnn7_bn").eval(), batch()
-    steps = interval(net.features, x, x).steps
+    steps = interval_trace(net.features, x, x).steps
     with pytest.raises(TypeError, match=r"got BatchNorm2d\. Train it on intervals"):
         zonotope_point(steps, x, x, [torch.zeros_like(x)] * 9)
     with pytest.raises(ValueError, match="relus must be at most 3, those of the layers; got 4"):

@@ -18,8 +18,8 @@ def small(monkeypatch):
     """Shapes and a net of milliseconds, and no peer that has to be compiled."""
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     monkeypatch.setattr(peers, "_compiled", lambda p: lambda x, w: peers._broadcast(x, w, p))
-    monkeypatch.setattr(distances, "SHAPES", {"cpu": (SHAPE, (6, 30, 10))})
-    monkeypatch.setattr(iterations, "SCALES", {"cpu": "smoke"})
+    monkeypatch.setattr(distances, "BENCH_SHAPES", {"cpu": (SHAPE, (6, 30, 10))})
+    monkeypatch.setattr(iterations, "SCALE_OF_DEVICE", {"cpu": "smoke"})
     monkeypatch.setattr(iterations, "NETS", ("table1/mnist_net",))
 
 

@@ -69,7 +69,7 @@ def test_a_round_has_a_row_for_each_phase(name):
     for row in rows:
         assert (row["batch"], row["recipe_batch"]) == (16, 64)
         assert row["flops"] > 1000 and "peak_memory_mb" not in row
-        assert all(len(row[part]) == 1 and row[part][0] > 0 for part in epochs.TIMES)
+        assert all(len(row[part]) == 1 and row[part][0] > 0 for part in epochs.STEP_PARTS)
     p = [row["p"] for row in rows]
     if name == "net":
         assert p == [8.0, pytest.approx(8 * math.sqrt(125)), "inf"]
@@ -82,7 +82,7 @@ def test_a_batch_is_not_larger_than_the_recipes():
 
 
 def test_a_step_is_the_recipes_at_its_moment_and_moves_the_weights_a_little():
-    setting = experiments.get_scale("table1/cifar10_net_mlp", "smoke")
+    setting = experiments.get_setting("table1/cifar10_net_mlp", "smoke")
     step = epochs._Step(setting, 16, CPU)
     before = [weight.detach().clone() for weight in step.recipe.objective.parameters()]
     for done in epochs.moments(setting.train.epochs).values():

@@ -62,7 +62,7 @@ def test_without_a_bandwidth_the_optimizer_has_no_roofline():
 
 
 def test_the_weights_stay_where_they_were():
-    step = iterations._Step(experiments.get_scale(NET, "smoke"), 8.0, CPU)
+    step = iterations._Step(experiments.get_setting(NET, "smoke"), 8.0, CPU)
     before = [param.detach().clone() for param in step.net.parameters()]
     for _ in range(10):
         step.iteration()

@@ -103,7 +103,7 @@ def test_the_recorded_benches_of_this_repository_are_read():
     found = recorded.benches(records.repository() / "runs" / "bench")
     assert "cpu" in [bench.path.stem for bench in found]
     for bench in found:
-        assert len(recorded.best_peers(bench)) == len(bench.rows.groupby(recorded.CASE))
+        assert len(recorded.best_peers(bench)) == len(bench.rows.groupby(recorded.CASE_COLUMNS))
 
 
 def test_pictures_have_a_bar_for_what_was_timed_and_a_line_for_the_roofline(write):

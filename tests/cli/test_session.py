@@ -12,7 +12,7 @@ import pytest
 
 from linfdist import records
 from linfdist.cli import main, session
-from linfdist.cli.session import Step
+from linfdist.cli.session import SessionStep
 
 NET = "table1/mnist_net"
 
@@ -29,14 +29,14 @@ def run(*arguments, seconds=60, reserve=2):
     return main(["session", *map(str, given)])
 
 
-def python(name: str, code: str, **given) -> Step:
-    return Step(name=name, command=(sys.executable, "-c", code), **given)
+def python(name: str, code: str, **given) -> SessionStep:
+    return SessionStep(name=name, command=(sys.executable, "-c", code), **given)
 
 
 @pytest.fixture
 def steps(monkeypatch):
     """Stands in for the plan; a test fills it."""
-    planned: list[Step] = []
+    planned: list[SessionStep] = []
     monkeypatch.setattr(session, "plan", lambda args, device: planned)
     return planned
 
@@ -273,7 +273,7 @@ def test_whoever_stops_a_session_stops_its_step(sign, folders):
         "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from linfdist.cli import session\nfrom linfdist.cli import main\n"
-        f"step = session.Step(name='long', command=(sys.executable, '-c', {code!r}))\n"
+        f"step = session.SessionStep(name='long', command=(sys.executable, '-c', {code!r}))\n"
         "session.plan = lambda *_: [step]\n"
         "sys.exit(main(['session', '--device', 'cpu', '--seconds', '50', '--reserve', '2']))\n"
     )

@@ -21,9 +21,9 @@ from linfdist.experiments import attack as experiments_attack
 from linfdist.experiments import runner
 from linfdist.nn import LogSumExp
 from linfdist.records import RecordError, RunExists
-from linfdist.records import attacks as attacked
+from linfdist.records import attacks as records_attacks
 from linfdist.records import run as records_run
-from linfdist.records.attacks import find_attacked, read_attacked
+from linfdist.records.attacks import find_attacks, read_attack
 from linfdist.records.files import json_text, sealed_text
 from linfdist.records.run import read_sealed
 from linfdist.robust import strongest
@@ -44,11 +44,11 @@ WORK = os.environ.get("LINFDIST_WORK")
 def trained(tmp_path_factory):
     """A short smoke run and its weights, to be copied."""
     folder = tmp_path_factory.mktemp("trained")
-    smoke = experiments.get_scale(NET, "smoke")
+    smoke = experiments.get_setting(NET, "smoke")
     train = replace(smoke.train, epochs=(0, 8, 2), train_images=640)
     setting = replace(smoke, net=replace(smoke.net, hidden=(32, 32)), train=train)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "get_scale", lambda name, scale: setting)
+        patch.setattr(experiments, "get_setting", lambda name, scale: setting)
         patch.setenv("LINFDIST_RUNS", str(folder / "runs"))
         patch.setenv("LINFDIST_WORK", str(folder / "work"))
         runner.run(NET, scale="smoke", progress=False)
@@ -77,9 +77,9 @@ def test_a_hunt_is_recorded_beside_the_run_and_once(folder, capsys):
     assert main([*COMMAND, "--certified", "5"]) == 0
     out = capsys.readouterr().out
     assert re.match(rf"{NET} seed 0: clean [\d.]+, pgd [\d.]+, strongest [\d.]+, certified", out)
-    (found,) = find_attacked()
+    (found,) = find_attacks()
     run = found.run
-    assert found == read_attacked(run) and found.eps == Fraction(1, 10)
+    assert found == read_attack(run) and found.eps == Fraction(1, 10)
     assert found.certified == 5 and found.seed == 0 and not found.each
     assert found.images == len(run.certificates)
     assert found.attacks["guided_100"] == {"method": "guided_pgd", "guide": 100.0, "num_steps": 10}
@@ -95,14 +95,14 @@ def test_a_hunt_is_recorded_beside_the_run_and_once(folder, capsys):
 
     before = (run.path / "attacks.csv").read_bytes()
     assert main(COMMAND) == 2
-    assert "a hunt is recorded once" in capsys.readouterr().err
+    assert "a run is attacked once" in capsys.readouterr().err
     assert (run.path / "attacks.csv").read_bytes() == before
     assert records_run.read_run(run.path).metrics == metrics  # the record itself is as it was
 
 
 def test_what_is_attacked_and_by_what(folder):
     run = only_run()
-    found = experiments_attack.hunt(run, images=200, certified=3, progress=False)
+    found = experiments_attack.attack_run(run, images=200, certified=3, progress=False)
     first = run.certificates[:200]
     open_ = first[(first["survived_pgd"] == 1) & (first["certified_interval"] == 0)]
     assert found.missed["index"].tolist() == open_["index"].tolist() and len(open_) > 0
@@ -118,7 +118,7 @@ def test_what_is_attacked_and_by_what(folder):
 
 def test_the_hunt_finds_what_the_ensemble_finds(folder):
     run = only_run()
-    found = experiments_attack.hunt(run, certified=0, progress=False)
+    found = experiments_attack.attack_run(run, certified=0, progress=False)
     test = data.load("digits", "test")
     rows = torch.tensor(found.table["index"].tolist())
     ours = strongest(
@@ -133,7 +133,7 @@ def test_the_hunt_finds_what_the_ensemble_finds(folder):
 
 
 def test_each_attack_can_be_tried_on_every_image(folder):
-    found = experiments_attack.hunt(only_run(), certified=2, each=True, progress=False)
+    found = experiments_attack.attack_run(only_run(), certified=2, each=True, progress=False)
     assert found.each and found.table[[*QUICK]].notna().all(axis=None)
     for row in found.table.itertuples():
         beaten = [name for name in QUICK if getattr(row, name) == 0]
@@ -145,7 +145,7 @@ def test_each_attack_can_be_tried_on_every_image(folder):
 
 
 def test_the_report_says_what_part_of_the_gap_is_closed(folder):
-    found = experiments_attack.hunt(only_run(), certified=2, each=True, progress=False)
+    found = experiments_attack.attack_run(only_run(), certified=2, each=True, progress=False)
     (row,) = report.robust_column("smoke").itertuples()
     missed = found.missed
     assert row.missed == len(missed) and row.beaten == missed["beaten_by"].notna().sum()
@@ -173,8 +173,8 @@ def test_hunts_are_repeatable(folder):
     run = only_run()
     tables = []
     for _ in range(2):
-        tables.append(experiments_attack.hunt(run, images=150, progress=False).table)
-        for name in (attacked.TABLE, attacked.SUMMARY):
+        tables.append(experiments_attack.attack_run(run, images=150, progress=False).table)
+        for name in (records_attacks.TABLE, records_attacks.SUMMARY):
             (run.path / name).unlink()
     assert tables[0].equals(tables[1])
 
@@ -189,7 +189,7 @@ def test_a_beaten_certificate_is_called_by_its_name(folder, capsys):
     assert main([*COMMAND, "--certified", "1000"]) == 1
     err = capsys.readouterr().err
     assert re.search(r"UNSOUND: \d+ certified images of .*seed0 were beaten, image \d+", err)
-    assert len(read_attacked(only_run()).unsound) > 0
+    assert len(read_attack(only_run()).unsound) > 0
 
 
 def test_missing_weights_and_runs_are_named_and_the_others_go_on(folder, capsys):
@@ -197,10 +197,10 @@ def test_missing_weights_and_runs_are_named_and_the_others_go_on(folder, capsys)
     assert main(again) == 2
     err = capsys.readouterr().err
     assert re.search(r"mnist_net_mlp/smoke/seed0 must be a recorded run", err)
-    (found,) = find_attacked()
+    (found,) = find_attacks()
     assert found.run.experiment == NET
 
-    for name in (attacked.TABLE, attacked.SUMMARY):
+    for name in (records_attacks.TABLE, records_attacks.SUMMARY):
         (found.run.path / name).unlink()
     weights = folder / "work" / NET / "smoke" / "seed0" / "weights.pt"
     weights.rename(weights.with_name("elsewhere.pt"))
@@ -209,7 +209,7 @@ def test_missing_weights_and_runs_are_named_and_the_others_go_on(folder, capsys)
     weights.write_bytes(b"other weights")
     assert main(COMMAND) == 2
     assert "these are not the weights" in capsys.readouterr().err
-    assert find_attacked() == []
+    assert find_attacks() == []
 
 
 def test_a_stopped_hunt_leaves_nothing(folder, monkeypatch, capsys):
@@ -237,19 +237,19 @@ def test_a_hunt_that_cannot_be_written_can_be_made_again(folder, monkeypatch, fa
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(RecordError, match=r"attacks\..* must be written whole.*No space left"):
-            experiments_attack.hunt(run, images=100, progress=False)
-    assert find_attacked() == []
+            experiments_attack.attack_run(run, images=100, progress=False)
+    assert find_attacks() == []
     assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
-    assert experiments_attack.hunt(run, images=100, progress=False).images == 100
+    assert experiments_attack.attack_run(run, images=100, progress=False).images == 100
 
 
 def test_damaged_records_are_refused_by_name(folder):
     run = only_run()
     with pytest.raises(RecordError, match=r"must hold attacks\.csv and attacks\.json"):
-        read_attacked(run)
-    experiments_attack.hunt(run, images=100, progress=False)
-    with pytest.raises(RunExists, match="a hunt is recorded once"):
-        experiments_attack.hunt(run)
+        read_attack(run)
+    experiments_attack.attack_run(run, images=100, progress=False)
+    with pytest.raises(RunExists, match="a run is attacked once"):
+        experiments_attack.attack_run(run)
     path = run.path / "attacks.json"
     good = path.read_text()
 
@@ -259,22 +259,22 @@ def test_damaged_records_are_refused_by_name(folder):
     for bad, message in (
         (good[:-9], "is not JSON"),
         (good.replace('"images": 100', '"images": 101'), "must have the contents of its sha256"),
-        (sealed_with('"eps"', '"esp"'), "is not the summary of a hunt"),
+        (sealed_with('"eps"', '"esp"'), "is not the summary of an attack"),
         (sealed_with(run.weights_sha256, "0" * 64), "must be of the run's weights"),
     ):
         path.write_text(bad)
         with pytest.raises(RecordError, match=message):
-            read_attacked(run)
+            read_attack(run)
     path.write_text(good)
     table = run.path / "attacks.csv"
     table.write_text(table.read_text().replace(",0,", ",1,", 1))
     with pytest.raises(RecordError, match=r"must have the SHA-256 that attacks\.json says"):
-        _ = read_attacked(run).table
+        _ = read_attack(run).table
 
 
 def test_bad_arguments_are_refused_by_name(folder, capsys):
-    with pytest.raises(ValueError, match="hunt: images must be at least 1; got 0"):
-        experiments_attack.hunt(only_run(), images=0)
+    with pytest.raises(ValueError, match="attack_run: images must be at least 1; got 0"):
+        experiments_attack.attack_run(only_run(), images=0)
     with pytest.raises(SystemExit):
         main(["attack", NET, "--images", "-3"])
     assert "must be a whole number of at least 1; got '-3'" in capsys.readouterr().err
@@ -286,24 +286,24 @@ def test_bad_arguments_are_refused_by_name(folder, capsys):
 
 def test_no_certified_image_of_a_recorded_hunt_was_beaten(monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(RECORDED))
-    found = find_attacked()
+    found = find_attacks()
     assert len(found) >= 8
-    assert sum(int(hunted.table["certified_interval"].sum()) for hunted in found) >= 40
-    for hunted in found:
-        assert hunted.unsound.empty, hunted.run.path
-        assert hunted.environment["dirty"] is False
-        shown = hunted.accuracies()
+    assert sum(int(record.table["certified_interval"].sum()) for record in found) >= 40
+    for record in found:
+        assert record.unsound.empty, record.run.path
+        assert record.environment["dirty"] is False
+        shown = record.accuracies()
         assert shown["certified"] <= shown["strongest"] <= shown["pgd"] <= shown["clean"]
-        first = hunted.run.certificates[: hunted.images]
+        first = record.run.certificates[: record.images]
         open_ = first[(first["survived_pgd"] == 1) & (first["certified_interval"] == 0)]
-        assert {*open_["index"]} <= {*hunted.table["index"]}
+        assert {*open_["index"]} <= {*record.table["index"]}
 
 
 @pytest.mark.skipif(not WORK, reason="the weights of recorded runs are where LINFDIST_WORK says")
 def test_recorded_nets_keep_their_thinnest_certificates(monkeypatch):
     """A few images of every recorded net whose weights are there."""
     monkeypatch.setenv("LINFDIST_RUNS", str(RECORDED))
-    hunted = 0
+    tried = 0
     for run in records.find_runs(scale="reduced"):
         if not (records.work_dir(run.experiment, run.scale, run.seed) / "weights.pt").is_file():
             continue
@@ -322,8 +322,8 @@ def test_recorded_nets_keep_their_thinnest_certificates(monkeypatch):
         eps = Fraction(run.config["setting"]["eps"])
         survived = strongest(net, pixels, labels, eps, attacks=attacks).survived
         assert survived.all(), f"{run.path}: certified, and beaten"
-        hunted += 1
-    if not hunted:
+        tried += 1
+    if not tried:
         pytest.skip(f"no recorded run has its weights in {WORK} and its data set in LINFDIST_DATA")
 
 

@@ -197,7 +197,7 @@ def test_the_commands_that_are_shown_are_understood(page):
         assert (ROOT / snakefile).is_file()
         words = given.partition("  ")[0].split()  # behind two spaces: what it does
         config = dict(word.split("=") for word in words if "=" in word)
-        own = {key: value for key, value in config.items() if key in batch.KEYS}
+        own = {key: value for key, value in config.items() if key in batch.CONFIG_KEYS}
         batch.select(word for word in words if word == "all" or word.startswith("table"))
         Batch.from_config(own | ({"train": False} if "train" in own else {}))
         assert "--config" not in words or own

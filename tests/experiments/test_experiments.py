@@ -99,7 +99,7 @@ PAPER = {
 @pytest.mark.parametrize("name", PAPER)
 def test_the_paper_scale_is_the_papers(name):
     loss, epochs, augmentation = PAPER[name]
-    setting = experiments.get_scale(name, "paper")
+    setting = experiments.get_setting(name, "paper")
     train = setting.train
     assert train.loss == loss
     assert train.epochs == epochs
@@ -203,7 +203,7 @@ def test_every_other_method_of_the_paper_is_quoted_or_rerun():
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_the_reduced_scale_differs_in_size_alone(name):
-    paper, reduced = (experiments.get_scale(name, scale) for scale in ("paper", "reduced"))
+    paper, reduced = (experiments.get_setting(name, scale) for scale in ("paper", "reduced"))
     assert (reduced.dataset, reduced.eps) == (paper.dataset, paper.eps)
     assert reduced.net.kind == paper.net.kind
     if isinstance(reduced.net, BaselineConfig):
@@ -215,7 +215,7 @@ def test_the_reduced_scale_differs_in_size_alone(name):
 
 def test_cnn7_bn_is_trained_as_its_authors_code_does():
     """The defaults of [Xu2020]'s script for TinyImageNet: 600 epochs, eps from the 100th on."""
-    setting = experiments.get_scale("table2/tinyimagenet_cnn7_bn", "paper")
+    setting = experiments.get_setting("table2/tinyimagenet_cnn7_bn", "paper")
     train = setting.train
     assert (train.bound, train.epochs, train.kappa) == ("loss_fusion", (100, 400, 100), (0, 0))
     assert (train.eps_train, setting.eps) == (Fraction(1, 255), Fraction(1, 255))
@@ -230,7 +230,7 @@ def test_unknown_names_are_refused_with_a_suggestion():
     with pytest.raises(UnknownName, match=r"experiment 'table1/mnist'.* Did you mean 'table1/mn"):
         experiments.get("table1/mnist")
     with pytest.raises(UnknownName, match=r"scale 'papre'\. Did you mean 'paper'\? Known: smoke"):
-        experiments.get_scale(NET, "papre")
+        experiments.get_setting(NET, "papre")
     with pytest.raises(UnknownName, match=r"row of Table 1 'mnist_nte'\. Did you mean 'mnist_net'"):
         experiments.parse_rows("mnist_net,mnist_nte")
 

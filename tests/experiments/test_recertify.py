@@ -98,7 +98,7 @@ def test_a_run_of_today_is_left_alone(old):
     assert files(run.path) == before
 
 
-@pytest.mark.parametrize("stage", ["write_files", "exchange", "rmtree"])
+@pytest.mark.parametrize("stage", ["write_files", "swap_folders", "rmtree"])
 def test_a_crash_leaves_the_old_record_or_the_new_one(old, stage, monkeypatch):
     run, _ = old
     before = files(run.path)
@@ -129,7 +129,7 @@ def test_a_file_system_that_cannot_exchange_is_named(old, monkeypatch):
     def cannot(one, other):
         raise OSError(22, "Invalid argument", str(one), None, str(other))
 
-    monkeypatch.setattr(store, "exchange", cannot)
+    monkeypatch.setattr(store, "swap_folders", cannot)
     with pytest.raises(RecordError, match=r"seed0 cannot be exchanged for another folder: .*copy"):
         recertify.recertify(run)
     assert files(run.path) == before and os.listdir(run.path.parent) == ["seed0"]

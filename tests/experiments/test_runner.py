@@ -16,7 +16,7 @@ from linfdist.cli import main
 from linfdist.experiments import runner
 from linfdist.records import RecordError, RunExists, RunInProgress, environment
 from linfdist.training import checkpoint, dist_net, loop
-from linfdist.training import state as train_run
+from linfdist.training.state import TrainingState
 
 NET, MLP = "table1/mnist_net", "table1/mnist_net_mlp"
 
@@ -53,10 +53,10 @@ def test_a_smoke_run_learns_and_is_recorded(name):
 @pytest.fixture
 def tiny(monkeypatch):
     """Every scale of every experiment becomes a fraction of a second, with a checkpoint a step."""
-    smoke = experiments.get_scale(NET, "smoke")
+    smoke = experiments.get_setting(NET, "smoke")
     train = replace(smoke.train, epochs=(1, 1, 1), train_images=256)
     setting = replace(smoke, net=replace(smoke.net, hidden=(8,)), train=train, test_images=50)
-    monkeypatch.setattr(experiments, "get_scale", lambda name, scale: setting)
+    monkeypatch.setattr(experiments, "get_setting", lambda name, scale: setting)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # after every step
     return setting
 
@@ -124,7 +124,7 @@ def stop(monkeypatch):
             runner.run(NET, scale="smoke", progress=False)
 
 
-def test_a_run_resumed_in_other_surroundings_says_so(tiny, monkeypatch, capsys):
+def test_a_run_resumed_in_another_environment_says_so(tiny, monkeypatch, capsys):
     now = environment.describe("cpu")
     calls = [
         {**now, "commit": "one"},
@@ -138,7 +138,7 @@ def test_a_run_resumed_in_other_surroundings_says_so(tiny, monkeypatch, capsys):
     warned = capsys.readouterr().err.splitlines()
     assert len(warned) == 1
     threads = now["threads"]
-    assert "is from other surroundings: commit: 'one' there, 'two' here; threads: " in warned[0]
+    assert "is from another environment: commit: 'one' there, 'two' here; threads: " in warned[0]
     assert f"threads: {threads} there, 64 here. The run goes on" in warned[0]
 
     monkeypatch.setattr(environment, "describe", lambda device: calls[-1])
@@ -164,8 +164,8 @@ def test_a_record_that_is_deleted_is_trained_again(tiny, monkeypatch):
     assert sorted(path.name for path in work.iterdir()) == ["lock", "weights.pt"]
     shutil.rmtree(first.path)
     trained = []
-    step = train_run.Run.train_step
-    monkeypatch.setattr(train_run.Run, "train_step", lambda run: (trained.append(run), step(run)))
+    step = TrainingState.train_step
+    monkeypatch.setattr(TrainingState, "train_step", lambda run: (trained.append(run), step(run)))
     again = runner.run(NET, scale="smoke", progress=False)
     assert len(trained) == 3 * 256 / tiny.train.batch_size
     assert again.weights_sha256 == first.weights_sha256
@@ -235,7 +235,7 @@ def test_the_warning_weighs_the_time_at_each_p(monkeypatch):
 
     monkeypatch.setattr(runner.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(dist_net._Objective, "forward", slow)
-    setting = experiments.get_scale(NET, "smoke")
+    setting = experiments.get_setting(NET, "smoke")
     setting = replace(setting, train=replace(setting.train, epochs=(1, 2, 3)))
     train = data.load("digits", "train")
     net = runner.build(setting, train.info, 0)
@@ -248,7 +248,7 @@ def test_the_warning_weighs_the_time_at_each_p(monkeypatch):
 
 
 def test_the_initialisation_depends_on_the_seed_alone():
-    setting = experiments.get_scale(NET, "smoke")
+    setting = experiments.get_setting(NET, "smoke")
     info = data.DATASETS["digits"]
     state = torch.random.get_rng_state()
     first, again, other = (runner.build(setting, info, seed) for seed in (0, 0, 1))

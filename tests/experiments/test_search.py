@@ -39,7 +39,7 @@ def folders(tmp_path, monkeypatch):
 @pytest.fixture
 def setting():
     """A second of training."""
-    smoke = experiments.get_scale(VALIDATION, "smoke")
+    smoke = experiments.get_setting(VALIDATION, "smoke")
     train = replace(smoke.train, epochs=(1, 1, 1), train_images=256)
     return replace(smoke, net=replace(smoke.net, hidden=(8,)), train=train)
 
@@ -67,7 +67,7 @@ def recertified(run):
 def test_a_row_is_run_recorded_attacked_and_recertified_without_the_test_set(
     folders, setting, monkeypatch
 ):
-    monkeypatch.setattr(experiments, "get_scale", lambda name, scale: setting)
+    monkeypatch.setattr(experiments, "get_setting", lambda name, scale: setting)
     run = runner.run(VALIDATION, scale="smoke", progress=False)
     assert run.path == folders / "runs" / VALIDATION / "smoke" / "seed0"
     assert run.config["setting"]["validation"] is True
@@ -85,7 +85,7 @@ def test_a_row_is_run_recorded_attacked_and_recertified_without_the_test_set(
     assert predicted.tolist() == run.certificates["predicted"].tolist()
     assert recertified(run) == run.certificates["certified_sound"].tolist()
     quick = {"pgd_2": AttackSetting("pgd", {"num_steps": 2})}
-    found = attack.hunt(run, attacks=quick, certified=2, progress=False)
+    found = attack.attack_run(run, attacks=quick, certified=2, progress=False)
     assert found.images == len(validation)
 
 
@@ -93,7 +93,7 @@ def test_a_run_on_all_images_says_nothing_of_a_split(setting, tmp_path, monkeypa
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("LINFDIST_WORK", str(tmp_path / "work"))
     whole = replace(setting, validation=False)
-    monkeypatch.setattr(experiments, "get_scale", lambda name, scale: whole)
+    monkeypatch.setattr(experiments, "get_setting", lambda name, scale: whole)
     run = runner.run(ROW, scale="smoke", progress=False)
     assert "split" not in run.config and "validation" not in run.config["setting"]
     assert {"test_accuracy", "test_certified"} < {*run.epochs}

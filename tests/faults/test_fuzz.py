@@ -24,7 +24,7 @@ STATE = {
     "step": 3,
     "net": {"weight": torch.arange(40.0)},
     "rows": [{"p": 8.0, "loss": None}],
-    "surroundings": [{"commit": "a", "threads": 1}],
+    "environments": [{"commit": "a", "threads": 1}],
 }
 
 
@@ -58,15 +58,15 @@ def test_a_damaged_checkpoint_is_never_loaded(tmp_path):
     tried = 0
     for content in damaged(path.read_bytes(), 400):
         path.write_bytes(content)
-        for read in (lambda: checkpoint.load(path, {"seed": 0}, "cpu"), surroundings(path)):
+        for read in (lambda: checkpoint.load(path, {"seed": 0}, "cpu"), environments(path)):
             with pytest.raises(CheckpointError, match="must be a whole checkpoint"):
                 read()
         tried += 1
     assert tried >= faults.get("a checkpoint cut short, or with a bit flipped").times
 
 
-def surroundings(path):
-    return lambda: checkpoint.surroundings(path)
+def environments(path):
+    return lambda: checkpoint.environments(path)
 
 
 def test_every_bit_of_a_checkpoint_is_looked_after(tmp_path):
@@ -87,7 +87,7 @@ def test_a_checkpoint_of_before_is_refused_damaged_or_not(tmp_path):
     whole = path.read_bytes()
     for content in (whole, *damaged(whole, 150)):
         path.write_bytes(content)
-        for read in (lambda: checkpoint.load(path, {"seed": 0}, "cpu"), surroundings(path)):
+        for read in (lambda: checkpoint.load(path, {"seed": 0}, "cpu"), environments(path)):
             with pytest.raises(CheckpointError):
                 read()
         tried += 1
@@ -201,7 +201,7 @@ def test_a_damaged_file_that_stands_alone_is_named_or_says_the_same(tmp_path):
         except RecordError as error:
             assert str(path) in str(error)
         tried += 1
-    assert tried >= faults.get("a bench or a hunt cut short, or with a bit flipped").times
+    assert tried >= faults.get("a bench or an attack cut short, or with a bit flipped").times
 
 
 # --- data sets ----------------------------------------------------------------------------------

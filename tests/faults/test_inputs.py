@@ -213,7 +213,7 @@ def test_weights_of_another_dtype_are_not_loaded(recorded, dtype):
             runner.load_trained(forged(other))
 
 
-PLACES = ("load", "surroundings", "fit", "weights", "pickled CIFAR-10", "MNIST")
+PLACES = ("load", "environments", "fit", "weights", "pickled CIFAR-10", "MNIST")
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -221,10 +221,10 @@ def test_no_file_executes_code(tmp_path, place, request):
     marker, path = tmp_path / "ran", tmp_path / "file"
     content = {"format": 1, "fingerprint": "{}", "state": Code(marker)}
     torch.save(content, path)
-    if place in ("load", "surroundings", "fit"):
+    if place in ("load", "environments", "fit"):
         action = {
             "load": lambda: checkpoint.load(path, {}, "cpu"),
-            "surroundings": lambda: checkpoint.surroundings(path),
+            "environments": lambda: checkpoint.environments(path),
             "fit": lambda: fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=path),
         }[place]
         with pytest.raises(CheckpointError, match="must be a whole checkpoint"):

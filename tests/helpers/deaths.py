@@ -56,10 +56,10 @@ def tiny(patch, folder):
     """A row of a twentieth of a second, with its records and its work in a folder."""
     patch.setenv("LINFDIST_RUNS", str(folder / "runs"))
     patch.setenv("LINFDIST_WORK", str(folder / "work"))
-    smoke = experiments.get_scale(NAME, "smoke")
+    smoke = experiments.get_setting(NAME, "smoke")
     train = replace(smoke.train, epochs=(1, 1, 1), train_images=128)
     setting = replace(smoke, net=replace(smoke.net, hidden=(4,)), train=train, test_images=20)
-    patch.setattr(experiments, "get_scale", lambda name, scale: setting)
+    patch.setattr(experiments, "get_setting", lambda name, scale: setting)
     patch.setattr(data, "load", digits)
 
 

@@ -33,9 +33,9 @@ def _cuobjdump(*arguments: str, folder: str | None = None) -> str:
     # It calls nvdisasm by name.
     path = os.pathsep.join((str(_tool("nvdisasm").parent), os.environ.get("PATH", "")))
     command = [str(_tool("cuobjdump")), *arguments, native.module().__file__]
-    surroundings = {**os.environ, "PATH": path}
+    environment = {**os.environ, "PATH": path}
     done = subprocess.run(
-        command, env=surroundings, cwd=folder, capture_output=True, text=True, check=True
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=True
     )
     return done.stdout
 

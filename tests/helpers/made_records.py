@@ -36,7 +36,7 @@ def config(
     flops: int = 1,
 ) -> dict:
     """A row's config.json, with so many epochs and test images."""
-    setting = to_dict(experiments.get_scale(name, scale)) | {"test_images": test_images}
+    setting = to_dict(experiments.get_setting(name, scale)) | {"test_images": test_images}
     setting["train"] |= {"epochs": [epochs, 0, 0]}
     return {"setting": setting, "num_classes": num_classes, "parameters": 1, "flops": flops}
 

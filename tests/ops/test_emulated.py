@@ -26,7 +26,7 @@ DTYPES = [torch.float32, torch.float64]
 LAYERS = [(65, 1537, 33), (3, 3072, 48), (449, 385, 20), (3, 3100, 5), (3100, 3, 34)]
 # one row or column more and less than a tile, K around slices, more than one block's 512 samples
 SIZES = [*SHAPES, (70, 66, 37), (63, 9, 64), (9, 63, 16), (65, 5, 63), (1, 9, 65), (515, 3, 34)]
-SURROUNDINGS = [{"order": "reverse", "poison": 0x7F}, {"poison": 0x00}]
+MACHINES = [{"order": "reverse", "poison": 0x7F}, {"poison": 0x00}]
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +102,11 @@ def test_no_result_depends_on_order_or_on_memory_never_written(
     x, w, grad = sample(shape, dtype)
     with cuda.configured(multiprocessors=multiprocessors):
         first = everything(cuda, x, w, grad, p)
-    for surroundings in SURROUNDINGS:
-        with cuda.configured(multiprocessors=multiprocessors, **surroundings):
+    for machine in MACHINES:
+        with cuda.configured(multiprocessors=multiprocessors, **machine):
             again = everything(cuda, x, w, grad, p)
         for one, other in zip(bits(first), bits(again), strict=True):
-            assert torch.equal(one, other), surroundings
+            assert torch.equal(one, other), machine
 
 
 @pytest.mark.parametrize("p", [8.0, 8.7, INF])

@@ -187,8 +187,8 @@ def test_no_result_depends_on_order_or_on_memory_never_written(
 ):
     x, w, grad = sample(shape, dtype)
     found = []
-    for surroundings in ({}, {"order": "reverse", "poison": 0x7F}, {"poison": 0x00}):
-        with cuda.configured(multiprocessors=multiprocessors, **surroundings):
+    for machine in ({}, {"order": "reverse", "poison": 0x7F}, {"poison": 0x00}):
+        with cuda.configured(multiprocessors=multiprocessors, **machine):
             found.append(bits(everything(cuda, x, w, grad, t)))
     for again in found[1:]:
         assert all(map(torch.equal, found[0], again))
@@ -276,8 +276,8 @@ def test_combining(cuda, shape, kind):
 def test_factors_do_not_depend_on_order_or_on_memory_never_written(cuda, length):
     rows, centre, _ = sample((3, 1, length), torch.float32)
     found = []
-    for surroundings in ({}, {"order": "reverse", "poison": 0x7F}, {"poison": 0x00}):
-        with cuda.configured(**surroundings):
+    for machine in ({}, {"order": "reverse", "poison": 0x7F}, {"poison": 0x00}):
+        with cuda.configured(**machine):
             factors, reach = cuda.lse_factors(rows, centre, 3.0, least=-125.0)
             found.append(bits((factors, reach, cuda.lse_combine(factors, factors.flip(1)))))
     for again in found[1:]:

@@ -34,10 +34,10 @@ def test_a_step_is_the_formula_wherever_arrays_begin(cuda, shape, p, dtype):
 def test_no_result_depends_on_order_or_on_memory_never_written(cuda, shape, p):
     tensors = sample(shape, torch.float32)
     first = cuda.adamw(*tensors, p=p, **SETTINGS)
-    for surroundings in ({"order": "reverse"}, {"poison": 0x00}):
-        with cuda.configured(**surroundings):
+    for machine in ({"order": "reverse"}, {"poison": 0x00}):
+        with cuda.configured(**machine):
             again = cuda.adamw(*tensors, p=p, **SETTINGS)
-        assert all(map(torch.equal, first, again)), surroundings
+        assert all(map(torch.equal, first, again)), machine
 
 
 @pytest.mark.parametrize("p", [1.0, 8.7, 1000.0, math.inf])

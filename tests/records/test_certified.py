@@ -1,4 +1,4 @@
-"""One meaning of "certified": flags, radii, curves, tables and hunts agree at eps, in every run."""
+"""One meaning of "certified": every source agrees at eps, in every run."""
 
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from linfdist.experiments import recertify
 from linfdist.nn import NetConfig, build_net, reestimate_mean_shift
 from linfdist.records import RecordError, certified, certified_radii, eps_of
 from linfdist.records import run as records_run
-from linfdist.records.attacks import find_attacked
+from linfdist.records.attacks import find_attacks
 from linfdist.report.curves import certified_at
 from linfdist.robust import interval_radius, sound_certificates, sound_certified
 
@@ -52,13 +52,13 @@ def test_every_decimal_of_a_sound_radius_is_at_least_eps_rounded_down():
 
 
 def test_hunts_count_what_the_tables_count():
-    for found in find_attacked():
+    for found in find_attacks():
         first = certified(found.run)[: found.images]
         assert found.accuracies()["certified"] == first.mean()
         fates = report.fates(found)
         at_eps = fates["radius"] >= float(found.eps)
         assert ((fates["fate"] == "certified") == at_eps).all()
-        # An image whose verdict rounding took back after the hunt began is open, and was tried.
+        # An image whose verdict rounding took back after the attack began is open, and was tried.
         open_ = found.run.certificates[: found.images][~first]
         assert {*open_.loc[open_["survived_pgd"] == 1, "index"]} <= {*found.table["index"]}
 
@@ -140,7 +140,7 @@ def test_at_eps_the_verdict_decides(tmp_path, monkeypatch):
 
 def test_low_radii_are_raised_once_and_nothing_else_changes(tmp_path, monkeypatch, capsys):
     run = made(tmp_path, monkeypatch)
-    (run.path / "attacks.csv").write_text("a hunt's")
+    (run.path / "attacks.csv").write_text("an attack")
     before = run.certificates.copy()
     assert records.low_radii(run).tolist() == [True, False, True] + [False] * 5
     assert main(["recertify", "table1/cifar10_net", "--device", "cpu", "--quiet"]) == 0
@@ -155,7 +155,7 @@ def test_low_radii_are_raised_once_and_nothing_else_changes(tmp_path, monkeypatc
     assert done.environment == run.environment and noted["images"] == 2
     assert {"commit", "dirty", "versions", "device"} <= {*noted}
     assert (done.metrics, done.config) == (run.metrics, run.config)
-    assert (run.path / "attacks.csv").read_text() == "a hunt's"
+    assert (run.path / "attacks.csv").read_text() == "an attack"
     assert recertify.recertify(done) is None
     with pytest.raises(RecordError, match="no sound radius lies below eps"):
         records.raise_low_radii(done)

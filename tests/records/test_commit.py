@@ -109,9 +109,9 @@ def test_a_clone_has_every_record_whatever_its_line_endings(tmp_path, monkeypatc
     monkeypatch.setenv("LINFDIST_RUNS", str(clone / "runs"))
     assert len(records.find_runs()) > 100
     from linfdist.bench import epochs_file, machine_code, recorded
-    from linfdist.records.attacks import find_attacked
+    from linfdist.records.attacks import find_attacks
 
-    assert all(len(found.table) for found in find_attacked())
+    assert all(len(found.table) for found in find_attacks())
     assert recorded.benches() and epochs_file.recorded("paper") and machine_code.load()
     for path in (
         "linfdist/records/store.py",

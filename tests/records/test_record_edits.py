@@ -13,7 +13,7 @@ from linfdist.cli import main
 from linfdist.experiments import runner
 from linfdist.records import RecordError
 from linfdist.records import run as records_run
-from linfdist.records.attacks import find_attacked, read_attacked
+from linfdist.records.attacks import find_attacks, read_attack
 from linfdist.records.checks import TEST_IMAGES
 from linfdist.records.files import sealed_text
 from linfdist.records.run import read_sealed
@@ -23,7 +23,7 @@ NET, RUNS = "table1/mnist_net", records.repository() / "runs"
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A copy of a recorded run, with a hunt, and alone."""
+    """A copy of a recorded run, with an attack, and alone."""
     copy = tmp_path / "runs" / NET / "reduced" / "seed0"
     shutil.copytree(RUNS / NET / "reduced" / "seed0", copy)
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
@@ -212,11 +212,11 @@ def test_a_part_of_a_test_set_is_refused_before_training(tmp_path, monkeypatch):
         runner.run(NET, scale="smoke", device="cpu")
 
 
-# --- hunts and benches --------------------------------------------------------------------------
+# --- attacks and benches -------------------------------------------------------------------------
 
 
-def hunted(run, summary=None, table=None):
-    """Edit a hunt, with sums that fit."""
+def edit_attack(run, summary=None, table=None):
+    """Edit an attack, with sums that fit."""
     import hashlib
 
     path = run.path / "attacks.csv"
@@ -246,10 +246,10 @@ def hunted(run, summary=None, table=None):
     ids=str,
 )
 def test_a_summary_of_a_hunt_that_was_edited_is_named(run, change):
-    assert find_attacked()[0].table.shape[0] > 0
-    hunted(run, change)
+    assert find_attacks()[0].table.shape[0] > 0
+    edit_attack(run, change)
     with pytest.raises(RecordError, match="attacks"):
-        _ = read_attacked(run).table
+        _ = read_attack(run).table
 
 
 def beat(table):
@@ -279,11 +279,11 @@ def survive(table):
     ],
 )
 def test_a_table_of_a_hunt_that_was_edited_is_named(run, change):
-    hunted(run)
-    before = len(read_attacked(run).table)
-    hunted(run, table=change)
+    edit_attack(run)
+    before = len(read_attack(run).table)
+    edit_attack(run, table=change)
     with pytest.raises(RecordError, match=r"attacks\.csv must agree with attacks\.json"):
-        _ = read_attacked(run).table
+        _ = read_attack(run).table
     assert before > 100
 
 

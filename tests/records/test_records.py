@@ -15,7 +15,7 @@ import torch
 from helpers import made_records
 
 from linfdist import experiments, records
-from linfdist.experiments import Scale
+from linfdist.experiments import Setting
 from linfdist.records import RecordError, RunExists, RunInProgress, environment, files, paths
 from linfdist.records import run as records_run
 from linfdist.system import devices
@@ -342,7 +342,7 @@ def test_recorded_accuracies_follow_from_the_certificates(path):
         sound = table["certified_sound"]
         assert sound.isna().all() or (sound.astype(bool) <= certified).all()
         assert not (table["sound_radius"] > table["interval_radius"]).any()
-    setting = from_dict(Scale, run.config["setting"])
+    setting = from_dict(Setting, run.config["setting"])
     assert len(run.epochs) == sum(setting.train.epochs)
     assert len(table) == setting.test_images or setting.test_images is None
 
@@ -350,5 +350,5 @@ def test_recorded_accuracies_follow_from_the_certificates(path):
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: "/".join(path.parts[-4:]))
 def test_recorded_runs_have_the_setting_that_their_experiment_has_now(path):
     run = records_run.read_run(path)
-    recorded = from_dict(Scale, run.config["setting"])
-    assert recorded == experiments.get_scale(run.experiment, run.scale), "run it again"
+    recorded = from_dict(Setting, run.config["setting"])
+    assert recorded == experiments.get_setting(run.experiment, run.scale), "run it again"

@@ -11,7 +11,7 @@ from helpers import made_records
 
 from linfdist import experiments, records, report
 from linfdist.records import certified_radii, eps_of
-from linfdist.records.attacks import find_attacked
+from linfdist.records.attacks import find_attacks
 from linfdist.report.curves import certified_at, recorded
 
 RUNS = records.find_runs(scale="reduced")
@@ -103,7 +103,7 @@ def test_another_data_set_has_no_number_of_the_paper(tmp_path, monkeypatch):
 
 
 def test_every_image_that_is_right_has_one_fate():
-    for found in find_attacked(scale="reduced"):
+    for found in find_attacks(scale="reduced"):
         table, eps = report.fates(found), float(found.eps)
         counts = table["fate"].value_counts()
         shown = found.accuracies()

@@ -46,7 +46,7 @@ def test_it_says_not_yet_run_on_a_gpu_until_a_record_shows_that_it_has(monkeypat
     monkeypatch.setenv("LINFDIST_RUNS", str(ROOT / "runs"))
     assert GPU.search(README.read_text()).group() == gpu(), RENDER
     has_run = any(bench.on_gpu for bench in benches())
-    assert (recorded.NOT_YET in README.read_text()) is not has_run
+    assert (recorded.NO_GPU_RUN in README.read_text()) is not has_run
 
 
 @pytest.fixture

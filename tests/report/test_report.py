@@ -184,8 +184,8 @@ def test_table6_equals_the_papers():
 
 
 def test_a_smoothing_of_our_own_is_said():
-    assert "Smoothing" not in report.hyper_parameters(experiments.get_scale(NET, "paper").train)
-    said = report.hyper_parameters(experiments.get_scale(f"{NET}_lse", "paper").train)
+    assert "Smoothing" not in report.hyper_parameters(experiments.get_setting(NET, "paper").train)
+    said = report.hyper_parameters(experiments.get_setting(f"{NET}_lse", "paper").train)
     assert said["Smoothing"] == "ℓp for e1 epochs, then LogSumExp, matched to p"
     assert (said["Relaxation"], said["p_rise"], said["p_end"]) == ("2", "20", "60")
 
@@ -206,7 +206,7 @@ def test_a_study_has_a_row_for_each_experiment(folders):
 
 
 def test_settings_of_other_losses_have_their_own_numbers():
-    train = experiments.get_scale("table1/cifar10_net_mixture", "reduced").train
+    train = experiments.get_setting("table1/cifar10_net_mixture", "reduced").train
     said = report.hyper_parameters(train)
     assert (said["t"], said["ε_train"], said["κ"]) == ("48/255", "", "")
     assert (said["λ"], said["s"]) == (
@@ -221,10 +221,10 @@ def test_settings_of_other_losses_have_their_own_numbers():
 
 
 def test_settings_follow_the_code_and_not_the_print():
-    train = experiments.get_scale(NET, "paper").train
+    train = experiments.get_setting(NET, "paper").train
     changed = report.hyper_parameters(replace(train, lr=0.5, epochs=(1, 2, 3)))
     assert (changed["Learning rate"], changed["Total epochs"]) == ("0.5", "6")
-    net = experiments.get_scale("table1/cifar10_net_mlp", "reduced").net
+    net = experiments.get_setting("table1/cifar10_net_mlp", "reduced").net
     assert report.layers(replace(net, hidden=(7, 8)), 10) == [
         "ℓ∞-dist(7)+Norm",
         "ℓ∞-dist(8)+Norm",

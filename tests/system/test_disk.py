@@ -144,7 +144,9 @@ def test_a_folder_in_the_place_of_a_work_file_is_named(folders, name, monkeypatc
     monkeypatch.undo()  # the data may be loaded: the checkpoint is tried after it
     for folder in ("runs", "work"):
         monkeypatch.setenv(f"LINFDIST_{folder.upper()}", str(folders / folder))
-    monkeypatch.setattr("linfdist.training.state.Run.train_step", lambda run: pytest.fail("a step"))
+    monkeypatch.setattr(
+        "linfdist.training.state.TrainingState.train_step", lambda run: pytest.fail("a step")
+    )
     taken = records.work_dir(NET, "smoke", 0) / name
     taken.mkdir(parents=True)
     assert main(RUN) == 2
@@ -154,7 +156,9 @@ def test_a_folder_in_the_place_of_a_work_file_is_named(folders, name, monkeypatc
 
 
 def test_a_training_that_cannot_be_saved_does_not_begin(place, monkeypatch):
-    monkeypatch.setattr("linfdist.training.state.Run.train_step", lambda run: pytest.fail("a step"))
+    monkeypatch.setattr(
+        "linfdist.training.state.TrainingState.train_step", lambda run: pytest.fail("a step")
+    )
     message = r"c\.pt must be a file that can be written; it cannot be .*Permission denied.*owner"
     with denied(place), pytest.raises(CheckpointError, match=message):
         fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=place / "c.pt", progress=False)
@@ -172,7 +176,7 @@ def test_what_is_tried_leaves_nothing(place):
 
 
 def test_a_disk_that_fails_later_is_named_with_what_is_kept(folders, monkeypatch, capsys):
-    """Bench and hunt: the folder could be written to, and then cannot."""
+    """Bench and attack: the folder could be written to, and then cannot."""
     monkeypatch.setattr(bench.iterations, "measure", lambda *args, **how: [])
     monkeypatch.setattr(bench, "_print", lambda *args: None)
     file = folders / "runs" / "bench" / "mine.json"

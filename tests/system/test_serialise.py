@@ -67,7 +67,7 @@ def test_what_is_no_configuration_is_refused():
         from_dict(TrainConfig, {**to_dict(HINGE), "loss": {"type": "CrossEntropy"}})
     with pytest.raises(ValueError, match=r"unknown fields \['momentum'\]"):
         from_dict(TrainConfig, {**to_dict(HINGE), "momentum": 1})
-    with pytest.raises(ValueError, match="NetConfig must have that type"):
+    with pytest.raises(ValueError, match="NetConfig must have the type"):
         from_dict(NetConfig, to_dict(HINGE))
 
 

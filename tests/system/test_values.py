@@ -21,7 +21,7 @@ from linfdist.system.devices import DeviceError
 from linfdist.training import checkpoint as checkpoints
 from linfdist.training import fit
 from linfdist.training.checkpoint import CheckpointError
-from linfdist.training.state import Run
+from linfdist.training.state import TrainingState
 
 BAD_SEEDS = pytest.mark.parametrize(
     ("seed", "error", "message"),
@@ -42,7 +42,7 @@ BAD_SEEDS = pytest.mark.parametrize(
 
 @pytest.fixture
 def nothing_trains(monkeypatch):
-    monkeypatch.setattr(Run, "train_step", None)
+    monkeypatch.setattr(TrainingState, "train_step", None)
 
 
 @BAD_SEEDS
@@ -76,14 +76,14 @@ def test_a_run_with_a_seed_of_numpy_is_recorded(tmp_path, monkeypatch):
     run = runner.run("table1/mnist_net", scale="smoke", seed=np.int64(5), progress=False)
     assert run.seed == 5 and run.path.name == "seed5"
     for bad in ({"images": 2.5}, {"certified": "3"}, {"each": 1}, {"seed": 1.0}):
-        with pytest.raises(TypeError, match=f"hunt: {next(iter(bad))} must be "):
-            attack.hunt(run, **bad)
-    with pytest.raises(ValueError, match="hunt: images must be at least 1; got 0"):
-        attack.hunt(run, images=0)
+        with pytest.raises(TypeError, match=f"attack_run: {next(iter(bad))} must be "):
+            attack.attack_run(run, **bad)
+    with pytest.raises(ValueError, match="attack_run: images must be at least 1; got 0"):
+        attack.attack_run(run, images=0)
     odd = {"a": ensemble.AttackSetting("pgd", {"num_steps": {1}})}
     monkeypatch.setattr(attack, "survivors", None)
     with pytest.raises(TypeError, match="settings of attacks must be plain values, which can be s"):
-        attack.hunt(run, attacks=odd, progress=False)
+        attack.attack_run(run, attacks=odd, progress=False)
     for bad in (0, -1):
         with pytest.raises(ValueError, match=f"recertify: batch_size must be at .*{bad}"):
             recertify.recertify(run, batch_size=bad)
@@ -105,9 +105,9 @@ def test_the_command_line_refuses_what_is_no_seed(capsys, command, given):
     [
         ({"experiment": Path("x")}, "fit: experiment must be text; got "),
         ({"experiment": None}, "fit: experiment must be text; got None"),
-        ({"surroundings": [{"a": object()}]}, "fit: surroundings must be plain values"),
-        ({"surroundings": [{"a": np.int64(1)}]}, "fit: surroundings must be plain values"),
-        ({"surroundings": [3]}, "fit: surroundings must be dictionaries"),
+        ({"environments": [{"a": object()}]}, "fit: environments must be plain values"),
+        ({"environments": [{"a": np.int64(1)}]}, "fit: environments must be plain values"),
+        ({"environments": [3]}, "fit: environments must be dictionaries"),
     ],
 )
 def test_what_no_checkpoint_can_hold_is_refused_before_the_first_step(
@@ -121,9 +121,9 @@ def test_what_is_saved_is_read_again_without_code(tmp_path):
     """Floats of numpy and torch's version pass for float and str, but not when they are read."""
     path = tmp_path / "c"
     odd = [{"share": np.float64(0.5), "torch": torch.__version__, "pair": (1, 2)}]
-    fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=path, surroundings=odd, stop_after_steps=3)
+    fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=path, environments=odd, stop_after_steps=3)
     wanted = [{"share": 0.5, "torch": str(torch.__version__), "pair": [1, 2]}]
-    assert checkpoints.surroundings(path) == wanted
+    assert checkpoints.environments(path) == wanted
     assert len(fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=path, progress=False)) == 5
 
 

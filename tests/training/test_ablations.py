@@ -44,7 +44,7 @@ def lines(text):
 
 
 def settings(names, scale):
-    return [experiments.get_scale(name, scale) for name in names]
+    return [experiments.get_setting(name, scale) for name in names]
 
 
 def test_table3_has_the_papers_numbers():
@@ -117,8 +117,8 @@ def test_rows_of_table7_differ_in_start_and_depth_alone(scale, layers):
 
 def test_six_layers_from_the_identity_map_are_table1s_net():
     ours = experiments.get("table7/identity_6").scales
-    assert ours["paper"] == experiments.get_scale("table1/cifar10_net", "paper")
-    assert ours["reduced"] == experiments.get_scale("table3/e_net", "reduced")
+    assert ours["paper"] == experiments.get_setting("table1/cifar10_net", "paper")
+    assert ours["reduced"] == experiments.get_setting("table3/e_net", "reduced")
 
 
 def test_changes_are_of_rows_that_differ_as_they_say():
@@ -139,7 +139,7 @@ def test_the_convolutional_net_is_table_8s_and_trained_as_net_mlp():
     (experiment,) = table9.EXPERIMENTS
     paper, fully = (
         experiment.scales["paper"],
-        experiments.get_scale("table1/cifar10_net_mlp", "paper"),
+        experiments.get_setting("table1/cifar10_net_mlp", "paper"),
     )
     assert replace(paper, net=fully.net) == fully
     assert paper.net.identity_value == -10
@@ -166,7 +166,7 @@ def test_table9_has_the_rows_of_table1_that_the_paper_prints_again():
 
 def test_the_convolutional_net_learns_and_is_certified_on_the_digits():
     """Its interval path, convolutions and all, against the classes that a run finds."""
-    setting = experiments.get_scale("table9/cifar10_conv_net_mlp", "smoke")
+    setting = experiments.get_setting("table9/cifar10_conv_net_mlp", "smoke")
     train, test = data.load("digits", "train"), data.load("digits", "test")
     net = runner.build(setting, train.info, seed=0)
     fit(net, train, setting.train, seed=0, progress=False)
@@ -189,7 +189,7 @@ def test_the_convolutional_net_learns_and_is_certified_on_the_digits():
 @pytest.mark.parametrize("kind", NETS)
 def test_training_at_infinity_from_the_first_step(kind):
     """The warm-up of eps and the fall of the rate are as with smoothing; p is not."""
-    setting = experiments.get_scale(f"table3/a_{kind}", "smoke")
+    setting = experiments.get_setting(f"table3/a_{kind}", "smoke")
     train = data.load("digits", "train")
     net = runner.build(setting, train.info, seed=0)
     before = [parameter.clone() for parameter in net.parameters()]

@@ -204,8 +204,8 @@ def test_evaluation_records_the_certificate_of_each_image(config):
 
 
 def test_a_setting_is_written_built_and_counted():
-    setting = base.Scale(dataset="digits", eps=EPS, net=NET, train=BOUND)
-    assert from_dict(base.Scale, to_dict(setting)) == setting
+    setting = base.Setting(dataset="digits", eps=EPS, net=NET, train=BOUND)
+    assert from_dict(base.Setting, to_dict(setting)) == setting
     net = runner.build(setting, TRAIN.info, seed=1)
     assert net.config == NET
     assert runner.counts(net) == {"parameters": parameter_count(net), "flops": flop_count(net)}

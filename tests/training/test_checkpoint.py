@@ -104,12 +104,12 @@ def test_another_run_s_checkpoint_says_where_it_differs(tmp_path):
     assert "epochs" not in str(caught.value)
 
 
-def test_surroundings_are_read_without_the_fingerprint(tmp_path):
+def test_environments_are_read_without_the_fingerprint(tmp_path):
     calls = [{"commit": "a", "threads": 1}, {"commit": None, "threads": 2}]
-    checkpoint.save(tmp_path / "c", PRINT, {**STATE, "surroundings": calls})
-    assert checkpoint.surroundings(tmp_path / "c") == calls
+    checkpoint.save(tmp_path / "c", PRINT, {**STATE, "environments": calls})
+    assert checkpoint.environments(tmp_path / "c") == calls
     checkpoint.save(tmp_path / "c", PRINT, STATE)  # as versions before wrote it
-    assert checkpoint.surroundings(tmp_path / "c") == []
+    assert checkpoint.environments(tmp_path / "c") == []
     (tmp_path / "c").write_bytes(b"rubbish")
     with pytest.raises(CheckpointError, match="must be a whole checkpoint"):
-        checkpoint.surroundings(tmp_path / "c")
+        checkpoint.environments(tmp_path / "c")

@@ -13,9 +13,9 @@ from linfdist.baselines import BaselineConfig
 from linfdist.testing import faults
 from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig, fit
 from linfdist.training import checkpoint as checkpoints
-from linfdist.training import state as train_run
+from linfdist.training import state as training_state
 from linfdist.training.checkpoint import CheckpointError
-from linfdist.training.state import Run
+from linfdist.training.state import TrainingState
 
 BOUND = BoundTrainConfig(
     epochs=(1, 2, 2), bound="ibp", eps_train=Fraction(1, 10), batch_size=16, lr=1e-3
@@ -59,7 +59,7 @@ def stopped(case, path, steps):
 def go_on(case, path, state):
     """Resume from this state, written with a right checksum; the network must be as it was."""
     net_config, config = CASES[case]
-    fingerprint = Run(fresh(net_config), TRAIN, config, 3, None, "cpu", "").fingerprint
+    fingerprint = TrainingState(fresh(net_config), TRAIN, config, 3, None, "cpu", "").fingerprint
     checkpoints.save(path, fingerprint, state)
     before, net, untouched = path.read_bytes(), fresh(net_config), fresh(net_config)
     try:
@@ -123,8 +123,8 @@ def test_nonsense_anywhere_in_a_checkpoint_is_named(tmp_path, monkeypatch, case)
     state, tried = stopped(case, tmp_path / "c", 6), 0
     net_config, config = CASES[case]
     net, untouched = fresh(net_config), fresh(net_config)
-    run = Run(net, TRAIN, config, 3, None, "cpu", "")
-    for path in leaves({key: part for key, part in state.items() if key != "surroundings"}):
+    run = TrainingState(net, TRAIN, config, 3, None, "cpu", "")
+    for path in leaves({key: part for key, part in state.items() if key != "environments"}):
         if path[:2] == ("optimizer", "param_groups") and len(path) > 3 and path[3] != "params":
             continue  # the configuration's are used
         for value in NONSENSE:
@@ -238,7 +238,7 @@ def test_a_checkpoint_without_a_checksum_is_refused_whatever_it_says_of_its_form
     with pytest.raises(CheckpointError, match=r"must have format 2; got .*delete it or pass rest"):
         fit(net, TRAIN, CONFIG, seed=3, checkpoint=path, progress=False)
     with pytest.raises(CheckpointError, match="must have format 2"):
-        checkpoints.surroundings(path)
+        checkpoints.environments(path)
     torch.save(content | {"format": 2, "state": state}, path)
     with pytest.raises(CheckpointError, match="its checksum is missing"):
         fit(net, TRAIN, CONFIG, seed=3, checkpoint=path, progress=False)
@@ -262,15 +262,15 @@ def test_a_checkpoint_of_other_constants_of_the_data_is_refused(tmp_path, change
 
 def test_an_epoch_s_seconds_are_those_of_all_its_calls(tmp_path, monkeypatch):
     """A second passes for every step, in the call before as in this one."""
-    now, step = [0.0], Run.train_step
+    now, step = [0.0], TrainingState.train_step
 
     def slow(run):
         now[0] += 1.0
         step(run)
 
     clock = type("Clock", (), {"monotonic": staticmethod(lambda: now[0])})
-    monkeypatch.setattr(train_run, "time", clock)
-    monkeypatch.setattr(Run, "train_step", slow)
+    monkeypatch.setattr(training_state, "time", clock)
+    monkeypatch.setattr(TrainingState, "train_step", slow)
     stopped("net", tmp_path / "c", 6)
     now[0] += 1000.0  # between the calls
     rows = fit(fresh(), TRAIN, CONFIG, seed=3, checkpoint=tmp_path / "c", progress=False)

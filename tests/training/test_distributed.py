@@ -25,8 +25,8 @@ from linfdist.system import distributed
 from linfdist.system.devices import DeviceError
 from linfdist.system.distributed import join, share
 from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig, OutOfTime, fit, loop
-from linfdist.training import state as train_run
 from linfdist.training.checkpoint import CheckpointError
+from linfdist.training.state import TrainingState
 
 TRAIN = dots(33)  # batches of 16, 16 and 1: the last has nothing for one of two processes
 SHORT = replace(CONFIG, epochs=(2, 1, 1))
@@ -87,14 +87,14 @@ def train(case, **settings):
 
 def be_killed(folder):
     """Process 1 is killed in the fifth step."""
-    step = train_run.Run.train_step
+    step = TrainingState.train_step
 
     def dying(run):
         if run.step == 4 and distributed.rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         step(run)
 
-    train_run.Run.train_step = dying
+    TrainingState.train_step = dying
     loop.CHECKPOINT_SECONDS = 0.0
     train("net from p=8.0", checkpoint=folder / "killed")
 
@@ -129,7 +129,7 @@ def work(folder):
     x = torch.tensor([rank + 1.0], requires_grad=True)
     (distributed.total(x) * (rank + 2.0)).backward()
     assert distributed.total(x).item() == 3 and x.grad.item() == 5
-    assert distributed.exchange(rank + 0.5) == [0.5, 1.5]
+    assert distributed.all_gather_float(rank + 0.5) == [0.5, 1.5]
     with join("cpu") as device:  # in the group that is there
         assert device == torch.device("cpu") and distributed.size() == 2
     assert distributed.size() == 2
@@ -286,7 +286,7 @@ def test_a_single_process_needs_no_group(monkeypatch):
         assert device == torch.device("cpu")
         assert (distributed.rank(), distributed.size(), share(5)) == (0, 1, slice(0, 5))
         x = torch.ones(2)
-        assert distributed.total(x) is x and distributed.exchange(2.0) == [2.0]
+        assert distributed.total(x) is x and distributed.all_gather_float(2.0) == [2.0]
     assert distributed.launcher() == "python"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     monkeypatch.setenv("WORLD_SIZE", "1")

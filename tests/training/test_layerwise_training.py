@@ -13,7 +13,7 @@ from linfdist.baselines import (
     build_baseline,
     flop_count,
     instability,
-    interval,
+    interval_trace,
     latent_attack,
     prefix_length,
 )
@@ -78,7 +78,7 @@ def test_the_loss_is_what_the_stage_says(stage):
     sparse = 0.01 * sum(weight.abs().sum() for weight in weights if weight.dim() > 1)
     unstable = 0.0
     if stage < 2:
-        trace = interval(net.features[:begin], lower, upper)
+        trace = interval_trace(net.features[:begin], lower, upper)
         unstable = instability(net.features[begin:], trace.lower, trace.upper)
         unstable = 0.02 * 1.5**stage * unstable
     for share in (0.0, 0.25, 1.0):

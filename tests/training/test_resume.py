@@ -22,9 +22,9 @@ from linfdist.nn import NetConfig, mean_distances
 from linfdist.optim import lp_adamw
 from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig, OutOfTime, fit, loop
 from linfdist.training import checkpoint as checkpoints
-from linfdist.training import state as train_run
+from linfdist.training import state as training_state
 from linfdist.training.checkpoint import CheckpointError
-from linfdist.training.state import Run
+from linfdist.training.state import TrainingState
 
 
 def own_state(path):
@@ -61,11 +61,11 @@ MIXED = replace(CONFIG, loss=MIXTURE)
 
 def test_the_scale_and_its_moments_are_in_the_checkpoint(tmp_path):
     path = tmp_path / "c"
-    run = train_run.Run(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
+    run = TrainingState(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
     for _ in range(3):  # within the first epoch
         run.train_step()
     run.save(path)
-    again = train_run.Run(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
+    again = TrainingState(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
     again.load(path)
     scale, loaded = run.recipe.objective.scale, again.recipe.objective.scale
     assert scale.item() == loaded.item() != MIXTURE.scale
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_lacks_the_scale_is_refused(tmp_path):
 
 
 def test_a_scale_that_is_not_finite_is_named_and_not_saved(tmp_path, monkeypatch):
-    run = train_run.Run(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
+    run = TrainingState(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
     run.train_step()
     with torch.no_grad():
         run.recipe.objective.scale.fill_(math.inf)
@@ -141,7 +141,7 @@ def test_killed_inside_a_step_and_resumed_is_bit_equal(tmp_path, monkeypatch, wh
         "backward": (torch.Tensor, "backward"),
         "optimizer": (lp_adamw.LpAdamW, "step"),
         "save": (checkpoints.os, "fsync"),
-        "evaluation": (train_run, "clean_and_certified"),
+        "evaluation": (training_state, "clean_and_certified"),
     }[where]
     real = getattr(owner, name)
     calls = {"left": 0}
@@ -259,7 +259,7 @@ def test_seconds_must_be_positive_and_come_with_a_checkpoint(tmp_path):
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     net = fresh()
     expected = fit(net, TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c")
-    monkeypatch.setattr(train_run.Run, "train_step", None)
+    monkeypatch.setattr(TrainingState, "train_step", None)
     again = fresh()
     assert fit(again, TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c") == expected
     assert same(net, again)
@@ -369,7 +369,7 @@ METHODS = {  # LpAdamW, torch's Adam, torch's SGD
 def test_moments_of_other_parameters_are_refused(tmp_path, method, change):
     """With a right checksum: only the optimizer's state is not that of the network."""
     net_config, config = METHODS[method]
-    path, run = tmp_path / "c", Run(fresh(net_config), TRAIN, config, 3, None, "cpu", "x")
+    path, run = tmp_path / "c", TrainingState(fresh(net_config), TRAIN, config, 3, None, "cpu", "x")
     run.train_step()
     run.save(path)
     state = checkpoints.load(path, run.fingerprint, "cpu")
@@ -392,13 +392,13 @@ def test_a_corrupt_checkpoint_is_named_and_restart_throws_it_away(tmp_path):
     assert same(net, expected)
 
 
-def test_surroundings_are_kept_and_change_nothing(tmp_path):
+def test_environments_are_kept_and_change_nothing(tmp_path):
     path, settings = tmp_path / "c", {"seed": 0, "stop_after_steps": 6}
-    fit(fresh(), TRAIN, CONFIG, checkpoint=path, surroundings=[{"threads": 1}], **settings)
-    assert checkpoints.surroundings(path) == [{"threads": 1}]
+    fit(fresh(), TRAIN, CONFIG, checkpoint=path, environments=[{"threads": 1}], **settings)
+    assert checkpoints.environments(path) == [{"threads": 1}]
     calls = [{"threads": 1}, {"threads": 2}]
     net, expected = fresh(), fresh()
-    fit(net, TRAIN, CONFIG, seed=0, checkpoint=path, surroundings=calls)
-    assert checkpoints.surroundings(path) == calls
+    fit(net, TRAIN, CONFIG, seed=0, checkpoint=path, environments=calls)
+    assert checkpoints.environments(path) == calls
     fit(expected, TRAIN, CONFIG, seed=0)
     assert same(net, expected)

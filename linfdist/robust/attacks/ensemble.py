@@ -19,12 +19,12 @@ from linfdist.system.inputs import checked_generator
 from linfdist.system.names import unknown
 from linfdist.system.values import shown
 
-METHODS = MappingProxyType({"pgd": pgd, "guided_pgd": guided_pgd, "square_attack": square_attack})
+ATTACKS = MappingProxyType({"pgd": pgd, "guided_pgd": guided_pgd, "square_attack": square_attack})
 
 
 @dataclass(frozen=True)
 class AttackSetting:
-    """One attack of an ensemble: a key of ``METHODS`` and its keyword arguments."""
+    """One attack of an ensemble: a key of ``ATTACKS`` and its keyword arguments."""
 
     method: str
     arguments: Mapping[str, Any]
@@ -32,11 +32,11 @@ class AttackSetting:
     def __post_init__(self) -> None:
         if not isinstance(self.method, str):
             raise TypeError(
-                f"AttackSetting: method must be one of {', '.join(METHODS)}; got "
+                f"AttackSetting: method must be one of {', '.join(ATTACKS)}; got "
                 f"{shown(self.method)}."
             )
-        if self.method not in METHODS:
-            raise ValueError(unknown("method of an AttackSetting", self.method, METHODS))
+        if self.method not in ATTACKS:
+            raise ValueError(unknown("method of an AttackSetting", self.method, ATTACKS))
         if not isinstance(self.arguments, Mapping):
             raise TypeError(
                 "AttackSetting: arguments must be a mapping of names to values; got "
@@ -51,7 +51,7 @@ class AttackSetting:
         eps: Fraction | float | Tensor,
         generator: torch.Generator | None = None,
     ) -> Attack:
-        return METHODS[self.method](net, images, labels, eps, generator=generator, **self.arguments)
+        return ATTACKS[self.method](net, images, labels, eps, generator=generator, **self.arguments)
 
 
 def _guided(guide: float | LogSumExp, **arguments: Any) -> AttackSetting:
@@ -147,10 +147,10 @@ def strongest(
         if not len(rows):
             break
         some = eps if radii.ndim == 0 else radii[rows]
-        found = attack(net, images[rows], labels[rows], some, generator)
-        adversarial[rows] = found.adversarial
-        alive[rows] = found.survived
-        for row in rows[~found.survived].tolist():
+        attacked = attack(net, images[rows], labels[rows], some, generator)
+        adversarial[rows] = attacked.adversarial
+        alive[rows] = attacked.survived
+        for row in rows[~attacked.survived].tolist():
             beaten_by[row] = name
     with frozen(net) as still, torch.no_grad():
         survived = still(adversarial, math.inf).argmax(1) == labels

@@ -16,9 +16,9 @@ from linfdist.robust.checks import Classifier, check_finite, check_images, norm,
 from linfdist.system.inputs import checked_generator
 from linfdist.system.values import whole
 
-Loss = Literal["margin", "cross_entropy"]
+AttackLoss = Literal["margin", "cross_entropy"]
 # Auto-PGD's constants  [CroceHein2020, Sec. 3].
-MOMENTUM = 0.25  # the share of the previous step that a step keeps
+INERTIA = 0.25  # the share of the previous step that a step keeps
 RISING = 0.75  # the share of steps that must raise the margin for the step size to stay
 
 
@@ -30,7 +30,7 @@ def guided_pgd(
     eps: Fraction | float | Tensor,
     *,
     guide: float | LogSumExp = 100.0,
-    loss: Loss = "margin",
+    loss: AttackLoss = "margin",
     num_steps: int = 100,
     num_restarts: int = 1,
     generator: torch.Generator | None = None,
@@ -67,8 +67,8 @@ def guided_pgd(
     num_restarts = whole(num_restarts, "guided_pgd: num_restarts", least=1)
     guide = norm(guide, "guided_pgd", "guide's p")
     generator = checked_generator(generator, "guided_pgd")
-    if loss not in get_args(Loss):
-        known = ", ".join(get_args(Loss))
+    if loss not in get_args(AttackLoss):
+        known = ", ".join(get_args(AttackLoss))
         raise ValueError(f"guided_pgd: loss must be one of {known}; got {loss!r}.")
     images, labels = check_images(net, images, labels, "guided_pgd")
     check_finite(net, "guided_pgd")
@@ -103,7 +103,7 @@ class _Target:
     lower: Tensor
     upper: Tensor
     guide: float | LogSumExp
-    loss: Loss
+    loss: AttackLoss
 
     def gradient(self, x: Tensor, rows: Tensor) -> Tensor:
         """The gradient of the loss, for the same weights at ``guide``."""
@@ -156,8 +156,8 @@ def _climb(state: _Climb, target: _Target, num_steps: int) -> None:
         step = state.step[rows].to(x.dtype).view(-1, *[1] * (x.ndim - 1))
         moved = target.project(x + step * target.gradient(x, rows).sign(), rows)
         if number > 1:
-            inertia = MOMENTUM * (x - state.before[rows])
-            moved = target.project(x + (1 - MOMENTUM) * (moved - x) + inertia, rows)
+            inertia = INERTIA * (x - state.before[rows])
+            moved = target.project(x + (1 - INERTIA) * (moved - x) + inertia, rows)
         margin = margins(target.net, moved, target.labels[rows])
         state.rises[rows] += margin > state.margin[rows]
         state.before[rows], state.x[rows], state.margin[rows] = x, moved, margin
@@ -185,8 +185,8 @@ def _halve(state: _Climb, steps: int) -> None:
 
 def _checkpoints(num_steps: int) -> set[int]:
     """The steps at which to check the step size: after 22 % of all, then at shrinking intervals."""
-    found, before, now = set(), 0, 22
+    steps, before, now = set(), 0, 22
     while now < 100:
-        found.add(math.ceil(now * num_steps / 100))
+        steps.add(math.ceil(now * num_steps / 100))
         before, now = now, now + max(now - before - 3, 6)
-    return found
+    return steps

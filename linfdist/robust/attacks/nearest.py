@@ -54,16 +54,16 @@ def attacked_radius(
     radii = _exact(radii)
     images, labels = check_images(net, images, labels, "attacked_radius")
     check_finite(net, "attacked_radius")
-    found = torch.full((len(images),), math.inf, dtype=torch.float64, device=images.device)
+    radius = torch.full((len(images),), math.inf, dtype=torch.float64, device=images.device)
     for eps in sorted(radii):
-        rows = found.isinf().nonzero().squeeze(1)
+        rows = radius.isinf().nonzero().squeeze(1)
         if not len(rows):
             break
         some = images[rows], labels[rows]
         attack = strongest(net, *some, eps, attacks=attacks, generator=generator)
         nearer = _nearer(net, *some, attack.adversarial)
-        found[rows] = nearer.masked_fill(attack.survived, math.inf)
-    return found
+        radius[rows] = nearer.masked_fill(attack.survived, math.inf)
+    return radius
 
 
 def _exact(radii: Sequence[Fraction | float]) -> list[Fraction]:
@@ -74,10 +74,10 @@ def _exact(radii: Sequence[Fraction | float]) -> list[Fraction]:
             f"attacked_radius: radii must be a sequence of radii; got {shown(radii)}. A single one "
             "is [0.1]."
         )
-    found = [pixel_radius(value, "attacked_radius", "each of radii") for value in radii]
-    if not found:
+    exact = [pixel_radius(value, "attacked_radius", "each of radii") for value in radii]
+    if not exact:
         raise ValueError("attacked_radius: radii must hold at least one radius; got none.")
-    return found
+    return exact
 
 
 def _nearer(net: Classifier, images: Tensor, labels: Tensor, beaten: Tensor) -> Tensor:

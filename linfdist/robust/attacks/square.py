@@ -14,7 +14,7 @@ from linfdist.system.inputs import checked_generator, real
 from linfdist.system.values import whole
 
 # The queries, out of 10,000, after which the squares' area is halved  [Andriushchenko2020].
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @torch.inference_mode(False)
@@ -95,7 +95,7 @@ def square_attack(
 
 def _side(progress: float, p_init: float, height: int, width: int) -> int:
     """The side of a square whose area is the scheduled share of the image's area."""
-    share = p_init / 2 ** sum(progress * 10_000 > number for number in HALVINGS)
+    share = p_init / 2 ** sum(progress * 10_000 > number for number in HALVED_AFTER)
     return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 
