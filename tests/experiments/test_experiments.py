@@ -31,12 +31,17 @@ ROWS = (
     "cifar10_net_mlp",
 )
 LSE_ROWS = tuple(f"{row}_lse" for row in ROWS)
-MIXTURE_ROWS = ("cifar10_net_mixture",)
+MIXTURE_ROWS = {
+    "cifar10_net_mixture": "mixture loss",
+    "cifar10_net_mixture_long": "mixture loss, longer",
+}
+GATED_ROW = "cifar10_net_mlp_gated"
+RETRAINED_ROWS = (*MIXTURE_ROWS, GATED_ROW)
 NET = "table1/mnist_net"
 
 
 def test_every_row_of_our_own_is_there():
-    names = {f"table1/{row}" for row in (*LSE_ROWS, *MIXTURE_ROWS)} | set(PAPER)
+    names = {f"table1/{row}" for row in (*LSE_ROWS, *RETRAINED_ROWS)} | set(PAPER)
     for module in (baselines, differences, smoothing_study, table2, table3, table7, table9):
         names |= {experiment.name for experiment in module.EXPERIMENTS}
     assert set(experiments.EXPERIMENTS) == names
@@ -144,19 +149,24 @@ def test_rows_with_logsumexp_differ_from_the_papers_in_smoothing(row):
     assert sum(reduced.train.epochs) > sum(of_paper.train.epochs)
 
 
-@pytest.mark.parametrize("name", MIXTURE_ROWS)
-def test_rows_with_the_mixture_differ_in_the_loss_decay_and_padding(name):
-    ours = experiments.get(f"table1/{name}")
-    lse = experiments.get(f"table1/{name.replace('_mixture', '_lse')}")
-    assert ours.title == f"{lse.title}, mixture loss"
+@pytest.mark.parametrize("name", RETRAINED_ROWS)
+def test_retrained_rows_differ_in_the_loss_decay_and_padding(name):
+    ours, gated = experiments.get(f"table1/{name}"), name == GATED_ROW
+    lse = experiments.get("table1/cifar10_net_mlp_lse" if gated else "table1/cifar10_net_lse")
+    assert ours.title == f"{lse.title}, {'gated loss' if gated else MIXTURE_ROWS[name]}"
     assert (ours.paper, ours.dataset, ours.eps) == (lse.paper, lse.dataset, lse.eps)
     for scale, setting in ours.scales.items():
         of_lse, train = lse.scales[scale], setting.train
-        assert train.loss.weights == (1.0, 0.1, 0.0005) and train.decay == "none"
-        eps, times = setting.eps, 3 if scale == "smoke" else 6
-        assert train.loss.threshold == times * eps
+        smoke, eps = scale == "smoke", setting.eps
+        if gated:
+            assert train.loss.weights == (1.0, 0.5, 0.02)
+            assert train.loss.eps_train == (1 if smoke else Fraction(11, 10)) * eps
+        else:
+            assert train.loss.weights == (1.0, 0.1, 0.0005)
+            assert train.loss.threshold == (3 if smoke else 6) * eps
         edge = Augmentation(padding=3, flip=True, pad_with="edge")
-        assert train.augmentation == (Augmentation() if scale == "smoke" else edge)
+        assert train.augmentation == (Augmentation() if smoke else edge)
+        assert train.decay == "none"
         same = {key: getattr(of_lse.train, key) for key in ("loss", "decay", "augmentation")}
         if scale == "reduced":
             same |= {key: getattr(of_lse.train, key) for key in ("epochs", "batch_size")}
@@ -239,7 +249,7 @@ def test_parse_rows():
     assert experiments.parse_rows("mnist_net, table1/cifar10_net,") == [NET, "table1/cifar10_net"]
     assert experiments.parse_rows(["cifar10_net"]) == ["table1/cifar10_net"]
     others = [row.name for row in baselines.EXPERIMENTS]
-    every = [*others, *(f"table1/{row}" for row in (*ROWS, *LSE_ROWS, *MIXTURE_ROWS))]
+    every = [*others, *(f"table1/{row}" for row in (*ROWS, *LSE_ROWS, *RETRAINED_ROWS))]
     assert experiments.parse_rows("all") == every == experiments.parse_rows("")
     names = [f"table2/tinyimagenet_{row}" for row in ("cnn7_bn", "net_mlp")]
     assert experiments.parse_rows("all", table=2) == names
