@@ -1,10 +1,15 @@
-"""The tables of README.md, rendered from the records.
+"""The tables and the picture of README.md, rendered from the records.
 
-``python -m linfdist.report.readme`` updates README.md: the tables of results and speed, and the
-paragraph about GPUs.
+``python -m linfdist.report.readme`` updates README.md (the tables of results and speed, and the
+paragraph about GPUs) and the picture that it shows.
 """
 
+import hashlib
 import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
 
 from linfdist import records
 from linfdist.bench import recorded
@@ -15,6 +20,8 @@ RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTA
 SPEED = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- /speed -->)", re.DOTALL)
 GPU = re.compile(r"(?<=<!-- gpu -->\n).*?(?=<!-- /gpu -->)", re.DOTALL)
 SHOWN_SCALES = ("reduced", "paper")
+OUR_NETS = "ℓ∞-dist"  # how the names of l_inf-dist nets begin
+PICTURE = "book/images/certified.svg"
 
 
 def rendered(text: str) -> str:
@@ -25,9 +32,9 @@ def rendered(text: str) -> str:
 
 
 def results() -> str:
-    """Table 1's recorded rows as Markdown: the paper's numbers, then the columns of each scale."""
+    """Table 1's recorded ℓ∞-dist nets as Markdown: the paper's numbers, then each scale's."""
     tables = {scale: table(1, scale) for scale in SHOWN_SCALES}
-    own = tables["reduced"]["source"] == "this code"
+    own = tables["reduced"]["method"].str.startswith(OUR_NETS)
     shown = [scale for scale in SHOWN_SCALES if tables[scale]["seeds"].sum() or scale == "reduced"]
     heading = ["data set (eps)", "method", "paper"]
     for scale in shown:
@@ -49,6 +56,47 @@ def results() -> str:
 def _accuracies(row, prefix: str = "") -> str:
     values = [row[f"{prefix}{name}"] for name in ACCURACIES]
     return "–" if values[0] != values[0] else " / ".join(map(format_percent, values))
+
+
+def pictured() -> pd.DataFrame:
+    """What the picture shows: the recorded rows of Table 1 with their certified accuracies."""
+    rows = table(1, "reduced")
+    columns = ["data set", "eps", "method", "paper certified", "certified", "certified sd"]
+    return rows[rows["seeds"] > 0][columns].reset_index(drop=True)
+
+
+def digest(rows: pd.DataFrame) -> str:
+    """What the picture says of its data, so that a test can see that it is not out of date."""
+    return hashlib.sha256(rows.to_csv(index=False, float_format="%.4f").encode()).hexdigest()
+
+
+def draw(path: Path) -> None:
+    """Draw ``pictured`` as an SVG file: one panel per data set, the paper's number beside ours."""
+    rows = pictured()
+    sets = rows.groupby(["data set", "eps"], sort=False)
+    heights = [len(group) for _, group in sets]
+    style = {"svg.fonttype": "none", "svg.hashsalt": "linfdist", "font.size": 9}
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(
+            len(heights), figsize=(8, 1 + 0.26 * sum(heights)), height_ratios=heights, squeeze=False
+        )
+        for ax, ((name, eps), group) in zip(axes.flat, sets, strict=True):
+            ours = group["method"].str.startswith(OUR_NETS)
+            colors = ours.map({True: "#3b7dd8", False: "#8f8f8f"})
+            here, paper = 100 * group["certified"], 100 * group["paper certified"]
+            ax.hlines(group["method"], here, paper, color="#d0d0d0", zorder=1)
+            ax.scatter(paper, group["method"], facecolor="white", edgecolor=colors, zorder=2)
+            ax.scatter(here, group["method"], color=colors, zorder=3)
+            ax.invert_yaxis()
+            ax.set_title(f"{name}, eps {eps}", loc="left")
+            ax.grid(axis="x", color="#eeeeee")
+            ax.spines[["top", "right", "left"]].set_visible(False)
+        label = "certified test accuracy in percent: ○ paper, ● recorded here at the reduced scale"
+        axes.flat[-1].set_xlabel(f"{label}; ℓ∞-dist nets in blue")
+        figure.tight_layout()
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, metadata={"Date": None, "Description": digest(rows)})
+        plt.close(figure)
 
 
 def speed() -> str:
@@ -92,4 +140,5 @@ def benches() -> list[recorded.Bench]:
 
 if __name__ == "__main__":
     readme = records.repository() / "README.md"
+    draw(records.repository() / PICTURE)
     readme.write_text(rendered(readme.read_text(encoding="utf-8")), encoding="utf-8")

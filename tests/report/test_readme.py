@@ -1,6 +1,7 @@
 """README.md: its tables, code and commands, and the files that repeat what pyproject.toml says."""
 
 import ast
+import html
 import re
 import sys
 import tomllib
@@ -14,7 +15,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from linfdist.bench import recorded
-from linfdist.report.readme import GPU, RESULTS, SPEED, benches, gpu, results, speed
+from linfdist.report.readme import (
+    GPU,
+    PICTURE,
+    RESULTS,
+    SPEED,
+    benches,
+    digest,
+    draw,
+    gpu,
+    pictured,
+    results,
+    speed,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -35,6 +48,20 @@ def _requirements() -> dict[str, Requirement]:
 def test_results_are_those_of_runs(monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(ROOT / "runs"))
     assert RESULTS.search(README.read_text()).group() == results(), RENDER
+
+
+def test_the_picture_is_that_of_runs(monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(ROOT / "runs"))
+    assert f"({PICTURE})" in README.read_text()
+    assert digest(pictured()) in (ROOT / PICTURE).read_text(), RENDER
+
+
+def test_the_picture_can_be_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINFDIST_RUNS", str(ROOT / "runs"))
+    draw(tmp_path / "drawn.svg")
+    drawn = (tmp_path / "drawn.svg").read_text()
+    assert digest(pictured()) in drawn
+    assert all(f">{html.escape(name)}<" in drawn for name in pictured()["method"])
 
 
 def test_speeds_are_those_of_runs(monkeypatch):
