@@ -92,7 +92,7 @@ def draw(path: Path) -> None:
             ax.grid(axis="x", color="#eeeeee")
             ax.spines[["top", "right", "left"]].set_visible(False)
         label = "certified test accuracy in percent: ○ paper, ● recorded here at the reduced scale"
-        axes.flat[-1].set_xlabel(f"{label}; ℓ∞-dist nets in blue")
+        figure.supxlabel(f"{label}; ℓ∞-dist nets in blue", fontsize="medium")
         figure.tight_layout()
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, metadata={"Date": None, "Description": digest(rows)})
