@@ -1,7 +1,6 @@
 """Write, change and find recorded runs; runs/README.md describes the format."""
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from linfdist.records.files import CHECKSUMS as CHECKSUMS
 from linfdist.records.files import RecordError as RecordError
@@ -74,19 +74,27 @@ def lock(work: Path) -> Iterator[None]:
         RunInProgress: another process holds the lock.
         RecordError: the folder, or the file ``lock`` in it, cannot be made or locked.
     """
-    with named(work, "be a folder that can be written to; it cannot be", _OTHER_WORK):
-        work.mkdir(parents=True, exist_ok=True)
-        descriptor = disk.open_own(work / "lock")
-    with os.fdopen(descriptor, "wb") as file:
-        with named(work, "be a folder whose files can be locked; they cannot be", _OTHER_WORK):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunInProgress(
-                    f"{work}: this run is already in progress in another process. Wait for it, or "
-                    "choose another seed."
-                ) from error
+    path = work / "lock"
+    held = FileLock(
+        path,
+        blocking=False,
+        fallback_to_soft=False,  # a file that merely exists would outlive a killed process
+        on_acquired=lambda descriptor: disk.refuse_second_link(descriptor, path),
+    )
+    with named(
+        work, "be a folder in which a file can be written and locked; it cannot be", _OTHER_WORK
+    ):
+        try:
+            held.acquire()
+        except Timeout as error:
+            raise RunInProgress(
+                f"{work}: this run is already in progress in another process. Wait for it, or "
+                "choose another seed."
+            ) from error
+    try:
         yield
+    finally:
+        held.release()
 
 
 def write_run(

@@ -51,10 +51,18 @@ def open_own(path: Path) -> int:
     """
     how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, how, 0o666)
-    if os.fstat(descriptor).st_nlink > 1:
+    try:
+        refuse_second_link(descriptor, path)
+    except OSError:
         os.close(descriptor)
-        raise OSError(errno.EMLINK, "the file has another name as well", str(path))
+        raise
     return descriptor
+
+
+def refuse_second_link(descriptor: int, path: Path) -> None:
+    """Raise OSError if the open file has another hard link: it could be another user's file."""
+    if os.fstat(descriptor).st_nlink > 1:
+        raise OSError(errno.EMLINK, "the file has another name as well", str(path))
 
 
 def create(path: Path) -> BinaryIO:

@@ -1,7 +1,6 @@
 """Checkpoints: written atomically, with a checksum. A file is read whole or refused by name."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from filelock import lock_descriptor
 
 from linfdist.system import disk
 from linfdist.system.disk import sync_folder
@@ -100,10 +100,12 @@ def _alone(temporary: Path) -> Iterator[BinaryIO]:
     descriptor = disk.open_own(temporary)
     with os.fdopen(descriptor, "wb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The process that held the lock before may have renamed this file to its checkpoint.
-            ours = os.path.samestat(os.fstat(descriptor), os.stat(temporary))
-        except (BlockingIOError, FileNotFoundError):
+            # A FileLock holds a path; this file is renamed. The process that held the lock before
+            # may have renamed it to its checkpoint.
+            ours = lock_descriptor(descriptor, blocking=False) and os.path.samestat(
+                os.fstat(descriptor), os.stat(temporary)
+            )
+        except FileNotFoundError:
             ours = False
         if not ours:
             raise CheckpointError(

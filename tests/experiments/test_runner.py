@@ -1,6 +1,7 @@
 """A run is trained, recorded, resumed, refused and read back."""
 
 import math
+import os
 import re
 import shutil
 import signal
@@ -203,6 +204,36 @@ def test_a_second_process_at_the_same_run_is_refused(tiny, capsys):
         assert runner.run(NET, scale="smoke", seed=1, progress=False).seed == 1
         other.kill()
     assert runner.run(NET, scale="smoke", progress=False).seed == 0
+
+
+FORKED = """
+import os
+import signal
+import sys
+from pathlib import Path
+from linfdist import records
+with records.lock(Path(sys.argv[1])):
+    if os.fork() == 0:
+        print("forked", flush=True)
+        signal.pause()
+    signal.pause()
+"""
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_killed_run(tmp_path):
+    work = tmp_path / "work"
+    command = [sys.executable, "-c", FORKED, str(work)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as run:
+        try:
+            assert run.stdout.readline() == b"forked\n"
+            with pytest.raises(RunInProgress), records.lock(work):
+                pytest.fail("two have it")
+            run.kill()
+            run.wait()
+            with records.lock(work):
+                pass
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
 
 
 def test_a_damaged_checkpoint_is_named_and_restart_drops_it(tiny):

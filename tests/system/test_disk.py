@@ -1,6 +1,7 @@
 """Disks that refuse: named in the first second, before any work; and no link is followed."""
 
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -260,6 +261,19 @@ def test_no_link_is_written_through(place, linked, name):
 def test_a_lock_is_still_a_lock(place):
     with records.lock(place), pytest.raises(RunInProgress), records.lock(place):
         pytest.fail("two have it")
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(place, monkeypatch, error):
+    def refuses(*args):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    message = rf"{place} must be .* locked; it cannot be .*{os.strerror(error)}.*LINFDIST_WORK"
+    with pytest.raises(RecordError, match=message), records.lock(place):
+        pytest.fail("it has it")
+    with pytest.raises(CheckpointError, match=rf"it cannot be .*{os.strerror(error)}"):
+        checkpoint.try_saving(place / "c")
 
 
 # --- modes, and homes ---------------------------------------------------------------------------
