@@ -23,7 +23,8 @@ l-inf-dist Neurons" (Zhang et al., ICML 2021).
                                                          build, test, bench and train in 10 minutes
 """
 EPILOG = """\
-LINFDIST_DATA   folder of the data sets (default: ~/.cache/linfdist, downloaded when missing)
+LINFDIST_DATA   folder of the data sets, downloaded when missing (default: ~/.cache/linfdist;
+                on macOS ~/Library/Caches/linfdist)
 LINFDIST_RUNS   folder of the records (default: runs/ in the checkout)
 LINFDIST_WORK   folder of checkpoints and weights (default: work/ in the checkout)
                 An installed copy of the package has no checkout: both are then in the working

@@ -4,16 +4,18 @@ A reader takes (folder, split, download) and returns images (uint8, [N, C, H, W]
 and the number of classes.
 """
 
+import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 
 Arrays = tuple[np.ndarray, np.ndarray, int]
 
@@ -44,12 +46,18 @@ ORIGINALS: Mapping[str, tuple[int, str]] = MappingProxyType(
 
 
 def cache_dir() -> Path:
-    """``$XDG_CACHE_HOME/linfdist``, by default ``~/.cache/linfdist``.
+    """``$XDG_CACHE_HOME/linfdist``; without it, ``linfdist`` in the platform's cache folder.
+
+    That is ``~/.cache`` on Linux and ``~/Library/Caches`` on macOS.
 
     Raises:
         DataError: the path starts at a home folder that does not exist.
     """
-    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "linfdist"
+    given = os.environ.get("XDG_CACHE_HOME")  # platformdirs ignores a path that begins with ~
+    if given:
+        return _expanded(given) / "linfdist"
+    with _home_known("the cache folder"):
+        return user_cache_path("linfdist")
 
 
 def data_dir() -> Path:
@@ -59,8 +67,14 @@ def data_dir() -> Path:
 
 
 def _expanded(folder: str) -> Path:
-    try:
+    with _home_known(folder):
         return Path(folder).expanduser()
+
+
+@contextlib.contextmanager
+def _home_known(folder: str) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         raise DataError(
             f"{folder} must be a folder that is known; its home folder is not: HOME is not set, or "

@@ -8,7 +8,8 @@ downloaded into it:
 
 1. the argument ``root``;
 2. the folder that ``LINFDIST_DATA`` names;
-3. ``$XDG_CACHE_HOME/linfdist``, by default ``~/.cache/linfdist``.
+3. ``$XDG_CACHE_HOME/linfdist``, by default ``~/.cache/linfdist`` on Linux and
+   ``~/Library/Caches/linfdist`` on macOS.
 
 In each, ``~`` stands for the home folder. The digits are part of scikit-learn and need no folder.
 """

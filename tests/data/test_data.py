@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.original_files import idx, write_original
 from PIL import Image
+from platformdirs.macos import MacOS
 
 from linfdist import data
 from linfdist.data import DataError, readers, sets, tinyimagenet
@@ -316,6 +317,15 @@ def test_a_tilde_is_the_home_folder_wherever_a_folder_is_given(idx_set, monkeypa
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert readers.data_dir() == folder.parent / ".cache" / "linfdist"
     assert not (folder / "~").exists()
+
+
+def test_the_cache_folder_is_the_platforms(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("platformdirs.PlatformDirs", MacOS)
+    assert readers.cache_dir() == tmp_path / "Library" / "Caches" / "linfdist"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "given"))
+    assert readers.cache_dir() == tmp_path / "given" / "linfdist"
 
 
 @pytest.fixture
