@@ -48,6 +48,8 @@ template <class T>
 constexpr double kLeastCutoff = sizeof(T) == 4 ? -125.0 : -1000.0;
 
 // The ratio r below which r^q < 2^cutoff.
-LINFDIST_HOST_DEVICE double ratio_cutoff(double q, double cutoff) { return q > 0 ? std::exp2(cutoff / q) : 0.0; }
+LINFDIST_HOST_DEVICE double ratio_cutoff(double q, double cutoff) {
+  return q > 0 ? std::exp2(cutoff / q) : 0.0;
+}
 
 }  // namespace linfdist

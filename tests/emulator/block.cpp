@@ -117,8 +117,7 @@ void open_exchange(unsigned mask, const char* operation) {
   };
   const auto ready = [&](size_t i) {
     const Thread& t = threads[i];
-    return !member(i) ||
-           (t.state == State::kInWarp && t.mask == mask && t.operation == operation);
+    return !member(i) || (t.state == State::kInWarp && t.mask == mask && t.operation == operation);
   };
   if (!all_of(begin, end, ready)) return;
   Lanes lanes;

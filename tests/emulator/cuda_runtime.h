@@ -27,15 +27,26 @@ using emulator::dim3;
 
 // Set by the scheduler whenever it goes to another thread.
 inline dim3 &gridDim = emulator::position.grid, &blockDim = emulator::position.block,
-            &blockIdx = emulator::position.block_index, &threadIdx = emulator::position.thread_index;
+            &blockIdx = emulator::position.block_index,
+            &threadIdx = emulator::position.thread_index;
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
 constexpr int warpSize = emulator::kWarp;
 
-struct __align__(8) float2 { float x, y; };
-struct __align__(16) float4 { float x, y, z, w; };
-struct __align__(16) double2 { double x, y; };
-struct __align__(8) int2 { int x, y; };
-struct __align__(16) int4 { int x, y, z, w; };
+struct __align__(8) float2 {
+  float x, y;
+};
+struct __align__(16) float4 {
+  float x, y, z, w;
+};
+struct __align__(16) double2 {
+  double x, y;
+};
+struct __align__(8) int2 {
+  int x, y;
+};
+struct __align__(16) int4 {
+  int x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline double2 make_double2(double x, double y) { return {x, y}; }

@@ -17,8 +17,8 @@ struct Stacks {
   char* base;
   size_t page = size_t(sysconf(_SC_PAGESIZE)), step = kStack + page, count = 1024;
   Stacks() {
-    base = static_cast<char*>(mmap(nullptr, step * count, PROT_NONE,
-                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    base = static_cast<char*>(
+        mmap(nullptr, step * count, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (base == MAP_FAILED) throw std::runtime_error("emulator: no memory for the threads' stacks");
     for (size_t i = 0; i < count; ++i) mprotect(of(i), kStack, PROT_READ | PROT_WRITE);
   }

@@ -140,18 +140,23 @@ struct Planted {
   unsigned blocks = 1;
 };
 
-#define PLANTED(name, ...) {#name, {name<true>, name<false>, ##__VA_ARGS__}}
+#define PLANTED(name, ...)                            \
+  {                                                   \
+    #name, { name<true>, name<false>, ##__VA_ARGS__ } \
+  }
 const std::map<std::string, Planted> kPlanted = {
-    PLANTED(race),       PLANTED(warp_race),          PLANTED(voted),
-    PLANTED(unwaited),   PLANTED(waited_for_too_few), PLANTED(early_copy),
-    PLANTED(deadlock),   PLANTED(wrong_mask),         PLANTED(misaligned),
-    PLANTED(unwritten),  PLANTED(past_the_end),       PLANTED(blocks_in_order, kThreads)};
+    PLANTED(race),      PLANTED(warp_race),          PLANTED(voted),
+    PLANTED(unwaited),  PLANTED(waited_for_too_few), PLANTED(early_copy),
+    PLANTED(deadlock),  PLANTED(wrong_mask),         PLANTED(misaligned),
+    PLANTED(unwritten), PLANTED(past_the_end),       PLANTED(blocks_in_order, kThreads)};
 
 }  // namespace
 
 // `in` and `out` have 64 elements. Returns null, or what went wrong.
-extern "C" __attribute__((visibility("default"))) const char* run_planted(const char* name, int right,
-                                                                         const float* in, float* out) {
+extern "C" __attribute__((visibility("default"))) const char* run_planted(const char* name,
+                                                                          int right,
+                                                                          const float* in,
+                                                                          float* out) {
   static std::string message;
   try {
     const Planted& planted = kPlanted.at(name);

@@ -202,7 +202,8 @@ inline void check_sizes(const char* function, Sizes n, int64_t bytes_per_element
   constexpr double kMostElements = 0x1p50;
   const Checks checks(function);
   checks.fits(n);
-  for (const auto& [name, size] : {std::pair{kSamplesName, n.batch}, {kNeuronsName, n.out_features},
+  for (const auto& [name, size] : {std::pair{kSamplesName, n.batch},
+                                   {kNeuronsName, n.out_features},
                                    {kFeaturesName, n.in_features}})
     checks.at_least(name, double(size), 1);
   checks.below("samples times neurons", double(n.batch) * n.out_features, kMostElements)
@@ -233,8 +234,8 @@ Sizes check_interval(const char* function, const X& lower, const X& upper, const
 }
 
 template <class X, class Distance>
-Sizes check_lse_forward(const char* function, const X& x, const X& weight,
-                        const Distance& distance, const Distance& total, double t) {
+Sizes check_lse_forward(const char* function, const X& x, const X& weight, const Distance& distance,
+                        const Distance& total, double t) {
   const Sizes n = check_forward(function, x, weight, distance, 1);
   Checks(function, x).shape("total", total, {n.batch, n.out_features}).above("t", t, 0);
   return n;

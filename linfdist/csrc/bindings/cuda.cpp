@@ -90,8 +90,8 @@ void cuda_backward_with_index(CudaMatrix<const T> grad, CudaMatrix<const T> x,
 template <class T>
 void cuda_interval(CudaMatrix<const T> lower, CudaMatrix<const T> upper, CudaMatrix<const T> weight,
                    CudaMatrix<T> distance_lower, CudaMatrix<T> distance_upper, uintptr_t stream) {
-  const Sizes n = linfdist::check_interval("interval", lower, upper, weight, distance_lower,
-                                           distance_upper);
+  const Sizes n =
+      linfdist::check_interval("interval", lower, upper, weight, distance_lower, distance_upper);
   linfdist::check_launch("interval", lower, n);
   linfdist::cuda::interval(lower.data(), upper.data(), weight.data(), distance_lower.data(),
                            distance_upper.data(), n, as_stream(stream));
@@ -174,9 +174,9 @@ void define(nb::module_& m) {
              index = "index"_a.noconvert(), grad_x = "grad_x"_a.noconvert(),
              grad_weight = "grad_weight"_a.noconvert(), lower = "lower"_a.noconvert(),
              upper = "upper"_a.noconvert(), distance_lower = "distance_lower"_a.noconvert(),
-             distance_upper = "distance_upper"_a.noconvert(),
-             exp_avg = "exp_avg"_a.noconvert(), exp_avg_sq = "exp_avg_sq"_a.noconvert(),
-             workspace = "workspace"_a.noconvert(), fits = "fits"_a.noconvert();
+             distance_upper = "distance_upper"_a.noconvert(), exp_avg = "exp_avg"_a.noconvert(),
+             exp_avg_sq = "exp_avg_sq"_a.noconvert(), workspace = "workspace"_a.noconvert(),
+             fits = "fits"_a.noconvert();
   m.def("forward", cuda_forward<T>, x, weight, distance, "p"_a, "stream"_a);
   m.def("forward_with_index", cuda_forward_with_index<T>, x, weight, distance, index, "stream"_a);
   m.def("backward", cuda_backward<T>, grad, x, weight, distance, grad_x, grad_weight, workspace,

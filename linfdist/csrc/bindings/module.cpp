@@ -10,8 +10,8 @@
 
 #include "adamw_step.h"
 #include "bindings/checks.h"
-#include "cpu/kernels.h"
 #include "cpu/float_mode.h"
+#include "cpu/kernels.h"
 #if defined(LINFDIST_CUDA)
 #include "bindings/cuda.h"
 #endif
@@ -78,8 +78,8 @@ void backward_with_index(Matrix<const T> grad, Matrix<const T> x, Matrix<const T
 template <class T>
 void interval(Matrix<const T> lower, Matrix<const T> upper, Matrix<const T> weight,
               Matrix<T> distance_lower, Matrix<T> distance_upper) {
-  const Sizes n = linfdist::check_interval("interval", lower, upper, weight, distance_lower,
-                                           distance_upper);
+  const Sizes n =
+      linfdist::check_interval("interval", lower, upper, weight, distance_lower, distance_upper);
   nb::gil_scoped_release release;
   kernels<T>().interval(lower.data(), upper.data(), weight.data(), distance_lower.data(),
                         distance_upper.data(), n);
@@ -140,8 +140,8 @@ void define(nb::module_& m) {
              index = "index"_a.noconvert(), grad_x = "grad_x"_a.noconvert(),
              grad_weight = "grad_weight"_a.noconvert(), lower = "lower"_a.noconvert(),
              upper = "upper"_a.noconvert(), distance_lower = "distance_lower"_a.noconvert(),
-             distance_upper = "distance_upper"_a.noconvert(),
-             exp_avg = "exp_avg"_a.noconvert(), exp_avg_sq = "exp_avg_sq"_a.noconvert();
+             distance_upper = "distance_upper"_a.noconvert(), exp_avg = "exp_avg"_a.noconvert(),
+             exp_avg_sq = "exp_avg_sq"_a.noconvert();
   m.def("forward", forward<T>, x, weight, distance, "p"_a);
   m.def("forward_with_index", forward_with_index<T>, x, weight, distance, index);
   m.def("backward", backward<T>, grad, x, weight, distance, grad_x, grad_weight, "p"_a);

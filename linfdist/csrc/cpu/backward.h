@@ -30,7 +30,8 @@ template <class T>
 void scatter_slice(const T* slice, int64_t count, int64_t length, int64_t first, T* rows) {
   const int64_t inside = smaller(kLanes<T>, length - first);
   for (int64_t row = 0; row < count; ++row)
-    for (int64_t i = 0; i < inside; ++i) rows[row * length + first + i] = slice[row * kLanes<T> + i];
+    for (int64_t i = 0; i < inside; ++i)
+      rows[row * length + first + i] = slice[row * kLanes<T> + i];
 }
 
 // term(d, at, gx, gw) adds one neuron's terms for `samples` samples.
@@ -56,8 +57,8 @@ LINFDIST_INLINE void backward_tile(const T* x, const T* w, int64_t pair, int64_t
 }
 
 template <class T, class Term>
-void backward_terms(const T* x, const T* weight, T scale, T* grad_x,
-                    T* grad_weight, Sizes n, const Term& term) {
+void backward_terms(const T* x, const T* weight, T scale, T* grad_x, T* grad_weight, Sizes n,
+                    const Term& term) {
   const int64_t slices = ceil_div(n.in_features, kLanes<T>);
 #pragma omp parallel num_threads(threads_for(n))
   {
@@ -95,7 +96,8 @@ template <class T>
 void spread_nan(const T* distance, T* grad_x, T* grad_weight, Sizes n) {
   const int64_t pairs = n.batch * n.out_features;
   T zero = 0;
-#pragma omp parallel for simd reduction(+ : zero) num_threads(threads_for({n.batch, n.out_features, 16}))
+#pragma omp parallel for simd reduction(+ : zero) \
+    num_threads(threads_for({n.batch, n.out_features, 16}))
   for (int64_t i = 0; i < pairs; ++i) zero += distance[i] * T(0);
   if (zero == 0) return;
   const auto spread = [&](int64_t rows, int64_t row_step, int64_t others, int64_t step, T* grad) {
@@ -217,9 +219,9 @@ void backward(const T* grad, const T* x, const T* weight, const T* distance, con
     // At p = 1 only signs count, which a scale could lose.
     const T scale =
         p == 1 ? T(1)
-               : integer_scale<T>(RowScan<T>(x, n.batch, n.in_features, threads).largest,
-                                  RowScan<T>(weight, n.out_features, n.in_features, threads).largest,
-                                  p);
+               : integer_scale<T>(
+                     RowScan<T>(x, n.batch, n.in_features, threads).largest,
+                     RowScan<T>(weight, n.out_features, n.in_features, threads).largest, p);
     const bool done =
         p == 1   ? backward_integer<1>(grad, x, weight, distance, scale, grad_x, grad_weight, n)
         : p == 2 ? backward_integer<2>(grad, x, weight, distance, scale, grad_x, grad_weight, n)

@@ -18,7 +18,7 @@ constexpr int kRows = 6, kVectors = 4;  // 24 of 32 registers accumulate
 #else
 constexpr int kRows = 4, kVectors = 2;  // 8 of 16
 #endif
-constexpr int64_t kDepth = 128;  // a panel of kDepth × kVectors stays in the first-level cache
+constexpr int64_t kDepth = 128;      // a panel of kDepth × kVectors stays in the first-level cache
 constexpr int64_t kIndexDepth = 64;  // the same, where the index of the maximum is wanted
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -61,8 +61,8 @@ struct RowScan {
   RowScan(const T* rows, int64_t count, int64_t length, int threads) : kind(count) {
     T most = 0;
     bool finite = true;
-#pragma omp parallel for schedule(static) num_threads(threads) \
-    reduction(max : most) reduction(&& : finite)
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(max : most) \
+    reduction(&& : finite)
     for (int64_t row = 0; row < count; ++row) {
       const T* values = rows + row * length;
       Vec<T> top{}, zero{};

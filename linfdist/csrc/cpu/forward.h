@@ -163,8 +163,8 @@ void integer_power_block(const ForwardBlock<T, C>& block, T* sum, T* distance) {
     distance[row * n.out_features + j] =
         sum[at] > underflow && sum[at] <= most
             ? integer_root<P>(sum[at]) / block.scale
-                            : careful_distance<T>(block.x + row * n.in_features,
-                                                  block.weight + j * n.in_features, n.in_features, P);
+            : careful_distance<T>(block.x + row * n.in_features, block.weight + j * n.in_features,
+                                  n.in_features, P);
   });
 }
 
@@ -190,16 +190,18 @@ void real_power_block(const ForwardBlock<T, C>& block, T* sum, T* distance, doub
       [](int64_t, int64_t) {});
   const Sizes n = block.n;
   for (int64_t i = 0; i < size; i += kLanes<T>) {
-    Vec<T> s[1] = {T(1) / max<T>(load<T>(sum + i), broadcast<T>(T(1)))};  // raise() wants it below 1
+    Vec<T> s[1] = {T(1) /
+                   max<T>(load<T>(sum + i), broadcast<T>(T(1)))};  // raise() wants it below 1
     raise(root, s);
     store<T>(sum + i, load<T>(top.get() + i) / s[0]);
   }
   const T smallest = std::numeric_limits<T>::min() * 4;
   block.for_each_pair([&](int64_t row, int64_t j, int64_t at) {
     distance[row * n.out_features + j] =
-        top[at] >= smallest ? sum[at]
-                            : careful_distance<T>(block.x + row * n.in_features,
-                                                  block.weight + j * n.in_features, n.in_features, p);
+        top[at] >= smallest
+            ? sum[at]
+            : careful_distance<T>(block.x + row * n.in_features, block.weight + j * n.in_features,
+                                  n.in_features, p);
   });
 }
 
@@ -207,26 +209,24 @@ template <class T, int C>
 void forward_blocks(const T* x, const T* weight, const T* packed, T scale, T* distance,
                     int32_t* index, Sizes n, double p) {
   using Block = ForwardBlock<T, C>;
-  for_each_block(n, Block::width,
-                 [&](int64_t column, int64_t first_tile, int64_t stop_tile) {
-                   Buffer<T> panel(kDepth * Block::width);
-                   Buffer<T> tiles((stop_tile - first_tile) * Block::tile_size);
-                   const Block block{x,      weight,     packed,    scale,      n,
-                                     column, first_tile, stop_tile, panel.get()};
-                   T* work = tiles.get();
-                   if (std::isinf(p))
-                     maximum_block<T, C>(block, work, distance, index);
-                   else if (p == 1)
-                     integer_power_block<1>(block, work, distance);
-                   else if (p == 2)
-                     integer_power_block<2>(block, work, distance);
-                   else if (p == 4)
-                     integer_power_block<4>(block, work, distance);
-                   else if (p == 8)
-                     integer_power_block<8>(block, work, distance);
-                   else
-                     real_power_block<T, C>(block, work, distance, p);
-                 });
+  for_each_block(n, Block::width, [&](int64_t column, int64_t first_tile, int64_t stop_tile) {
+    Buffer<T> panel(kDepth * Block::width);
+    Buffer<T> tiles((stop_tile - first_tile) * Block::tile_size);
+    const Block block{x, weight, packed, scale, n, column, first_tile, stop_tile, panel.get()};
+    T* work = tiles.get();
+    if (std::isinf(p))
+      maximum_block<T, C>(block, work, distance, index);
+    else if (p == 1)
+      integer_power_block<1>(block, work, distance);
+    else if (p == 2)
+      integer_power_block<2>(block, work, distance);
+    else if (p == 4)
+      integer_power_block<4>(block, work, distance);
+    else if (p == 8)
+      integer_power_block<8>(block, work, distance);
+    else
+      real_power_block<T, C>(block, work, distance, p);
+  });
 }
 
 constexpr bool is_fast_integer(double p) { return p == 1 || p == 2 || p == 4 || p == 8; }

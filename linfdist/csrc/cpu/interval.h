@@ -63,19 +63,17 @@ bool meet_in_infinity(const T* lower, const T* upper, const T* weight, int64_t l
 }
 
 template <class T>
-void interval(const T* lower, const T* upper, const T* weight, T* distance_lower,
-              T* distance_upper, Sizes n) {
+void interval(const T* lower, const T* upper, const T* weight, T* distance_lower, T* distance_upper,
+              Sizes n) {
   const int64_t size = ceil_div(n.batch, kRows) * kRows * n.in_features;
   Buffer<T> packed_lower(size), packed_upper(size);
   pack_rows<T>(lower, n.batch, n.in_features, T(1), threads_for(n), packed_lower.get());
   pack_rows<T>(upper, n.batch, n.in_features, T(1), threads_for(n), packed_upper.get());
   const auto run = [&]<int C>() {
-    for_each_block(n, C * kLanes<T>,
-                   [&](int64_t column, int64_t first_tile, int64_t stop_tile) {
-                     interval_block<T, C>(packed_lower.get(), packed_upper.get(), weight,
-                                          distance_lower, distance_upper, n, column, first_tile,
-                                          stop_tile);
-                   });
+    for_each_block(n, C * kLanes<T>, [&](int64_t column, int64_t first_tile, int64_t stop_tile) {
+      interval_block<T, C>(packed_lower.get(), packed_upper.get(), weight, distance_lower,
+                           distance_upper, n, column, first_tile, stop_tile);
+    });
   };
   if (n.out_features <= kLanes<T>)
     run.template operator()<1>();

@@ -81,8 +81,9 @@ void lse_forward(const T* x, const T* weight, T* distance, T* total, Sizes n, do
     using Block = ForwardBlock<T, C>;
     for_each_block(n, Block::width, [&](int64_t column, int64_t first_tile, int64_t stop_tile) {
       Buffer<T> panel(kDepth * Block::width);
-      lse_block<T, C>({x, weight, packed.get(), T(1), n, column, first_tile, stop_tile, panel.get()},
-                      distance, total, t);
+      lse_block<T, C>(
+          {x, weight, packed.get(), T(1), n, column, first_tile, stop_tile, panel.get()}, distance,
+          total, t);
     });
   };
   if (n.out_features <= kLanes<T>)

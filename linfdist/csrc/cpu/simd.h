@@ -108,13 +108,13 @@ LINFDIST_INLINE Vec<double> max_abs<double>(Vec<double> a, Vec<double> b) {
 #if defined(__AVX512DQ__)
 template <class T>
 using Mask = std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8>;
-#define LINFDIST_COMPARE(name, predicate)                              \
-  template <class T>                                                   \
-  LINFDIST_INLINE Mask<T> name(Vec<T> a, Vec<T> b) {                   \
-    if constexpr (sizeof(T) == 4)                                      \
-      return _mm512_cmp_ps_mask((__m512)a, (__m512)b, predicate);      \
-    else                                                               \
-      return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, predicate);    \
+#define LINFDIST_COMPARE(name, predicate)                           \
+  template <class T>                                                \
+  LINFDIST_INLINE Mask<T> name(Vec<T> a, Vec<T> b) {                \
+    if constexpr (sizeof(T) == 4)                                   \
+      return _mm512_cmp_ps_mask((__m512)a, (__m512)b, predicate);   \
+    else                                                            \
+      return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, predicate); \
   }
 LINFDIST_COMPARE(greater, _CMP_GT_OQ)
 LINFDIST_COMPARE(equal, _CMP_EQ_OQ)

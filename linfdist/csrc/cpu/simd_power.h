@@ -8,10 +8,10 @@
 // arithmetic units busy where the processor's own reordering does not reach far enough.
 #pragma once
 
-#include "powers.h"
 #include "cpu/simd.h"
+#include "powers.h"
 
-#define LINFDIST_EACH(statement)                \
+#define LINFDIST_EACH(statement) \
   _Pragma("GCC unroll 8") for (int n = 0; n < N; ++n) { statement; }
 
 namespace linfdist::LINFDIST_ISA {
@@ -35,19 +35,17 @@ struct Power<float> {
 #endif
 
   Power(double p, double cutoff)
-      : power(broadcast<float>(float(p))),
-        least(broadcast<float>(float(ratio_cutoff(p, cutoff)))),
-        lowest(broadcast<float>(float(cutoff))),
-        skips(p >= kSkipFrom) {
+      : power(broadcast<float>(float(p))), least(broadcast<float>(float(ratio_cutoff(p, cutoff)))),
+        lowest(broadcast<float>(float(cutoff))), skips(p >= kSkipFrom) {
 #if defined(__AVX512DQ__)
-    inverse_c = Vec<float>{
-        1.0f, 0.914285719f, 0.864864886f, 0.820512831f, 0.780487776f, 0.744186044f,
-        0.711111128f, 0.680851042f, 0.653061211f, 0.627451003f, 0.603773594f, 0.581818163f,
-        0.561403513f, 0.542372882f, 0.524590135f, 0.5f};
-    log2_c = power * Vec<float>{
-        -0.0f, 0.129283009f, 0.209453331f, 0.2854022f, 0.357552058f, 0.42626476f,
-        0.491853061f, 0.554588897f, 0.614709874f, 0.672425291f, 0.727920433f, 0.781359759f,
-        0.832890003f, 0.882643047f, 0.930737418f, 1.0f};
+    inverse_c = Vec<float>{1.0f,         0.914285719f, 0.864864886f, 0.820512831f,
+                           0.780487776f, 0.744186044f, 0.711111128f, 0.680851042f,
+                           0.653061211f, 0.627451003f, 0.603773594f, 0.581818163f,
+                           0.561403513f, 0.542372882f, 0.524590135f, 0.5f};
+    log2_c = power * Vec<float>{-0.0f,        0.129283009f, 0.209453331f, 0.2854022f,
+                                0.357552058f, 0.42626476f,  0.491853061f, 0.554588897f,
+                                0.614709874f, 0.672425291f, 0.727920433f, 0.781359759f,
+                                0.832890003f, 0.882643047f, 0.930737418f, 1.0f};
     q3 = power * -0.3436755051f;
     q2 = power * 0.4811103312f;
     q1 = power * -0.7213621692f;

@@ -19,7 +19,8 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
   const unsigned to = unsigned(__cvta_generic_to_shared(shared));
   const int bytes = valid ? Bytes : 0;
   if constexpr (Bytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
+                 "r"(bytes));
   else
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(bytes));
 #else
@@ -110,7 +111,8 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 
 // Queues a kernel on `stream` and returns at once.
 template <class... P, class... A>
-void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, void* stream, A... args) {
+void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, void* stream,
+            A... args) {
   if (shared_bytes > 48 * 1024)  // more has to be asked for
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),

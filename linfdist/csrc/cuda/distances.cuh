@@ -42,7 +42,9 @@ __device__ __forceinline__ void copy_slice(float* to, const float* rows, int cou
     copy_async<4 * width>(to + r * kStride, from, row + r < count && k0 + k < length);
 }
 
-__device__ __forceinline__ float4 quad(const float* at) { return *reinterpret_cast<const float4*>(at); }
+__device__ __forceinline__ float4 quad(const float* at) {
+  return *reinterpret_cast<const float4*>(at);
+}
 
 template <class Norm>
 __global__ void __launch_bounds__(kThreads, Norm::kBlocks)

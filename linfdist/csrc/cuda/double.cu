@@ -97,10 +97,13 @@ struct PowerGradient {
   __device__ A a(int64_t m, int64_t k) const {
     const int64_t at = kOfWeight ? k * n.out_features + m : m * n.out_features + k;
     const double norm = distance[at];
-    return {norm < INFINITY ? grad[at] : double(NAN), norm >= kSmallest<double> ? double(1) / norm : double(0)};
+    return {norm < INFINITY ? grad[at] : double(NAN),
+            norm >= kSmallest<double> ? double(1) / norm : double(0)};
   }
   __device__ double b(int64_t i, int64_t k) const { return other[k * n.in_features + i]; }
-  __device__ State start(int64_t m, int64_t i) const { return {double(0), own[m * n.in_features + i]}; }
+  __device__ State start(int64_t m, int64_t i) const {
+    return {double(0), own[m * n.in_features + i]};
+  }
   __device__ void step(State& s, A a, double b, int64_t, int64_t) const {
     const double d = s.own - b;
     double t;
@@ -169,7 +172,9 @@ struct LogSumExpGradient {
     return {top[at] < INFINITY ? grad[at] / total[at] : double(NAN), top[at]};
   }
   __device__ double b(int64_t i, int64_t k) const { return other[k * n.in_features + i]; }
-  __device__ State start(int64_t m, int64_t i) const { return {double(0), own[m * n.in_features + i]}; }
+  __device__ State start(int64_t m, int64_t i) const {
+    return {double(0), own[m * n.in_features + i]};
+  }
   __device__ void step(State& s, A a, double b, int64_t, int64_t) const {
     const double d = s.own - b, r = fabs(d);
     s.sum += copysign(exp(t * (r - a.top)) - exp(-t * (r + a.top)), d) * a.grad;
@@ -218,8 +223,8 @@ struct Interval {
 template <class Op>
 void reduce(const Op& op, int64_t M, int64_t N, int64_t K, void* stream,
             const int32_t* done = nullptr) {
-  launch(reduce_tiles<Op>, dim3(blocks(M, kTile), blocks(N, kTile)), dim3(kSide, kSide), 0, stream, op,
-         M, N, K, done);
+  launch(reduce_tiles<Op>, dim3(blocks(M, kTile), blocks(N, kTile)), dim3(kSide, kSide), 0, stream,
+         op, M, N, K, done);
 }
 
 // Calls run<P>() with P = p for the integers that have a fast power, P = 0 for the rest.
@@ -239,8 +244,8 @@ void with_power(double p, const Run& run) {
 
 }  // namespace
 
-void forward(const double* x, const double* weight, double* distance, int32_t* index, Sizes n, double p,
-             void* stream) {
+void forward(const double* x, const double* weight, double* distance, int32_t* index, Sizes n,
+             double p, void* stream) {
   if (index)
     return reduce(Maximum<true>{x, weight, distance, index, n}, n.batch, n.out_features,
                   n.in_features, stream);
@@ -265,26 +270,26 @@ void backward(const double* grad, const double* x, const double* weight, const d
   });
 }
 
-void interval(const double* lower, const double* upper, const double* weight, double* distance_lower,
-              double* distance_upper, Sizes n, void* stream) {
+void interval(const double* lower, const double* upper, const double* weight,
+              double* distance_lower, double* distance_upper, Sizes n, void* stream) {
   reduce(Interval{lower, upper, weight, distance_lower, distance_upper, n}, n.batch, n.out_features,
          n.in_features, stream);
 }
 
 void lse_forward(const double* x, const double* weight, double* distance, double* total,
                  const int32_t* fits, Sizes n, double t, void* stream) {
-  reduce(LogSumExp{x, weight, distance, total, n, t}, n.batch, n.out_features, n.in_features, stream,
-         fits);
+  reduce(LogSumExp{x, weight, distance, total, n, t}, n.batch, n.out_features, n.in_features,
+         stream, fits);
 }
 
 void lse_backward(const double* grad, const double* x, const double* weight, const double* total,
-                  double* grad_x, double* grad_weight, void* workspace, const int32_t* fits, Sizes n,
-                  double t, void* stream) {
+                  double* grad_x, double* grad_weight, void* workspace, const int32_t* fits,
+                  Sizes n, double t, void* stream) {
   double* const top = static_cast<double*>(workspace);
   reduce(Maximum<false>{x, weight, top, nullptr, n}, n.batch, n.out_features, n.in_features, stream,
          fits);
-  reduce(LogSumExpGradient<false>{grad, total, top, x, weight, grad_x, n, t}, n.batch, n.in_features,
-         n.out_features, stream, fits);
+  reduce(LogSumExpGradient<false>{grad, total, top, x, weight, grad_x, n, t}, n.batch,
+         n.in_features, n.out_features, stream, fits);
   reduce(LogSumExpGradient<true>{grad, total, top, weight, x, grad_weight, n, t}, n.out_features,
          n.in_features, n.batch, stream, fits);
 }

@@ -84,10 +84,12 @@ struct FirstPlan {
     constexpr int64_t kWarps = 8;    // of one multiprocessor, at once
     constexpr double kPasses = 100;  // entries that take as long as a row of partial sums
     Workspace workspace(memory);
-    x = workspace.segmented(grad_x, n.batch * n.in_features,
-                            segments_for((n.batch + kWarps - 1) / kWarps, n.out_features, 1024, kPasses));
-    weight = workspace.segmented(grad_weight, n.out_features * n.in_features,
-                                 segments_for((n.out_features + kWarps - 1) / kWarps, n.batch, 1024, kPasses));
+    x = workspace.segmented(
+        grad_x, n.batch * n.in_features,
+        segments_for((n.batch + kWarps - 1) / kWarps, n.out_features, 1024, kPasses));
+    weight = workspace.segmented(
+        grad_weight, n.out_features * n.in_features,
+        segments_for((n.out_features + kWarps - 1) / kWarps, n.batch, 1024, kPasses));
     bytes = workspace.bytes();
   }
 };
@@ -98,8 +100,8 @@ void first_backward(const T* grad, const T* x, const T* weight, const int32_t* i
   const FirstPlan<T> plan(n, grad_x, grad_weight, memory);
   const int64_t window = window_features<T>(n.in_features);
   const size_t shared = (window + 32) * sizeof(T);
-  const auto run = [&](const T* own, const T* other, int64_t rows, int64_t entries, int64_t row_step,
-                       int64_t entry_step, const Segmented<T>& out) {
+  const auto run = [&](const T* own, const T* other, int64_t rows, int64_t entries,
+                       int64_t row_step, int64_t entry_step, const Segmented<T>& out) {
     launch(first_gradient<T>,
            dim3(unsigned(rows), blocks(n.in_features, window), unsigned(out.segments)), dim3(32),
            shared, stream, grad, index, own, other, out.target(), entries,

@@ -56,13 +56,13 @@ void real_power_sum(const float* x, const float* weight, float* distance, Sizes 
 
 }  // namespace
 
-void forward(const float* x, const float* weight, float* distance, int32_t* index, Sizes n, double p,
-             void* stream) {
+void forward(const float* x, const float* weight, float* distance, int32_t* index, Sizes n,
+             double p, void* stream) {
   constexpr double kAlmostInfinite = 1e8;  // n^(1/p) is 1 in float for any n
   const bool vectors = cuda::vectors(x, weight, n);
   if (index)
-    reduce<FirstMaximum<kSlice>>({x, weight, distance, index, n, vectors}, {{x}, weight, n, vectors},
-                                 stream);
+    reduce<FirstMaximum<kSlice>>({x, weight, distance, index, n, vectors},
+                                 {{x}, weight, n, vectors}, stream);
   else if (p >= kAlmostInfinite)
     reduce<Maximum>({distance, n.out_features}, {{x}, weight, n, vectors}, stream);
   else if (p == 1)
@@ -82,8 +82,8 @@ void forward(const float* x, const float* weight, float* distance, int32_t* inde
 void interval(const float* lower, const float* upper, const float* weight, float* distance_lower,
               float* distance_upper, Sizes n, void* stream) {
   const bool vectors = cuda::vectors(lower, weight, n) && aligned(upper);
-  reduce<Interval>({distance_lower, distance_upper, n.out_features}, {{lower, upper}, weight, n, vectors},
-                   stream);
+  reduce<Interval>({distance_lower, distance_upper, n.out_features},
+                   {{lower, upper}, weight, n, vectors}, stream);
 }
 
 void lse_forward(const float* x, const float* weight, float* distance, float* total,

@@ -106,7 +106,8 @@ struct LogSumExpTerm {
     const float4 above = {fabsf(d.x) - c[0].x, fabsf(d.y) - c[0].y, fabsf(d.z) - c[0].z,
                           fabsf(d.w) - c[0].w};
     // & and not &&: one branch for the four.
-    if ((above.x <= cutoff) & (above.y <= cutoff) & (above.z <= cutoff) & (above.w <= cutoff)) return;
+    if ((above.x <= cutoff) & (above.y <= cutoff) & (above.z <= cutoff) & (above.w <= cutoff))
+      return;
     float4 e = {exp2_fast(above.x * scale), exp2_fast(above.y * scale), exp2_fast(above.z * scale),
                 exp2_fast(above.w * scale)};
     if (far) {

@@ -17,11 +17,11 @@ struct BFloat16 {
 // Bytes of device memory, aligned to 16, that `lse_backward` needs beside its results.
 int64_t lse_workspace(Sizes, int64_t bytes_per_element);
 
-#define LINFDIST_CUDA_LSE(T)                                                                      \
+#define LINFDIST_CUDA_LSE(T)                                                                       \
   void lse_forward(const T* x, const T* weight, T* distance, T* total, const int32_t* fits, Sizes, \
-                   double t, void* stream);                                                       \
-  void lse_backward(const T* grad, const T* x, const T* weight, const T* total, T* grad_x,        \
-                    T* grad_weight, void* workspace, const int32_t* fits, Sizes, double t,        \
+                   double t, void* stream);                                                        \
+  void lse_backward(const T* grad, const T* x, const T* weight, const T* total, T* grad_x,         \
+                    T* grad_weight, void* workspace, const int32_t* fits, Sizes, double t,         \
                     void* stream);
 LINFDIST_CUDA_LSE(float)
 LINFDIST_CUDA_LSE(double)

@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kRowThreads)
   // A thread reads of `row` only what it wrote there itself.
   T* const row = dynamic_shared<T>();
   const int64_t start = int64_t(threadIdx.x) * kWidth, step = int64_t(blockDim.x) * kWidth;
-  const auto centred = [&](int64_t at, T (&v)[kWidth]) {
+  const auto centred = [&](int64_t at, T(&v)[kWidth]) {
     T c[kWidth];
     load(rows + at, v);
     load(centre + at, c);
@@ -127,7 +127,8 @@ __global__ void __launch_bounds__(kRowThreads)
   products += blockIdx.x * 2 * length;
   factors += blockIdx.x * 2 * length;
   grad += blockIdx.x * length;
-  for (int64_t at = int64_t(threadIdx.x) * kWidth; at < length; at += int64_t(blockDim.x) * kWidth) {
+  for (int64_t at = int64_t(threadIdx.x) * kWidth; at < length;
+       at += int64_t(blockDim.x) * kWidth) {
     T up[kWidth], down[kWidth], plus[kWidth], minus[kWidth];
     load(products + at, up);
     load(products + length + at, down);
@@ -172,14 +173,15 @@ void lse_combine(const T* products, const Factor* factors, T* grad, int64_t coun
   if (count == 0 || length == 0) return;
   const auto run = [&]<int kWidth>() {
     launch(combine_rows<T, Factor, kWidth>, dim3(unsigned(count)),
-           dim3(unsigned(row_threads(length / kWidth))), 0, stream, products, factors, grad, length);
+           dim3(unsigned(row_threads(length / kWidth))), 0, stream, products, factors, grad,
+           length);
   };
   with_width<Factor>(length, run, products, factors, grad);
 }
 
-#define LINFDIST_INSTANTIATE(T, Factor)                                                            \
-  template void lse_factors(const T*, const T*, Factor*, T*, int64_t, int64_t, double, double,     \
-                            void*);                                                                \
+#define LINFDIST_INSTANTIATE(T, Factor)                                                        \
+  template void lse_factors(const T*, const T*, Factor*, T*, int64_t, int64_t, double, double, \
+                            void*);                                                            \
   template void lse_combine(const T*, const Factor*, T*, int64_t, int64_t, void*);
 LINFDIST_INSTANTIATE(float, float)
 LINFDIST_INSTANTIATE(float, BFloat16)

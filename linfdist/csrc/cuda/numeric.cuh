@@ -47,7 +47,7 @@ struct Split {
 };
 __device__ __forceinline__ Split exp2_split(float y) {
   constexpr float kRound = 12582912.f + 127.f;  // 1.5 · 2^23 and the bias of float's exponent
-  y = max_nan(y, -127.f);  // whose exponent field is 0: scale is an exact 0
+  y = max_nan(y, -127.f);                       // whose exponent field is 0: scale is an exact 0
   const float rounded = y + kRound;
   const float f = y - (rounded - kRound);
   float q = fmaf(Exp2::c5, f, Exp2::c4);

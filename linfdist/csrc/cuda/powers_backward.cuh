@@ -143,8 +143,8 @@ struct PowerShapes {
 // exist add nothing. Transposed through shared memory, 32 × 32 at a time.
 template <class Term>
 __global__ void __launch_bounds__(256)
-    power_coefficients(const Term term, const float* grad, const float* distance, float* coefficients,
-                       Sizes n, int64_t padded) {
+    power_coefficients(const Term term, const float* grad, const float* distance,
+                       float* coefficients, Sizes n, int64_t padded) {
   if constexpr (Term::kConditional)
     if (term.done()) return;
   __shared__ float tile[Term::kCoefficients][32][33];
@@ -177,9 +177,9 @@ __global__ void __launch_bounds__(32 * kMostWarps)
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, samples = shapes.samples();
   const int64_t i = int64_t(blockIdx.x) * 32 + lane;
   const int64_t j0 = blockIdx.y * shapes.neurons, j1 = min(outputs, j0 + shapes.neurons);
-  float* const c_slices = dynamic_shared<float>();                    // [2][kC][kNeurons][samples]
-  float* const w_slices = c_slices + 2 * kC * kNeurons * samples;     // [2][kNeurons][32]
-  float* const sums = w_slices + 2 * kNeurons * 32;                   // [2][warps][kNeurons][32]
+  float* const c_slices = dynamic_shared<float>();                 // [2][kC][kNeurons][samples]
+  float* const w_slices = c_slices + 2 * kC * kNeurons * samples;  // [2][kNeurons][32]
+  float* const sums = w_slices + 2 * kNeurons * 32;                // [2][warps][kNeurons][32]
   grad_x += blockIdx.y * shapes.n.batch * features;
   grad_weight += blockIdx.z * outputs * features;
 
@@ -246,8 +246,8 @@ __global__ void __launch_bounds__(32 * kMostWarps)
 #pragma unroll
           for (int at = 0; at < kC; ++at)
             four[at] = *reinterpret_cast<const float4*>(c + at * kNeurons * samples + s);
-          term.add(reinterpret_cast<const float(&)[4]>(row[s]), w[neuron * 32], four,
-                   reinterpret_cast<float(&)[4]>(gx[s]), gw, seen);
+          term.add(reinterpret_cast<const float (&)[4]>(row[s]), w[neuron * 32], four,
+                   reinterpret_cast<float (&)[4]>(gx[s]), gw, seen);
         }
         sum[neuron * 32] = gw;
       }
