@@ -15,8 +15,7 @@ from linfdist.bench.epochs import PHASES, STEP_PARTS
 from linfdist.bench.file import SAME, file_name, in_form, json_files
 from linfdist.bench.timing import Row
 from linfdist.experiments import table4
-from linfdist.records.files import replace_file, sealed_text
-from linfdist.records.run import read_sealed
+from linfdist.records.files import read_sealed, replace_file, sealed_text
 from linfdist.system import devices
 
 PREFIX = "epochs-"

@@ -13,8 +13,7 @@ from linfdist.bench.roofline import Hardware
 from linfdist.bench.timing import Row
 from linfdist.records import RecordError, RunExists
 from linfdist.records.environment import code_sha256
-from linfdist.records.files import named, replace_file, sealed_text, try_file
-from linfdist.records.run import read_sealed
+from linfdist.records.files import named, read_sealed, replace_file, sealed_text, try_file
 
 OF_CONTENT = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 SAME = ("device", "threads", "backend")  # with the same code, a call may continue a bench

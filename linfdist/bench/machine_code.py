@@ -13,7 +13,7 @@ from pandas.io.formats.style import Styler
 
 from linfdist import records
 from linfdist.bench import roofline
-from linfdist.records.run import read_sealed
+from linfdist.records.files import read_sealed
 
 FILE = "sass.json"
 ARCHITECTURE, CAPABILITY = "sm_90", "9.0"  # the target of the file's bounds

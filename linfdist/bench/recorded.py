@@ -15,7 +15,7 @@ from linfdist.bench import machine_code, roofline
 from linfdist.bench.epochs_file import PREFIX
 from linfdist.bench.file import in_form, json_files
 from linfdist.bench.peers import OURS, SMOOTHED
-from linfdist.records.run import read_sealed
+from linfdist.records.files import read_sealed
 
 NO_GPU_RUN = "not yet run on a GPU"
 CASE_COLUMNS = ["shape", "p", "pass"]

@@ -7,7 +7,7 @@ from linfdist import data, experiments, records
 from linfdist.cli.arguments import Exit, add_device, count, positive, seed
 from linfdist.experiments import batch
 from linfdist.experiments.attack import CERTIFIED, attack_run
-from linfdist.records import RecordError, RunExists, run
+from linfdist.records import RecordError, RunExists
 from linfdist.records.attacks import AttackRecord
 from linfdist.records.run import Run
 from linfdist.system import devices
@@ -83,7 +83,7 @@ def _recorded(name: str, scale: str, seed: int) -> Run:
             f"{path} must be a recorded run; there is none. Train it: python -m linfdist run "
             f"{name} --scale {scale} --seed {seed}"
         )
-    return run.read_run(path)
+    return records.read_run(path)
 
 
 def _line(record: AttackRecord) -> str:

@@ -22,8 +22,7 @@ from linfdist.bench import epochs_file
 from linfdist.bench.file import file_name
 from linfdist.cli.arguments import Exit, add_device, seed
 from linfdist.records import environment
-from linfdist.records.files import named, replace_file, sealed_text, try_file
-from linfdist.records.run import read_sealed
+from linfdist.records.files import named, read_sealed, replace_file, sealed_text, try_file
 from linfdist.system import devices, disk
 from linfdist.system.processes import run_within
 

@@ -12,7 +12,6 @@ from linfdist import records
 from linfdist.evaluation import sound_columns
 from linfdist.experiments.runner import load_trained, setting_of, untrained
 from linfdist.records import environment as records_environment
-from linfdist.records import run as records_run
 from linfdist.robust import SOUND
 from linfdist.system import devices
 from linfdist.system.terminal import shows_bar, write_above
@@ -20,12 +19,12 @@ from linfdist.system.values import whole
 
 
 def recertify(
-    run: records_run.Run,
+    run: records.Run,
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 512,
     advance: Callable[[int], object] = lambda images: None,
-) -> records_run.Run | None:
+) -> records.Run | None:
     """Add ``sound_radius`` and ``certified_sound`` to a recorded run's certificates.
 
     The weights come from the work folder and are checked by their SHA-256. environment.json
@@ -89,7 +88,7 @@ def recertify(
 
 
 def recertify_all(
-    runs: Iterable[records_run.Run], *, device: torch.device | str = "cpu", progress: bool = True
+    runs: Iterable[records.Run], *, device: torch.device | str = "cpu", progress: bool = True
 ) -> list[str]:
     """Recertify every run, report the result of each, and return the names of failed runs."""
     runs, failed = list(runs), []
@@ -110,7 +109,7 @@ def recertify_all(
     return failed
 
 
-def _said(run: records_run.Run, done: records_run.Run | None) -> str:
+def _said(run: records.Run, done: records.Run | None) -> str:
     table = (done or run).certificates
     if done is not None and "certified_sound" in run.certificates:
         return f"{done.environment['radii_raised']['images']} radii raised to eps"

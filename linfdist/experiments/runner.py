@@ -18,7 +18,6 @@ from linfdist.experiments.base import Setting
 from linfdist.nn import build_net, flop_count, parameter_count
 from linfdist.nn.state import check_state_dict
 from linfdist.records import environment as records_environment
-from linfdist.records import run as records_run
 from linfdist.records.checks import count_of_images
 from linfdist.records.files import json_text, named
 from linfdist.robust.checks import check_finite
@@ -42,7 +41,7 @@ def run(
     restart: bool = False,
     progress: bool = True,
     seconds: float | None = None,
-) -> records_run.Run | None:
+) -> records.Run | None:
     """Train the experiment's network from ``seed``, evaluate it on the test set, write the record.
 
     After an interruption at any moment the same call continues from the checkpoint in the work
@@ -195,7 +194,7 @@ def counts(net: nn.Module) -> dict[str, int]:
     return {"parameters": parameters, "flops": flops}
 
 
-def setting_of(run: records_run.Run) -> Setting:
+def setting_of(run: records.Run) -> Setting:
     """The setting in the run's config.json; RecordError if this package cannot read it."""
     try:
         return from_dict(Setting, run.config["setting"])
@@ -206,14 +205,14 @@ def setting_of(run: records_run.Run) -> Setting:
         ) from error
 
 
-def untrained(run: records_run.Run) -> nn.Module:
+def untrained(run: records.Run) -> nn.Module:
     """The network of a recorded run as it was before training."""
     setting = setting_of(run)
     info = replace(data.DATASETS[setting.dataset], num_classes=run.config["num_classes"])
     return build(setting, info, run.seed)
 
 
-def load_trained(run: records_run.Run, path: os.PathLike[str] | str | None = None) -> nn.Module:
+def load_trained(run: records.Run, path: os.PathLike[str] | str | None = None) -> nn.Module:
     """The trained network of a recorded run, with weights from the work folder or ``path``.
 
     Raises:

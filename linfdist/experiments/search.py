@@ -21,8 +21,7 @@ from linfdist.evaluation import clean_and_certified
 from linfdist.experiments.base import Setting
 from linfdist.experiments.runner import build
 from linfdist.records import RecordError, environment
-from linfdist.records.files import replace_file, sealed_text
-from linfdist.records.run import read_sealed
+from linfdist.records.files import read_sealed, replace_file, sealed_text
 from linfdist.system.serialise import to_dict
 from linfdist.training import fit
 

@@ -6,7 +6,7 @@ runs/README.md describes the format.
 from linfdist.records.files import CHECKSUMS, RecordError
 from linfdist.records.metrics import accuracies, certified, certified_radii, eps_of
 from linfdist.records.paths import checkout, repository, run_dir, runs_dir, work_dir, work_root
-from linfdist.records.run import FILES
+from linfdist.records.run import FILES, Run
 from linfdist.records.store import (
     VALIDATION,
     NotARunWarning,
@@ -18,6 +18,7 @@ from linfdist.records.store import (
     lock,
     low_radii,
     raise_low_radii,
+    read_run,
     refuse_recorded,
     try_amending,
     try_recording,
@@ -30,6 +31,7 @@ __all__ = [
     "VALIDATION",
     "NotARunWarning",
     "RecordError",
+    "Run",
     "RunExists",
     "RunInProgress",
     "accuracies",
@@ -43,6 +45,7 @@ __all__ = [
     "lock",
     "low_radii",
     "raise_low_radii",
+    "read_run",
     "refuse_recorded",
     "repository",
     "run_dir",

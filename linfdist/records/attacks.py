@@ -10,9 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from linfdist.records.files import RecordError, replace_file, sealed_text, try_file
+from linfdist.records.files import (
+    RecordError,
+    read_sealed,
+    read_text,
+    replace_file,
+    sealed_text,
+    try_file,
+)
 from linfdist.records.metrics import certified, eps_of
-from linfdist.records.run import Run, read_sealed, read_text
+from linfdist.records.run import Run
 from linfdist.records.store import RunExists, find_runs
 
 TABLE, SUMMARY = "attacks.csv", "attacks.json"

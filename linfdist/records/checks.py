@@ -13,16 +13,14 @@ import math
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from linfdist.data import DATASETS, VALIDATION_IMAGES
 from linfdist.records.files import RecordError
 from linfdist.records.metrics import accuracies
-
-if TYPE_CHECKING:
-    from linfdist.records.run import Run
+from linfdist.records.run import Run
 
 # The number of test images of each data set. For TinyImageNet, which may lack some classes, it is
 # the number per class.

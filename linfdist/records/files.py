@@ -1,9 +1,12 @@
-"""Write the files of a record: JSON and CSV texts, seals and checksums."""
+"""Write and read the files of a record: JSON and CSV texts, seals and checksums."""
 
 import contextlib
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,6 @@ from linfdist.system.disk import sync_folder
 from linfdist.system.disk import write_file as write_file
 
 CHECKSUMS = "SHA256SUMS"  # in the format of `sha256sum -c SHA256SUMS`
-
-
 SEAL = "sha256"  # key of the checksum in a JSON file that SHA256SUMS does not list
 
 
@@ -117,3 +118,90 @@ def write_files(folder: Path, texts: Mapping[str, str]) -> None:
     lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
     write_file(folder / CHECKSUMS, "".join(lines))
     sync_folder(folder)
+
+
+def read_checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of each file of a record.
+
+    Raises:
+        RecordError: SHA256SUMS is missing or damaged, or lists other files.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        raise RecordError(
+            f"{folder} must have {CHECKSUMS}, a file with the SHA-256 of each file; it has none. "
+            "Restore it from version control, or delete the folder and run it again."
+        )
+    lines = re.findall(r"([0-9a-f]{64})  (\S+)\n|(.+\n?)", read_text(path))
+    digests = {name: digest for digest, name, other in lines if not other}
+    if sorted(digests) != sorted(names) or len(lines) != len(names):
+        raise RecordError(
+            f"{path} must have a line for each of {', '.join(names)}; it has {len(lines)} lines. "
+            "Restore it from version control."
+        )
+    return digests
+
+
+def read_text(path: Path, digest: str | None = None) -> str:
+    """The text of a file; raises RecordError if it is not text or its SHA-256 is not ``digest``."""
+    with named(path, "be a file that can be read; it cannot be", "."):
+        content = path.read_bytes()
+    actual = hashlib.sha256(content).hexdigest()
+    if digest not in (None, actual):
+        raise RecordError(
+            f"{path} must have the recorded SHA-256 {digest}; it has {actual}. The file has "
+            "changed since it was written: restore it from version control."
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path} is not text: {error}. Restore it.") from error
+
+
+def read_json(path: Path, digest: str | None = None) -> dict[str, Any]:
+    """A JSON object; raises RecordError for anything else.
+
+    NaN, which is not JSON, and numbers that no float holds, such as 1e999, are refused too.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"it has {constant}")
+
+    def finite(text: str) -> float:
+        if math.isinf(number := float(text)):
+            raise ValueError(f"it has {text}, which no float holds")
+        return number
+
+    text = read_text(path, digest)
+    try:
+        value = json.loads(text, parse_constant=refuse, parse_float=finite)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path} is not JSON: {error}. Restore it.") from error
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise RecordError(f"{path} must be a JSON object; it is of type {kind}. Restore it.")
+    return value
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The content that ``sealed_text`` wrote; raises RecordError for anything else."""
+    content = read_json(path)
+    digest = content.pop(SEAL, None)
+    try:
+        actual = hashlib.sha256(json_text(content).encode()).hexdigest()
+    except ValueError as error:  # for example, half a surrogate pair
+        raise RecordError(f"{path} is not JSON text: {error}. Restore it.") from error
+    if digest != actual:
+        raise RecordError(
+            f"{path} must have the contents of its {SEAL}, {digest}; theirs is {actual}. The file "
+            "has changed since it was written: restore it, or delete it and make it again."
+        )
+    return content
+
+
+def read_table(path: Path, digest: str | None = None) -> pd.DataFrame:
+    """A CSV table; raises RecordError for anything else."""
+    try:
+        return pd.read_csv(io.StringIO(read_text(path, digest)), low_memory=False)
+    except ValueError as error:
+        raise RecordError(f"{path} is not a CSV table: {error}. Restore it.") from error

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:
-    from linfdist.records.run import Run
+from linfdist.records.run import Run
 
 
 def is_sound(certificates: pd.DataFrame) -> bool:

@@ -4,14 +4,7 @@ import os
 import tomllib
 from pathlib import Path
 
-from linfdist.records.files import CHECKSUMS as CHECKSUMS
-from linfdist.records.files import RecordError as RecordError
-from linfdist.records.files import expanded
-from linfdist.records.metrics import accuracies as accuracies
-from linfdist.records.metrics import certified as certified
-from linfdist.records.metrics import certified_radii as certified_radii
-from linfdist.records.metrics import eps_of as eps_of
-from linfdist.records.run import FILES as FILES
+from linfdist.records.files import RecordError, expanded
 
 
 def checkout() -> Path | None:

@@ -15,21 +15,28 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from linfdist.records.files import CHECKSUMS as CHECKSUMS
-from linfdist.records.files import RecordError as RecordError
-from linfdist.records.files import csv_text, json_text, named, write_files
-from linfdist.records.metrics import accuracies as accuracies
-from linfdist.records.metrics import certified as certified
-from linfdist.records.metrics import certified_radii as certified_radii
-from linfdist.records.metrics import eps_of as eps_of
-from linfdist.records.metrics import is_sound
+from linfdist.records import checks
+from linfdist.records.files import (
+    CHECKSUMS,
+    RecordError,
+    csv_text,
+    json_text,
+    named,
+    read_checksums,
+    read_json,
+    read_text,
+    write_files,
+)
+from linfdist.records.metrics import accuracies, eps_of, is_sound
 from linfdist.records.paths import _OTHER_RUNS, _OTHER_WORK, run_dir, runs_dir
-from linfdist.records.run import FILES as FILES
-from linfdist.records.run import Run, read_anywhere, read_run
+from linfdist.records.run import FILES, Run
 from linfdist.system import disk
 from linfdist.system.disk import sha256, swap_folders, sync_folder, write_file
 
 VALIDATION = "validation"  # the folder of runs evaluated on validation images
+# The SHA-256s of runs whose tables passed their checks. One page reads a run many times, so the
+# checks are not repeated.
+_CHECKED: set[tuple[str, ...]] = set()
 
 
 class RunExists(RuntimeError):
@@ -356,3 +363,43 @@ def check_weights(run: Run, path: Path) -> None:
             f"{path} must have the recorded SHA-256 {run.weights_sha256}; it has {sha256(path)}: "
             f"these are not the weights of {name}."
         )
+
+
+def read_run(path: Path | str) -> Run:
+    """Read the record in a folder.
+
+    Raises:
+        RecordError: a file is missing, damaged or does not match its checksum; the files contradict
+            one another (``records.checks``); or metrics.json belongs to another run.
+    """
+    path = Path(path)
+    run = read_anywhere(path)
+    if path.resolve().parts[-len(run.place.parts) :] != run.place.parts:
+        raise RecordError(f"{path / 'metrics.json'} says that it is {run.place}. Move it there.")
+    return run
+
+
+def read_anywhere(path: Path) -> Run:
+    """``read_run`` for a folder that need not be the run's own, such as the folder of a copy."""
+    with named(path, "be a folder that can be read; it cannot be", "."):
+        lacking = [name for name in FILES if not (path / name).is_file()]
+    if lacking:
+        raise RecordError(
+            f"{path} is not a whole run: it lacks {', '.join(lacking)}. Restore it from version "
+            "control, or delete the folder and run it again."
+        )
+    digests = read_checksums(path, FILES)
+    config, summary, environment = (
+        read_json(path / name, digests[name]) for name in FILES if name.endswith(".json")
+    )
+    checks.check_summary(path / "metrics.json", summary)
+    checks.check_config(path / "config.json", config)
+    checks.check_environment(path / "environment.json", environment)
+    run = Run(**summary, path=path, config=config, environment=environment, checksums=digests)
+    for name in ("epochs.csv", "certificates.csv"):
+        read_text(path / name, digests[name])
+    contents = tuple(digests[name] for name in FILES)
+    if contents not in _CHECKED:
+        checks.check_tables(run)
+        _CHECKED.add(contents)
+    return run

@@ -10,7 +10,6 @@ import torch
 from linfdist import data, experiments, records
 from linfdist.bench import epochs_file
 from linfdist.experiments import Change, Experiment, QuotedRow, comparisons, runner, table4
-from linfdist.records import run as records_run
 from linfdist.report.comparisons import difference
 from linfdist.report.formats import PRINTED, parse_flops
 from linfdist.report.results import noted_scale, results_of
@@ -135,7 +134,7 @@ def _judged(row: Experiment, name: str, paper: float, tolerance: float) -> dict[
     }
 
 
-def _best(*rows: Experiment) -> tuple[str, list[records_run.Run]]:
+def _best(*rows: Experiment) -> tuple[str, list[records.Run]]:
     """The scale at which all rows are recorded (the paper's, if possible), and all their runs."""
     for scale in ("paper", "reduced"):
         by_row = [records.find_runs(row.name, scale) for row in rows]
@@ -144,7 +143,7 @@ def _best(*rows: Experiment) -> tuple[str, list[records_run.Run]]:
     return "", []
 
 
-def _provenance(runs: Sequence[records_run.Run]) -> dict[str, object]:
+def _provenance(runs: Sequence[records.Run]) -> dict[str, object]:
     """The cost of one seed of every row, and the devices, commits and folders of the runs."""
     per_row = pd.Series([run.seconds for run in runs]).groupby([run.experiment for run in runs])
     return {

@@ -7,7 +7,6 @@ from pandas.io.formats.style import Styler
 
 from linfdist import data, experiments, records
 from linfdist.experiments import Experiment, QuotedRow, printed_settings
-from linfdist.records import run as records_run
 from linfdist.report.formats import (
     PRINTED,
     format_flops,
@@ -151,7 +150,7 @@ def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:
     }
 
 
-def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records_run.Run]) -> str:
+def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records.Run]) -> str:
     """The scale, and how its data differ from the paper's: "reduced (40 of 200 classes)"."""
     setting = experiment.scales[scale]
     notes = [] if setting.dataset == experiment.dataset else [setting.dataset]
@@ -163,7 +162,7 @@ def noted_scale(experiment: Experiment, scale: str, runs: Sequence[records_run.R
     return f"{scale} ({', '.join(notes)})" if notes else scale
 
 
-def results_of(runs: Sequence[records_run.Run]) -> dict[str, float]:
+def results_of(runs: Sequence[records.Run]) -> dict[str, float]:
     """Means over an experiment's runs: accuracies with their standard deviations, and epochs.
 
     "train" is the last epoch's training accuracy from epochs.csv. It is a mean over the steps of

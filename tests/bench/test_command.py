@@ -7,8 +7,7 @@ from linfdist.bench import distances, iterations, peers
 from linfdist.bench.file import file_name
 from linfdist.cli import main
 from linfdist.records import environment
-from linfdist.records.files import sealed_text
-from linfdist.records.run import read_sealed
+from linfdist.records.files import read_sealed, sealed_text
 
 SHAPE = (6, 20, 10)
 

@@ -22,10 +22,8 @@ from linfdist.experiments import runner
 from linfdist.nn import LogSumExp
 from linfdist.records import RecordError, RunExists
 from linfdist.records import attacks as records_attacks
-from linfdist.records import run as records_run
 from linfdist.records.attacks import find_attacks, read_attack
-from linfdist.records.files import json_text, sealed_text
-from linfdist.records.run import read_sealed
+from linfdist.records.files import json_text, read_sealed, sealed_text
 from linfdist.robust import strongest
 from linfdist.robust.attacks import ensemble
 from linfdist.robust.attacks.ensemble import AttackSetting
@@ -73,7 +71,7 @@ def only_run():
 COMMAND = ["attack", NET, "--scale", "smoke", "--quiet"]
 
 
-def test_a_hunt_is_recorded_beside_the_run_and_once(folder, capsys):
+def test_an_attack_is_recorded_beside_the_run_and_once(folder, capsys):
     assert main([*COMMAND, "--certified", "5"]) == 0
     out = capsys.readouterr().out
     assert re.match(rf"{NET} seed 0: clean [\d.]+, pgd [\d.]+, strongest [\d.]+, certified", out)
@@ -97,7 +95,7 @@ def test_a_hunt_is_recorded_beside_the_run_and_once(folder, capsys):
     assert main(COMMAND) == 2
     assert "a run is attacked once" in capsys.readouterr().err
     assert (run.path / "attacks.csv").read_bytes() == before
-    assert records_run.read_run(run.path).metrics == metrics  # the record itself is as it was
+    assert records.read_run(run.path).metrics == metrics  # the record itself is as it was
 
 
 def test_what_is_attacked_and_by_what(folder):
@@ -116,7 +114,7 @@ def test_what_is_attacked_and_by_what(folder):
     assert set(found.missed["beaten_by"].dropna()) >= {"guided_100"}
 
 
-def test_the_hunt_finds_what_the_ensemble_finds(folder):
+def test_the_attack_finds_what_the_ensemble_finds(folder):
     run = only_run()
     found = experiments_attack.attack_run(run, certified=0, progress=False)
     test = data.load("digits", "test")
@@ -169,7 +167,7 @@ def test_wilson_s_interval():
     )
 
 
-def test_hunts_are_repeatable(folder):
+def test_attacks_are_repeatable(folder):
     run = only_run()
     tables = []
     for _ in range(2):
@@ -212,7 +210,7 @@ def test_missing_weights_and_runs_are_named_and_the_others_go_on(folder, capsys)
     assert find_attacks() == []
 
 
-def test_a_stopped_hunt_leaves_nothing(folder, monkeypatch, capsys):
+def test_a_stopped_attack_leaves_nothing(folder, monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -225,7 +223,7 @@ def test_a_stopped_hunt_leaves_nothing(folder, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("fails", ["attacks.csv", "attacks.json"])
-def test_a_hunt_that_cannot_be_written_can_be_made_again(folder, monkeypatch, fails):
+def test_an_attack_that_cannot_be_written_can_be_made_again(folder, monkeypatch, fails):
     replace = os.replace
 
     def full(source, target):
@@ -284,7 +282,7 @@ def test_bad_arguments_are_refused_by_name(folder, capsys):
     assert "device 'gpu' cannot be used" in capsys.readouterr().err
 
 
-def test_no_certified_image_of_a_recorded_hunt_was_beaten(monkeypatch):
+def test_no_certified_image_of_a_recorded_attack_was_beaten(monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(RECORDED))
     found = find_attacks()
     assert len(found) >= 8

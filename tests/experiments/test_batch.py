@@ -17,7 +17,6 @@ from helpers.threads import one_thread
 from linfdist import experiments, records
 from linfdist.experiments import UnknownName, batch, runner
 from linfdist.experiments.batch import Batch, BatchError, Wanted
-from linfdist.records import run as records_run
 from linfdist.training import OutOfTime, fit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +55,7 @@ def patch():
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, patch) -> records_run.Run:
+def unbroken(tmp_path_factory, patch) -> records.Run:
     """The run that is killed below, in one go."""
     with patch.context() as here:
         put_folders(tmp_path_factory.mktemp("unbroken"), here)
@@ -136,7 +135,7 @@ def test_a_failed_row_stops_no_other_and_is_named_at_the_end(again):
 
 @snakemake
 def test_killed_and_called_again_a_run_ends_as_if_unbroken(again, unbroken):
-    found = records_run.read_run(FOUR[0].record)
+    found = records.read_run(FOUR[0].record)
     assert found.weights_sha256 == unbroken.weights_sha256
     assert found.metrics == unbroken.metrics and found.config == unbroken.config
     pd.testing.assert_frame_equal(found.certificates, unbroken.certificates)

@@ -13,7 +13,6 @@ from linfdist.cli import main
 from linfdist.experiments import recertify
 from linfdist.experiments.runner import run as train
 from linfdist.records import RecordError, store
-from linfdist.records import run as records_run
 
 NAME, ADDED = "table1/mnist_net", ["sound_radius", "certified_sound"]
 
@@ -40,7 +39,7 @@ def old(recorded, tmp_path, monkeypatch):
     table = pd.read_csv(run.path / "certificates.csv", dtype=str, keep_default_na=False)
     table.drop(columns=ADDED).to_csv(run.path / "certificates.csv", index=False)
     made_records.seal(run.path)
-    return records_run.read_run(run.path), today
+    return records.read_run(run.path), today
 
 
 def files(folder):
@@ -115,7 +114,7 @@ def test_a_crash_leaves_the_old_record_or_the_new_one(old, stage, monkeypatch):
     with pytest.raises(Crash):
         recertify.recertify(run)
     monkeypatch.undo()
-    found = records_run.read_run(run.path)
+    found = records.read_run(run.path)
     assert ("certified_sound" in found.certificates) == (stage == "rmtree")
     assert records.accuracies(found.certificates) == found.metrics
     if stage != "rmtree":
@@ -151,7 +150,7 @@ def test_a_contradiction_is_a_bug(old):
     table.loc[first, "certified_interval"] = "0"
     made_records.rewrite(run.path, table)
     with pytest.raises(evaluation.ContradictionError, match="certified_sound implies certified_in"):
-        recertify.recertify(records_run.read_run(run.path))
+        recertify.recertify(records.read_run(run.path))
 
 
 def test_other_data_is_named(old, monkeypatch):

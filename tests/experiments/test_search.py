@@ -13,8 +13,7 @@ from linfdist.cli import main
 from linfdist.experiments import attack, recertify, runner
 from linfdist.experiments.search import trial, trials
 from linfdist.records import RecordError
-from linfdist.records import run as records_run
-from linfdist.records.run import read_sealed
+from linfdist.records.files import read_sealed
 from linfdist.robust.attacks.ensemble import AttackSetting
 
 ROW = "table1/cifar10_net_mixture"
@@ -60,7 +59,7 @@ def recertified(run):
     copy = run.path.parents[4] / "old" / Path(*run.path.parts[-5:])
     shutil.copytree(run.path, copy)
     made_records.rewrite(copy, run.certificates.drop(columns=["sound_radius", "certified_sound"]))
-    done = recertify.recertify(records_run.read_run(copy))
+    done = recertify.recertify(records.read_run(copy))
     return done.certificates["certified_sound"].tolist()
 
 

@@ -13,9 +13,7 @@ from PIL import Image
 from linfdist import records
 from linfdist.data import DataError, readers, tinyimagenet
 from linfdist.records import RecordError
-from linfdist.records import run as records_run
-from linfdist.records.files import json_text, replace_file, sealed_text
-from linfdist.records.run import read_sealed
+from linfdist.records.files import json_text, read_sealed, replace_file, sealed_text
 from linfdist.testing import faults
 from linfdist.training import checkpoint
 from linfdist.training.checkpoint import CheckpointError
@@ -119,7 +117,7 @@ def run(tmp_path, monkeypatch):
 
 
 def everything(path):
-    run = records_run.read_run(path)
+    run = records.read_run(path)
     return run.epochs.to_csv(), run.certificates.to_csv(), run.config, run.metrics, run.environment
 
 
@@ -173,7 +171,7 @@ def test_metrics_of_other_types_are_named(run, key, value, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     made_records.seal(run.path)
     with pytest.raises(RecordError, match=message):
-        records_run.read_run(run.path)
+        records.read_run(run.path)
 
 
 @pytest.mark.parametrize("instead", [None, "a folder", "another file's"])
@@ -186,7 +184,7 @@ def test_a_record_without_its_checksums_is_refused(run, instead):
         path.write_text(f"{'0' * 64}  other.csv\n")
     message = "must have a line for each of" if instead == "another file's" else "it has none"
     with pytest.raises(RecordError, match=f"SHA256SUMS.*{message}.*Restore it from version"):
-        records_run.read_run(run.path)
+        records.read_run(run.path)
 
 
 def test_a_damaged_file_that_stands_alone_is_named_or_says_the_same(tmp_path):

@@ -22,7 +22,6 @@ from linfdist.data import DataError, sets
 from linfdist.experiments import runner
 from linfdist.optim import LpAdamW
 from linfdist.records import RecordError, RunExists, files, store
-from linfdist.records import run as records_run
 from linfdist.system import disk
 from linfdist.testing import faults
 from linfdist.training import checkpoint, fit, loop
@@ -184,7 +183,7 @@ def recorded(tmp_path, monkeypatch):
 
     def forged(content):
         torch.save(content, path)
-        return records_run.Run(**{**vars(run), "weights_sha256": disk.sha256(path)})
+        return records.Run(**{**vars(run), "weights_sha256": disk.sha256(path)})
 
     return run, forged
 

@@ -15,7 +15,6 @@ from helpers.dots import CONFIG, TRAIN, fresh, same
 from linfdist import records, report
 from linfdist.experiments import runner
 from linfdist.records import RecordError, RunExists
-from linfdist.records import run as records_run
 from linfdist.testing import faults, inject
 from linfdist.training import checkpoint, fit
 from linfdist.training.checkpoint import CheckpointError
@@ -168,7 +167,7 @@ def trained(tmp_path_factory):
 
 
 def the_run(folder):
-    (run,) = (records_run.read_run(path) for path in (folder / "runs").rglob("seed[0-9]"))
+    (run,) = (records.read_run(path) for path in (folder / "runs").rglob("seed[0-9]"))
     return run
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from linfdist import experiments, records
-from linfdist.records import run
 from linfdist.records.checks import count_of_images
 from linfdist.system.serialise import to_dict
 
@@ -77,7 +76,7 @@ def record(
     flops: int = 1,
     seconds: float = 90.0,
     **environment: object,
-) -> run.Run:
+) -> records.Run:
     """Record a run of these accuracies, to the part that the number of its images allows."""
     weights = folder / "weights.pt"
     weights.write_bytes(b"weights")

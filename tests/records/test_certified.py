@@ -16,7 +16,6 @@ from linfdist.data import to_pixels
 from linfdist.experiments import recertify
 from linfdist.nn import NetConfig, build_net, reestimate_mean_shift
 from linfdist.records import RecordError, certified, certified_radii, eps_of
-from linfdist.records import run as records_run
 from linfdist.records.attacks import find_attacks
 from linfdist.report.curves import certified_at
 from linfdist.robust import interval_radius, sound_certificates, sound_certified
@@ -51,7 +50,7 @@ def test_every_decimal_of_a_sound_radius_is_at_least_eps_rounded_down():
     assert seen > 100_000
 
 
-def test_hunts_count_what_the_tables_count():
+def test_attacks_count_what_the_tables_count():
     for found in find_attacks():
         first = certified(found.run)[: found.images]
         assert found.accuracies()["certified"] == first.mean()
@@ -119,7 +118,7 @@ def made(tmp_path, monkeypatch, eps="8/255"):
         sound_radius=[0.031, 0.031372, 0.031371, 0.031372, 0.031372, 0.03, 0.0, 0.0],
     )
     made_records.rewrite(run.path, table)
-    return records_run.read_run(run.path)
+    return records.read_run(run.path)
 
 
 def test_at_eps_the_verdict_decides(tmp_path, monkeypatch):
@@ -130,12 +129,12 @@ def test_at_eps_the_verdict_decides(tmp_path, monkeypatch):
     made_records.rewrite(
         run.path, run.certificates.drop(columns=["sound_radius", "certified_sound"])
     )
-    run = records_run.read_run(run.path)
+    run = records.read_run(run.path)
     assert certified(run).tolist() == [True] * 4 + [False] * 4
     assert (certified_radii(run) >= eps).tolist() == certified(run).tolist()
     empty = run.certificates.assign(sound_radius=np.nan, certified_sound=np.nan)
     made_records.rewrite(run.path, empty)
-    assert certified(records_run.read_run(run.path)).tolist() == [True] * 4 + [False] * 4
+    assert certified(records.read_run(run.path)).tolist() == [True] * 4 + [False] * 4
 
 
 def test_low_radii_are_raised_once_and_nothing_else_changes(tmp_path, monkeypatch, capsys):
@@ -145,7 +144,7 @@ def test_low_radii_are_raised_once_and_nothing_else_changes(tmp_path, monkeypatc
     assert records.low_radii(run).tolist() == [True, False, True] + [False] * 5
     assert main(["recertify", "table1/cifar10_net", "--device", "cpu", "--quiet"]) == 0
     assert "2 radii raised to eps" in capsys.readouterr().out
-    done = records_run.read_run(run.path)
+    done = records.read_run(run.path)
     after = done.certificates
     assert after["sound_radius"].tolist()[:3] == [0.031372] * 3
     names = [name for name in before if name != "sound_radius"]

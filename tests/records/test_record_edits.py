@@ -12,11 +12,9 @@ from linfdist.bench import recorded as benches
 from linfdist.cli import main
 from linfdist.experiments import runner
 from linfdist.records import RecordError
-from linfdist.records import run as records_run
 from linfdist.records.attacks import find_attacks, read_attack
 from linfdist.records.checks import TEST_IMAGES
-from linfdist.records.files import sealed_text
-from linfdist.records.run import read_sealed
+from linfdist.records.files import read_sealed, sealed_text
 
 NET, RUNS = "table1/mnist_net", records.repository() / "runs"
 
@@ -27,7 +25,7 @@ def run(tmp_path, monkeypatch):
     copy = tmp_path / "runs" / NET / "reduced" / "seed0"
     shutil.copytree(RUNS / NET / "reduced" / "seed0", copy)
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
-    return records_run.read_run(copy)
+    return records.read_run(copy)
 
 
 def edit(run, name, change):
@@ -111,7 +109,7 @@ def test_a_json_file_with_other_contents_is_named(run, name, text, capsys):
     (run.path / name).write_text(text)
     made_records.seal(run.path)
     with pytest.raises(RecordError, match=name.replace(".", r"\.")):
-        records_run.read_run(run.path)
+        records.read_run(run.path)
     assert main(["table", "1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -171,7 +169,7 @@ def test_a_table_that_was_edited_is_named(run, what, capsys):
     name, change, message = TABLES[what]
     edit(run, name, change)
     with pytest.raises(RecordError, match=message):
-        records_run.read_run(run.path)
+        records.read_run(run.path)
     assert main(["table", "1"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -187,7 +185,7 @@ def test_what_cannot_be_read_is_not_recorded(tmp_path, monkeypatch):
 
 def test_a_setting_of_another_package_is_named(run):
     edit(run, "config.json", lambda c: both(c, "setting.net", {"type": "Other"}))
-    changed = records_run.read_run(run.path)  # tables and curves do not need the net
+    changed = records.read_run(run.path)  # tables and curves do not need the net
     with pytest.raises(RecordError, match=r"config\.json must hold a setting that can be run"):
         runner.untrained(changed)
 
@@ -245,7 +243,7 @@ def edit_attack(run, summary=None, table=None):
     ],
     ids=str,
 )
-def test_a_summary_of_a_hunt_that_was_edited_is_named(run, change):
+def test_a_summary_of_an_attack_that_was_edited_is_named(run, change):
     assert find_attacks()[0].table.shape[0] > 0
     edit_attack(run, change)
     with pytest.raises(RecordError, match="attacks"):
@@ -278,7 +276,7 @@ def survive(table):
         lambda t: t.assign(pgd_20=2),
     ],
 )
-def test_a_table_of_a_hunt_that_was_edited_is_named(run, change):
+def test_a_table_of_an_attack_that_was_edited_is_named(run, change):
     edit_attack(run)
     before = len(read_attack(run).table)
     edit_attack(run, table=change)

@@ -17,7 +17,6 @@ from helpers import made_records
 from linfdist import experiments, records
 from linfdist.experiments import Setting
 from linfdist.records import RecordError, RunExists, RunInProgress, environment, files, paths
-from linfdist.records import run as records_run
 from linfdist.system import devices
 from linfdist.system.serialise import from_dict
 
@@ -193,18 +192,18 @@ def test_a_damaged_run_is_named(weights):
     (run.path / "metrics.json").write_text("{")
     made_records.seal(run.path)
     with pytest.raises(RecordError, match=r"metrics\.json is not JSON"):
-        records_run.read_run(run.path)
+        records.read_run(run.path)
     (run.path / "metrics.json").write_text('{"experiment": "a/b"}')
     made_records.seal(run.path)
     with pytest.raises(RecordError, match=r"metrics\.json has other keys than a run's"):
-        records_run.read_run(run.path)
+        records.read_run(run.path)
 
 
 def test_a_moved_run_is_named(weights):
     run = write(weights)
     moved = run.path.rename(run.path.with_name("seed7"))
     with pytest.raises(RecordError, match=r"says that it is table1/mnist_net/smoke/seed0"):
-        records_run.read_run(moved)
+        records.read_run(moved)
 
 
 def test_weights_are_checked(weights):
@@ -326,7 +325,7 @@ RECORDED = sorted((records.repository() / "runs").glob("*/*/*/seed*"))
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: "/".join(path.parts[-4:]))
 def test_recorded_accuracies_follow_from_the_certificates(path):
-    run = records_run.read_run(path)
+    run = records.read_run(path)
     table = run.certificates
     assert counted(path / "certificates.csv") == pytest.approx(run.metrics, abs=1e-12)
     assert records.accuracies(table) == pytest.approx(run.metrics, abs=1e-12)
@@ -349,6 +348,6 @@ def test_recorded_accuracies_follow_from_the_certificates(path):
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: "/".join(path.parts[-4:]))
 def test_recorded_runs_have_the_setting_that_their_experiment_has_now(path):
-    run = records_run.read_run(path)
+    run = records.read_run(path)
     recorded = from_dict(Setting, run.config["setting"])
     assert recorded == experiments.get_setting(run.experiment, run.scale), "run it again"
