@@ -111,7 +111,7 @@ class EpochTimes:
         for name, line in lines.items():
             total = sum(line[phase] * epochs for phase, epochs in weights[name].items())
             line["seconds"] = total / sum(weights[name].values())
-        reference = lines[table4.REFERENCE.experiment.name]["seconds"]
+        reference = lines[table4.TABLE.reference.experiment.name]["seconds"]
         for line in lines.values():
             line["ratio"] = line["seconds"] / reference
         columns = ["batch", "recipe_batch", "flops", *PHASES, "seconds", "ratio"]
@@ -125,7 +125,7 @@ def epoch_seconds(row: Row) -> float:
     return table4.IMAGES * passes / row["batch"] + steps * update
 
 
-def recorded(scale: str, folder: Path | None = None) -> list[EpochTimes]:
+def recorded_times(scale: str, folder: Path | None = None) -> list[EpochTimes]:
     """All records of a scale in runs/bench, or in ``folder``: CPUs, then GPUs, by file name."""
     folder = folder or records.runs_dir() / "bench"
     files = map(EpochTimes.load, json_files(folder, f"{PREFIX}{scale}-"))

@@ -110,6 +110,6 @@ def main(args: argparse.Namespace) -> int:
 def _round(args: argparse.Namespace, device: torch.device, index: int) -> list[epochs.Row]:
     """Time each method once."""
     rows = []
-    for row in tqdm(table4.ROWS, desc=f"round {index + 1}/{args.rounds}", unit="method"):
+    for row in tqdm(table4.TABLE.rows, desc=f"round {index + 1}/{args.rounds}", unit="method"):
         rows += epochs.measure(row.experiment, args.scale, batch=args.batch, device=device)
     return rows

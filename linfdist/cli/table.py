@@ -7,11 +7,7 @@ from linfdist.cli.arguments import Exit, add_scale
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m linfdist table``."""
-    parser.add_argument(
-        "number",
-        type=int,
-        help="1, 2, 3, 7, 9 (results), 4 (times), 5, 8 (networks) or 6 (settings)",
-    )
+    parser.add_argument("number", type=int, help=_numbers())
     add_scale(parser, default="reduced")
     parser.set_defaults(action=main)
 
@@ -22,3 +18,14 @@ def main(args: argparse.Namespace) -> int:
 
     print(report.text(args.number, args.scale))
     return Exit.DONE
+
+
+def _numbers() -> str:
+    """The numbers of the tables, grouped by kind: "1, 2, 3, 7, 9 (results), 4 (times) or …"."""
+    from linfdist.experiments import TABLES
+
+    numbers: dict[str, list[str]] = {}
+    for table in TABLES.values():
+        numbers.setdefault(table.kind, []).append(str(table.number))
+    *others, last = (f"{', '.join(some)} ({kind})" for kind, some in numbers.items())
+    return f"{', '.join(others)} or {last}"

@@ -2,19 +2,37 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from importlib import import_module
-from pkgutil import iter_modules
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
+from typing import TypeVar
 
 from linfdist import records
-from linfdist.experiments import differences, smoothing_study
+from linfdist.experiments import (
+    differences,
+    smoothing_study,
+    table1,
+    table2,
+    table3,
+    table4,
+    table5,
+    table6,
+    table7,
+    table8,
+    table9,
+)
 from linfdist.experiments.base import SCALES as SCALES
-from linfdist.experiments.base import Change as Change
 from linfdist.experiments.base import Experiment as Experiment
 from linfdist.experiments.base import PaperNumbers as PaperNumbers
 from linfdist.experiments.base import QuotedRow as QuotedRow
 from linfdist.experiments.base import Setting as Setting
+from linfdist.experiments.tables import AnyTable as AnyTable
+from linfdist.experiments.tables import ArchitectureTable as ArchitectureTable
+from linfdist.experiments.tables import Comparison as Comparison
+from linfdist.experiments.tables import HyperParameterTable as HyperParameterTable
+from linfdist.experiments.tables import Table as Table
+from linfdist.experiments.tables import TimingTable as TimingTable
 from linfdist.system.names import unknown
+
+_Kind = TypeVar("_Kind", bound=AnyTable)
 
 VALIDATION_PREFIX = f"{records.VALIDATION}/"  # a prefix of an experiment's name
 LIST = "python -m linfdist list"
@@ -25,19 +43,39 @@ class UnknownName(ValueError):
     """No experiment, scale or table has this name."""
 
 
-# The modules table<n> of this package, by n.
-TABLES: Mapping[int, ModuleType] = MappingProxyType(
+# The paper's tables by number.
+TABLES: Mapping[int, AnyTable] = MappingProxyType(
     {
-        int(module.name.removeprefix("table")): import_module(f"{__name__}.{module.name}")
-        for module in iter_modules(__path__)
-        if module.name.startswith("table")
+        table.number: table
+        for table in (
+            table1.TABLE,
+            table2.TABLE,
+            table3.TABLE,
+            table4.TABLE,
+            table5.TABLE,
+            table6.TABLE,
+            table7.TABLE,
+            table8.TABLE,
+            table9.TABLE,
+        )
     }
 )
+
+
+def tables_of(kind: type[_Kind]) -> list[_Kind]:
+    """The tables of one kind, such as ``Table`` for the tables of results."""
+    return [table for table in TABLES.values() if isinstance(table, kind)]
+
+
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         experiment.name: experiment
-        for module in (*(t for _, t in sorted(TABLES.items())), smoothing_study, differences)
-        for experiment in module.EXPERIMENTS
+        for rows in (
+            *(table.experiments for table in tables_of(Table)),
+            smoothing_study.EXPERIMENTS,
+            differences.EXPERIMENTS,
+        )
+        for experiment in rows
     }
 )
 

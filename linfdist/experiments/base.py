@@ -123,16 +123,3 @@ class QuotedRow:
     @property
     def eps(self) -> Fraction:
         return data.DATASETS[self.dataset].eps
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """Two rows that the paper's text compares: the difference ``after`` minus ``before``.
-
-    ``accuracy`` names the compared column: a key of ``report.ACCURACIES``, or "train".
-    """
-
-    title: str
-    before: Experiment | QuotedRow
-    after: Experiment
-    accuracy: str = "certified"

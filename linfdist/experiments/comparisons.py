@@ -1,23 +1,24 @@
 """The differences of two rows that the paper's text states  [Zhang2021, Sec. 7].
 
-The differences within Tables 3 and 7 are in ``table3.CHANGES`` and ``table7.CHANGES``.
+The differences within Tables 3 and 7 are the ``comparisons`` of those tables.
 """
 
 from linfdist.experiments import table1, table2, table9
-from linfdist.experiments.base import Change, Experiment, QuotedRow
+from linfdist.experiments.base import Experiment, QuotedRow
+from linfdist.experiments.tables import Comparison
 
 _SHORT = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 
 
-def _over(name: str, before: Experiment | QuotedRow, after: str, accuracy: str) -> Change:
-    """The change from ``before`` to one of the paper's own rows."""
-    return Change(title=name, before=before, after=table1.BY_NAME[after], accuracy=accuracy)
+def _over(name: str, before: Experiment | QuotedRow, after: str, accuracy: str) -> Comparison:
+    """The comparison of ``before`` with one of the paper's own rows."""
+    return Comparison(title=name, before=before, after=table1.BY_NAME[after], accuracy=accuracy)
 
 
-(_WIDE_RESNET,) = (row for row in table2.QUOTED if row.title == table2.WIDE_RESNET)
-(_TINY_MLP,) = (row for row in table2.EXPERIMENTS if row.title == table2.NET_MLP)
+(_WIDE_RESNET,) = (row for row in table2.TABLE.quoted if row.title == table2.WIDE_RESNET)
+(_TINY_MLP,) = (row for row in table2.TABLE.rows if row.title == table2.NET_MLP)
 
-CHANGES = (
+COMPARISONS = (
     _over(
         "CIFAR-10, ℓ∞-dist Net+MLP − IBP",
         table1.BY_NAME["table1/cifar10_ibp"],
@@ -30,7 +31,7 @@ CHANGES = (
         "table1/cifar10_net_mlp",
         "certified",
     ),
-    Change(
+    Comparison(
         title="TinyImageNet, ℓ∞-dist Net+MLP − WideResNet, the best before",
         before=_WIDE_RESNET,
         after=_TINY_MLP,
@@ -65,9 +66,9 @@ CHANGES = (
         )
         for dataset, title in _SHORT.items()
     ),
-    Change(
+    Comparison(
         title="CIFAR-10, convolutional ℓ∞-dist Net+MLP − CROWN-IBP with loss fusion",
         before=table1.BY_NAME["table1/cifar10_loss_fusion"],
-        after=table9.EXPERIMENTS[0],
+        after=table9.TABLE.rows[0],
     ),
 )

@@ -71,5 +71,5 @@ def _changed(setting: Setting, variant: Variant) -> Setting:
     return replace(setting, train=replace(setting.train, epochs=epochs, **variant.train))
 
 
-ROWS = ("mnist_net", "cifar10_net")
-EXPERIMENTS = tuple(_experiment(row, variant) for row in ROWS for variant in VARIANTS)
+BASE_ROWS = ("mnist_net", "cifar10_net")  # of Table 1
+EXPERIMENTS = tuple(_experiment(row, variant) for row in BASE_ROWS for variant in VARIANTS)

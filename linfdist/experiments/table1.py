@@ -9,13 +9,13 @@ from typing import Any
 from linfdist.data import DATASETS, Augmentation
 from linfdist.experiments import baselines
 from linfdist.experiments.base import Experiment, PaperNumbers, Setting
+from linfdist.experiments.tables import Table
 from linfdist.nn import NetConfig
 from linfdist.robust.losses import GatedLoss, HingeLoss, IBPLoss, Loss, MixtureLoss
 from linfdist.training import TrainConfig
 
 NET = "ℓ∞-dist Net"
 NET_MLP = "ℓ∞-dist Net+MLP"
-TITLE = "Table 1. Comparison with existing methods"
 LSE_TITLE = "{}, LogSumExp"  # ours: the same row with another smoothing
 
 # First l_p at p = 8, whose powers are squarings; then LogSumExp, matched to p. Of the LogSumExp
@@ -76,7 +76,7 @@ WIDER = {
     "cifar10_net_mlp": _CIFAR10_WIDE,
 }
 
-REDUCED = {
+REDUCED_SETTINGS = {
     "mnist_net": _MNIST_NET,
     "mnist_net_mlp": _MNIST_NET_MLP,
     "fashion_mnist_net": _FASHION_NET,
@@ -121,7 +121,7 @@ def _experiment(
     net = NetConfig(kind=kind, hidden=hidden, mlp_hidden=None if kind == "net" else 512)
     train = TrainConfig(epochs=epochs, loss=loss, augmentation=augmentation)
     full = Setting(dataset=dataset, eps=DATASETS[dataset].eps, net=net, train=train)
-    change = REDUCED[row]
+    change = REDUCED_SETTINGS[row]
     reduced = replace(
         full,
         net=replace(net, **change.net),
@@ -297,12 +297,16 @@ def _retrained(name: str, change: Retrained) -> Experiment:
     return replace(experiment, name=f"table1/{name}", title=title, scales=scales)
 
 
-METHODS = baselines.METHODS
 LSE = tuple(map(_with_lse, PAPER_ROWS))
-OURS = (
-    *LSE,
-    *(_retrained(name, change) for name, change in RETRAINED.items()),
-)  # rows that the paper does not have
-OWN = (*PAPER_ROWS, *OURS)  # all rows of l_inf-dist nets
-EXPERIMENTS = (*baselines.EXPERIMENTS, *OWN)
-BY_NAME = {experiment.name: experiment for experiment in EXPERIMENTS}
+RETRAINED_ROWS = tuple(_retrained(name, change) for name, change in RETRAINED.items())
+ADDED_ROWS = (*LSE, *RETRAINED_ROWS)
+DIST_NET_ROWS = (*PAPER_ROWS, *ADDED_ROWS)
+
+TABLE = Table(
+    number=1,
+    title="Table 1. Comparison with existing methods",
+    rows=(*baselines.EXPERIMENTS, *PAPER_ROWS),
+    added=ADDED_ROWS,
+    methods=baselines.METHODS,
+)
+BY_NAME = {experiment.name: experiment for experiment in TABLE.experiments}

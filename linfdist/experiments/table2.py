@@ -8,11 +8,10 @@ from linfdist.data import DATASETS, Augmentation
 from linfdist.experiments import baselines
 from linfdist.experiments.base import Experiment, PaperNumbers, QuotedRow, Setting
 from linfdist.experiments.table1 import NET_MLP, smoke
+from linfdist.experiments.tables import Table
 from linfdist.nn import NetConfig
 from linfdist.robust.losses import IBPLoss
 from linfdist.training import BoundTrainConfig, TrainConfig
-
-TITLE = "Table 2. TinyImageNet"
 
 _AUGMENTATION = Augmentation(flip=True, crop=56)
 _NET_MLP = Setting(
@@ -66,7 +65,7 @@ def _title(model: str) -> str:
 CNN7_BN = _title("CNN7+BN")
 RESNEXT, DENSENET, WIDE_RESNET = map(_title, ("ResNeXt", "DenseNet", "WideResNet"))
 
-EXPERIMENTS = (
+_ROWS = (
     Experiment(
         name="table2/tinyimagenet_cnn7_bn",
         title=CNN7_BN,
@@ -116,9 +115,7 @@ def _quoted(title: str, reason: str, flops: str, *accuracies: float) -> QuotedRo
     )
 
 
-# In the paper's order.
-METHODS = (CNN7_BN, RESNEXT, DENSENET, WIDE_RESNET)
-QUOTED = (
+_QUOTED = (
     _quoted(
         RESNEXT,
         "grouped convolutions in residual blocks, an architecture that this code has not",
@@ -143,4 +140,12 @@ QUOTED = (
         20.52,
         15.86,
     ),
+)
+
+TABLE = Table(
+    number=2,
+    title="Table 2. TinyImageNet",
+    rows=_ROWS,
+    quoted=_QUOTED,
+    methods=(CNN7_BN, RESNEXT, DENSENET, WIDE_RESNET),
 )

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from linfdist.experiments import table1
-from linfdist.experiments.base import Change, Experiment, PaperNumbers, Setting
+from linfdist.experiments.base import Experiment, PaperNumbers, Setting
 from linfdist.experiments.table1 import NET, NET_MLP
-
-TITLE = "Table 3. Ablation studies on CIFAR-10"
+from linfdist.experiments.tables import Comparison, Table
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Strategies:
         }
 
 
-ROWS = (
+STRATEGIES = (
     Strategies("A", smoothed=False, identity=False, decay="none"),
     Strategies("B", smoothed=True, identity=False, decay="none"),
     Strategies("C", smoothed=True, identity=True, decay="none"),
@@ -112,21 +111,26 @@ def _experiments(name: str, title: str) -> tuple[Experiment, ...]:
             scales={scale: row.of(setting) for scale, setting in scales.items()},
             switches=row.switches,
         )
-        for row, numbers in zip(ROWS, PRINTED[title], strict=True)
+        for row, numbers in zip(STRATEGIES, PRINTED[title], strict=True)
     )
 
 
-def _changes(rows: tuple[Experiment, ...]) -> tuple[Change, ...]:
+def _comparisons(rows: tuple[Experiment, ...]) -> tuple[Comparison, ...]:
     """The differences that Sec. 7.3 draws from the five rows of one kind of network."""
     a, b, c, d, e = rows
     return (
-        Change(title="smoothed gradient: B − A", before=a, after=b),
-        Change(title="identity map: C − B", before=b, after=c),
-        Change(title="ℓ2 decay: D − C", before=c, after=d),
-        Change(title="ℓp decay: E − C", before=c, after=e),
+        Comparison(title="smoothed gradient: B − A", before=a, after=b),
+        Comparison(title="identity map: C − B", before=b, after=c),
+        Comparison(title="ℓ2 decay: D − C", before=c, after=d),
+        Comparison(title="ℓp decay: E − C", before=c, after=e),
     )
 
 
 _NETS, _MLPS = _experiments("net", NET), _experiments("net_mlp", NET_MLP)
-EXPERIMENTS = (*_NETS, *_MLPS)
-CHANGES = (*_changes(_NETS), *_changes(_MLPS))
+
+TABLE = Table(
+    number=3,
+    title="Table 3. Ablation studies on CIFAR-10",
+    rows=(*_NETS, *_MLPS),
+    comparisons=(*_comparisons(_NETS), *_comparisons(_MLPS)),
+)

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 from linfdist.experiments import table1, table3
-from linfdist.experiments.base import Change, Experiment, PaperNumbers, Setting
+from linfdist.experiments.base import Experiment, PaperNumbers, Setting
 from linfdist.experiments.table1 import NET
-
-TITLE = "Table 7. Depth and initialisation, CIFAR-10"
+from linfdist.experiments.tables import Comparison, Table
 
 STARTS = {"gaussian": "Gaussian", "identity": "identity map"}
 PRINTED = {  # train and test accuracy
@@ -57,28 +56,28 @@ def _experiment(start: str, layers: int, train: float, test: float) -> Experimen
     )
 
 
-EXPERIMENTS = tuple(
+_ROWS = tuple(
     _experiment(start, layers, *numbers)
     for start, rows in PRINTED.items()
     for layers, numbers in rows.items()
 )
-_GAUSSIAN, _IDENTITY = EXPERIMENTS[: len(EXPERIMENTS) // 2], EXPERIMENTS[len(EXPERIMENTS) // 2 :]
+_GAUSSIAN, _IDENTITY = _ROWS[: len(_ROWS) // 2], _ROWS[len(_ROWS) // 2 :]
 # App. E: the training accuracy drops with depth after a Gaussian start, not after the identity map.
-CHANGES = (
-    Change(
+_COMPARISONS = (
+    Comparison(
         title="Gaussian: 10 layers − 7",
         before=_GAUSSIAN[2],
         after=_GAUSSIAN[-1],
         accuracy="train",
     ),
-    Change(
+    Comparison(
         title="identity map: 10 layers − 7",
         before=_IDENTITY[2],
         after=_IDENTITY[-1],
         accuracy="train",
     ),
     *(
-        Change(
+        Comparison(
             title=f"identity map − Gaussian, {after.switches['layers']} layers",
             before=before,
             after=after,
@@ -86,4 +85,11 @@ CHANGES = (
         )
         for before, after in zip(_GAUSSIAN, _IDENTITY, strict=True)
     ),
+)
+
+TABLE = Table(
+    number=7,
+    title="Table 7. Depth and initialisation, CIFAR-10",
+    rows=_ROWS,
+    comparisons=_COMPARISONS,
 )

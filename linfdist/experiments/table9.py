@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from linfdist.experiments import baselines, table1, table3
 from linfdist.experiments.base import Experiment, PaperNumbers
+from linfdist.experiments.tables import Table
 from linfdist.nn import NetConfig
 
-TITLE = "Table 9. Convolutional ℓ∞-dist nets and existing methods"
 CONV_NET_MLP = "Convolutional ℓ∞-dist Net+MLP"
 
 # "Exactly the same" training as for Net+MLP (App. F), at each scale.
@@ -36,18 +36,22 @@ _PAPER = replace(
     net=_net((128, 1), (128, 1), (256, 2), (256, 1), (256, 1), hidden=512, mlp_hidden=512),
 )
 
-EXPERIMENTS = (
-    Experiment(
-        name="table9/cifar10_conv_net_mlp",
-        title=CONV_NET_MLP,
-        paper=PaperNumbers.percent("566M", 49.17, 37.23, 34.30),
-        scales={"smoke": _SMOKE, "reduced": _REDUCED, "paper": _PAPER},
+TABLE = Table(
+    number=9,
+    title="Table 9. Convolutional ℓ∞-dist nets and existing methods",
+    rows=(
+        Experiment(
+            name="table9/cifar10_conv_net_mlp",
+            title=CONV_NET_MLP,
+            paper=PaperNumbers.percent("566M", 49.17, 37.23, 34.30),
+            scales={"smoke": _SMOKE, "reduced": _REDUCED, "paper": _PAPER},
+        ),
     ),
-)
-# The rows of Table 1 that the paper prints again: all except CROWN-IBP with loss fusion.
-METHODS = baselines.METHODS
-AGAIN = tuple(
-    row
-    for row in baselines.EXPERIMENTS
-    if row.dataset == "cifar10" and row.title != baselines.LOSS_FUSION
+    # All rows of Table 1 on CIFAR-10 except CROWN-IBP with loss fusion.
+    repeated=tuple(
+        row
+        for row in baselines.EXPERIMENTS
+        if row.dataset == "cifar10" and row.title != baselines.LOSS_FUSION
+    ),
+    methods=baselines.METHODS,
 )

@@ -1,5 +1,6 @@
 """The paper's tables, with the numbers recorded here beside the printed ones, and our own."""
 
+from linfdist.report.architectures import layers
 from linfdist.report.comparisons import effects, show_effects
 from linfdist.report.curves import (
     FATES,
@@ -10,18 +11,18 @@ from linfdist.report.curves import (
     plot_margins,
 )
 from linfdist.report.formats import ACCURACIES, format_flops, format_pixels
-from linfdist.report.ledger import VERDICTS, headlines, ledger
+from linfdist.report.ledger import Verdict, headlines, ledger
 from linfdist.report.ledger_page import VERDICT_COLORS, show_ledger, verdicts
-from linfdist.report.results import show, table, text
 from linfdist.report.robust_column import by_attack, robust_column, show_robust_column, wilson
-from linfdist.report.settings import hyper_parameters, layers
 from linfdist.report.study import show_study, study
+from linfdist.report.tables import show, table, text
+from linfdist.report.training_settings import hyper_parameters
 
 __all__ = [
     "ACCURACIES",
     "FATES",
-    "VERDICTS",
     "VERDICT_COLORS",
+    "Verdict",
     "by_attack",
     "certified_shares",
     "effects",

@@ -7,15 +7,15 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from linfdist import records
-from linfdist.experiments import Change, QuotedRow
+from linfdist.experiments import Comparison, QuotedRow
 from linfdist.report.formats import PRINTED
 from linfdist.report.results import results_of
 
 EFFECT_COLUMNS = ("change", "method", "accuracy", "paper", "here", "sd", "seeds", "as in the paper")
 
 
-def effects(changes: Sequence[Change], scale: str = "reduced") -> pd.DataFrame:
-    """One row per change: by how much it raises an accuracy, as a fraction of the images.
+def effects(comparisons: Sequence[Comparison], scale: str = "reduced") -> pd.DataFrame:
+    """One row per comparison: by how much its accuracy differs, as a fraction of the images.
 
     - "paper": the difference of the printed numbers.
     - "here": the difference of the means over the seeds recorded at ``scale``.
@@ -25,13 +25,13 @@ def effects(changes: Sequence[Change], scale: str = "reduced") -> pd.DataFrame:
       "not yet run" if a row has no record.
     """
     return pd.DataFrame(
-        [_effect(change, scale) for change in changes], columns=list(EFFECT_COLUMNS)
+        [_effect(comparison, scale) for comparison in comparisons], columns=list(EFFECT_COLUMNS)
     )
 
 
-def show_effects(changes: Sequence[Change], scale: str = "reduced") -> Styler:
+def show_effects(comparisons: Sequence[Comparison], scale: str = "reduced") -> Styler:
     """``effects`` for a notebook, in percentage points."""
-    shown = effects(changes, scale)
+    shown = effects(comparisons, scale)
     shown["here"] = [
         "" if pd.isna(here) else _points(here) + ("" if pd.isna(sd) else f" ± {100 * sd:.2f}")
         for here, sd in zip(shown["here"], shown["sd"], strict=True)
@@ -40,40 +40,40 @@ def show_effects(changes: Sequence[Change], scale: str = "reduced") -> Styler:
     return shown.drop(columns="sd").style.hide(axis="index")
 
 
-def difference(change: Change, scale: str) -> dict[str, float]:
-    """A change's "paper", "here", "sd" and "seeds", as in ``effects``; NaN without a record.
+def difference(comparison: Comparison, scale: str) -> dict[str, float]:
+    """A comparison's "paper", "here", "sd" and "seeds", as in ``effects``; NaN without a record.
 
     A quoted row contributes its printed number, and only at the paper's scale.
     """
-    key = PRINTED[change.accuracy]
+    key = PRINTED[comparison.accuracy]
     cells: dict[str, float] = {
-        "paper": getattr(change.after.paper, key) - getattr(change.before.paper, key),
+        "paper": getattr(comparison.after.paper, key) - getattr(comparison.before.paper, key),
         "here": math.nan,
         "sd": math.nan,
     }
-    quoted = isinstance(change.before, QuotedRow)
-    rows = [change.after] if quoted else [change.before, change.after]
+    quoted = isinstance(comparison.before, QuotedRow)
+    rows = [comparison.after] if quoted else [comparison.before, comparison.after]
     runs = [records.find_runs(row.name, scale) for row in rows]
     cells["seeds"] = min(map(len, runs))
     if not all(runs) or (quoted and scale != "paper"):
         return cells
     results = [results_of(row) for row in runs]
-    before = getattr(change.before.paper, key) if quoted else results[0][change.accuracy]
-    variances = [result[f"{change.accuracy} sd"] ** 2 for result in results]
+    before = getattr(comparison.before.paper, key) if quoted else results[0][comparison.accuracy]
+    variances = [result[f"{comparison.accuracy} sd"] ** 2 for result in results]
     return cells | {
-        "here": results[-1][change.accuracy] - before,
+        "here": results[-1][comparison.accuracy] - before,
         "sd": sum(variances) ** 0.5,
     }
 
 
-def _effect(change: Change, scale: str) -> dict[str, object]:
-    cells = difference(change, scale)
+def _effect(comparison: Comparison, scale: str) -> dict[str, object]:
+    cells = difference(comparison, scale)
     here, paper = cells["here"], cells["paper"]
     same = "not yet run" if math.isnan(here) else "yes" if here * paper > 0 else "no"
     return {
-        "change": change.title,
-        "method": change.after.title,
-        "accuracy": change.accuracy,
+        "change": comparison.title,
+        "method": comparison.after.title,
+        "accuracy": comparison.accuracy,
         "as in the paper": same,
         **cells,
     }

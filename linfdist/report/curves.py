@@ -38,7 +38,7 @@ def certified_at(runs: Sequence[Run], radii: Sequence[float]) -> pd.Series:
     return pd.Series(np.mean(shares, axis=0), index=radii)
 
 
-def recorded(table: str, scale: str = "reduced") -> dict[str, list[Run]]:
+def recorded_by_row(table: str, scale: str = "reduced") -> dict[str, list[Run]]:
     """The recorded runs of a table at a scale, keyed by row, in the order of the table."""
     experiments.check_scale(scale)
     names = [name for name in experiments.EXPERIMENTS if name.startswith(f"{table}/")]
@@ -54,7 +54,7 @@ def certified_shares(table: str, scale: str = "reduced") -> pd.DataFrame:
     """
     columns = ("row", "data set", "eps", "seeds", "at 0", "at eps/2", "at eps", "at 2 eps")
     rows = []
-    for name, runs in recorded(table, scale).items():
+    for name, runs in recorded_by_row(table, scale).items():
         eps = eps_of(runs[0])
         shares = certified_at(runs, [0.0, *(float(eps * part) for part in (Fraction(1, 2), 1, 2))])
         cells = (name, _dataset(runs), str(eps), len(runs), *shares)
@@ -128,7 +128,7 @@ def _paper(name: str, runs: Sequence[Run]) -> float | None:
 
 def _panels(table: str, scale: str, draw) -> Figure:
     """One panel per data set, stacked vertically, with one colour per row title."""
-    by_row = recorded(table, scale)
+    by_row = recorded_by_row(table, scale)
     order = [key for key in data.DATASETS if any(_dataset(runs) == key for runs in by_row.values())]
     labels = _labels(by_row)
     titles = dict.fromkeys(labels.values())

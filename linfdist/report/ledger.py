@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 import pandas as pd
@@ -9,19 +10,32 @@ import torch
 
 from linfdist import data, experiments, records
 from linfdist.bench import epochs_file
-from linfdist.experiments import Change, Experiment, QuotedRow, comparisons, runner, table4
+from linfdist.experiments import (
+    Comparison,
+    Experiment,
+    QuotedRow,
+    Table,
+    TimingTable,
+    comparisons,
+    runner,
+)
+from linfdist.experiments.tables import TimedRow
 from linfdist.report.comparisons import difference
 from linfdist.report.formats import PRINTED, parse_flops
 from linfdist.report.results import noted_scale, results_of
 
-REPRODUCED = "reproduced"
-REDUCED = "reproduced at reduced scale"
-BETTER = "exceeded"
-NOISE = "within noise"
-NOT = "not reproduced"
-NOT_YET = "not yet run"
-QUOTED = "quoted"
-VERDICTS = (REPRODUCED, BETTER, REDUCED, NOISE, NOT, NOT_YET, QUOTED)
+
+class Verdict(StrEnum):
+    """What the ledger says about a claim; ``ledger`` states the rule."""
+
+    REPRODUCED = "reproduced"
+    EXCEEDED = "exceeded"
+    REPRODUCED_AT_REDUCED_SCALE = "reproduced at reduced scale"
+    WITHIN_NOISE = "within noise"
+    NOT_REPRODUCED = "not reproduced"
+    NOT_YET_RUN = "not yet run"
+    QUOTED = "quoted"
+
 
 # (clean, robust and certified). Twice the standard deviation of eight runs that the paper's authors
 # log for the successor of this method. They do not log Fashion-MNIST, which takes CIFAR-10's.
@@ -81,13 +95,6 @@ def headlines() -> list[str]:
     return [_accuracy_claim(experiments.get(row), "certified") for row in rows]
 
 
-def papers_rows(number: int) -> list[Experiment]:
-    """The experiments that are rows of the paper's table, without the rows that this code adds."""
-    module = experiments.TABLES[number]
-    ours = {row.name for row in getattr(module, "OURS", ())}
-    return [row for row in getattr(module, "EXPERIMENTS", ()) if row.name not in ours]
-
-
 def _accuracy_claim(row: Experiment | QuotedRow, name: str) -> str:
     switches = [f"{key} {value}" for key, value in getattr(row, "switches", {}).items()]
     said = [data.DATASETS[row.dataset].title, row.title, *switches]
@@ -95,20 +102,20 @@ def _accuracy_claim(row: Experiment | QuotedRow, name: str) -> str:
 
 
 def _accuracies() -> Iterator[dict[str, object]]:
-    for number, module in sorted(experiments.TABLES.items()):
-        for row in (*getattr(module, "QUOTED", ()), *papers_rows(number)):
+    for table in experiments.tables_of(Table):
+        for row in (*table.quoted, *table.rows):
             for name, key in PRINTED.items():
                 paper = getattr(row.paper, key)
                 if paper is None:
                     continue
                 cells = {
                     "kind": "accuracy",
-                    "table": number,
+                    "table": table.number,
                     "claim": _accuracy_claim(row, name),
                     "paper": paper,
                 }
                 if isinstance(row, QuotedRow):
-                    yield cells | {"verdict": QUOTED}
+                    yield cells | {"verdict": Verdict.QUOTED}
                     continue
                 tolerance = TOLERANCES[row.dataset][name in ("robust", "certified")]
                 yield cells | {"tolerance": tolerance} | _judged(row, name, paper, tolerance)
@@ -118,18 +125,19 @@ def _judged(row: Experiment, name: str, paper: float, tolerance: float) -> dict[
     """The recorded cells of one accuracy, and its verdict."""
     scale, runs = _best(row)
     if not runs:
-        return {"n": 0, "verdict": NOT_YET}
+        return {"n": 0, "verdict": Verdict.NOT_YET_RUN}
     results = results_of(runs)
     excess = results[name] - paper
     near = abs(excess) <= tolerance + 1e-9  # 1e-9: both are rounded decimals
-    verdict = REPRODUCED if near else BETTER if excess > 0 else NOT
+    outside = Verdict.EXCEEDED if excess > 0 else Verdict.NOT_REPRODUCED
+    verdict = Verdict.REPRODUCED if near else outside
     scale = noted_scale(row, scale, runs)
     return {
         "here": results[name],
         "sd": results[f"{name} sd"],
         "n": len(runs),
         "scale": scale,
-        "verdict": verdict if scale == "paper" else NOT_YET,
+        "verdict": verdict if scale == "paper" else Verdict.NOT_YET_RUN,
         **_provenance(runs),
     }
 
@@ -160,90 +168,102 @@ def _commit(environment: Mapping[str, Any]) -> str:
 
 
 def _differences() -> Iterator[dict[str, object]]:
-    changes = [(change, change.title) for change in comparisons.CHANGES]
-    for _, module in sorted(experiments.TABLES.items()):
-        for change in getattr(module, "CHANGES", ()):
-            said = data.DATASETS[change.after.dataset].title, change.after.title, change.title
-            changes.append((change, ", ".join(said)))
-    for change, title in changes:
-        table = change.after.name.partition("/")[0]
-        cells = {
-            "kind": "difference",
-            "table": int(table.removeprefix("table")),
-            "claim": f"{title}: {change.accuracy}",
-        }
-        yield cells | _judged_difference(change)
+    for comparison in comparisons.COMPARISONS:
+        name = comparison.after.name.partition("/")[0]  # "table1"
+        number = int(name.removeprefix("table"))
+        yield _difference_claim(number, comparison.title, comparison)
+    for table in experiments.tables_of(Table):
+        for comparison in table.comparisons:
+            after = comparison.after
+            said = data.DATASETS[after.dataset].title, after.title, comparison.title
+            yield _difference_claim(table.number, ", ".join(said), comparison)
 
 
-def _judged_difference(change: Change) -> dict[str, object]:
-    rows = [row for row in (change.before, change.after) if isinstance(row, Experiment)]
+def _difference_claim(number: int, title: str, comparison: Comparison) -> dict[str, object]:
+    cells = {
+        "kind": "difference",
+        "table": number,
+        "claim": f"{title}: {comparison.accuracy}",
+    }
+    return cells | _judged_difference(comparison)
+
+
+def _judged_difference(comparison: Comparison) -> dict[str, object]:
+    rows = [row for row in (comparison.before, comparison.after) if isinstance(row, Experiment)]
     scale, runs = _best(*rows)
-    effect = difference(change, scale or "reduced")
-    cells: dict[str, object] = {"paper": effect["paper"], "n": 0, "verdict": NOT_YET}
+    effect = difference(comparison, scale or "reduced")
+    cells: dict[str, object] = {"paper": effect["paper"], "n": 0, "verdict": Verdict.NOT_YET_RUN}
     if math.isnan(effect["here"]):
         return cells
     tolerance = max(POINT, 0.0 if math.isnan(effect["sd"]) else 2 * effect["sd"])
     cells |= {"here": effect["here"], "sd": effect["sd"], "n": effect["seeds"]}
-    recorded = records.find_runs(change.after.name, scale)
-    scale = noted_scale(change.after, scale, recorded)
+    recorded = records.find_runs(comparison.after.name, scale)
+    scale = noted_scale(comparison.after, scale, recorded)
     cells |= {"scale": scale, "tolerance": tolerance, **_provenance(runs)}
-    same_method = change.before.title == change.after.title
+    same_method = comparison.before.title == comparison.after.title
     if scale != "paper" and not same_method:
         return cells
     if abs(effect["here"]) < tolerance:
-        return cells | {"verdict": NOISE}
+        return cells | {"verdict": Verdict.WITHIN_NOISE}
     if effect["here"] * effect["paper"] < 0:
-        return cells | {"verdict": NOT}
-    return cells | {"verdict": REPRODUCED if scale == "paper" else REDUCED}
+        return cells | {"verdict": Verdict.NOT_REPRODUCED}
+    if scale == "paper":
+        return cells | {"verdict": Verdict.REPRODUCED}
+    return cells | {"verdict": Verdict.REPRODUCED_AT_REDUCED_SCALE}
 
 
 def _times() -> Iterator[dict[str, object]]:
-    recorded = epochs_file.recorded("paper")
+    recorded = epochs_file.recorded_times("paper")
     recorded.sort(key=lambda times: "cuda" in times.environment["backend"])
-    for row in table4.ROWS:
-        if row.paper_seconds is None or row is table4.REFERENCE:
-            continue
-        paper = row.paper_seconds / table4.REFERENCE.paper_seconds
-        cells = {
-            "kind": "time",
-            "table": 4,
-            "claim": f"CIFAR-10, {row.experiment.title}: epoch, of IBP's",
-            "paper": paper,
-            "tolerance": paper * QUARTER,
-            "verdict": NOT_YET,
-        }
-        if recorded:
-            times = recorded[-1]
-            here = times.summary().loc[row.experiment.name, "ratio"]
-            cells |= {
-                "here": here,
-                "n": times.rounds,
-                "scale": "paper",
-                "device": times.device,
-                "commit": _commit(times.environment),
+    for table in experiments.tables_of(TimingTable):
+        for row in table.rows:
+            if row.paper_seconds is None or row is table.reference:
+                continue
+            paper = row.paper_seconds / table.reference.paper_seconds
+            cells = {
+                "kind": "time",
+                "table": table.number,
+                "claim": f"CIFAR-10, {row.experiment.title}: epoch, of IBP's",
+                "paper": paper,
+                "tolerance": paper * QUARTER,
+                "verdict": Verdict.NOT_YET_RUN,
             }
-            if "cuda" in times.environment["backend"]:
-                near = abs(here - paper) <= paper * QUARTER
-                cells["verdict"] = REPRODUCED if near else NOT
-        yield cells
+            yield cells | (_judged_time(row, paper, recorded[-1]) if recorded else {})
+
+
+def _judged_time(row: TimedRow, paper: float, times: epochs_file.EpochTimes) -> dict[str, object]:
+    """The recorded cells of one time, and its verdict if a GPU was timed."""
+    here = times.summary().loc[row.experiment.name, "ratio"]
+    cells = {
+        "here": here,
+        "n": times.rounds,
+        "scale": "paper",
+        "device": times.device,
+        "commit": _commit(times.environment),
+    }
+    if "cuda" not in times.environment["backend"]:
+        return cells
+    near = abs(here - paper) <= paper * QUARTER
+    return cells | {"verdict": Verdict.REPRODUCED if near else Verdict.NOT_REPRODUCED}
 
 
 def _flops() -> Iterator[dict[str, object]]:
-    for number in experiments.TABLES:
-        for row in papers_rows(number):
+    for table in experiments.tables_of(Table):
+        for row in table.rows:
             if not row.paper.flops:
                 continue
             info = data.DATASETS[row.dataset]
             with torch.device("meta"):  # shapes only, no weights
                 flops = runner.counts(runner.build(row.scales["paper"], info, 0))["flops"]
             paper, tolerance = parse_flops(row.paper.flops)
+            near = abs(flops - paper) <= tolerance
             yield {
                 "kind": "FLOPs",
-                "table": number,
+                "table": table.number,
                 "claim": f"{info.title}, {row.title}: FLOPs",
                 "paper": paper,
                 "here": flops,
                 "scale": "paper",
                 "tolerance": tolerance,
-                "verdict": REPRODUCED if abs(flops - paper) <= tolerance else NOT,
+                "verdict": Verdict.REPRODUCED if near else Verdict.NOT_REPRODUCED,
             }

@@ -4,23 +4,21 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from linfdist.report.formats import format_flops, format_percent
-from linfdist.report.ledger import BETTER, NOISE, NOT, REDUCED, REPRODUCED, VERDICTS
+from linfdist.report.ledger import Verdict
 
 VERDICT_COLORS = {
-    REPRODUCED: "#2e8b57",
-    BETTER: "#1f77b4",
-    REDUCED: "#6aa84f",
-    NOISE: "#b8860b",
-    NOT: "#cc3d3d",
+    Verdict.REPRODUCED: "#2e8b57",
+    Verdict.EXCEEDED: "#1f77b4",
+    Verdict.REPRODUCED_AT_REDUCED_SCALE: "#6aa84f",
+    Verdict.WITHIN_NOISE: "#b8860b",
+    Verdict.NOT_REPRODUCED: "#cc3d3d",
 }
-# Pages of the book that are not named after the table they show.
-PAGES = {8: "tables/table9"}
 
 
 def verdicts(claims: pd.DataFrame) -> pd.DataFrame:
     """The number of claims with each verdict: one row per table, one column per verdict."""
     counts = pd.crosstab(claims["table"], claims["verdict"])
-    return counts.reindex(columns=list(VERDICTS), fill_value=0)
+    return counts.reindex(columns=list(Verdict), fill_value=0)
 
 
 def show_ledger(claims: pd.DataFrame) -> Styler:
@@ -29,6 +27,8 @@ def show_ledger(claims: pd.DataFrame) -> Styler:
     Accuracies are in percent and differences in percentage points. Both show the standard deviation
     over the seeds.
     """
+    # Without any record, a column of text holds numbers: NaN.
+    words = claims[["scale", "device", "commit"]].astype(object).fillna("")
     shown = pd.DataFrame(
         {
             "table": [_table_link(number) for number in claims["table"]],
@@ -36,11 +36,11 @@ def show_ledger(claims: pd.DataFrame) -> Styler:
             "paper": [_number(row.kind, row.paper) for row in claims.itertuples()],
             "here": [_measured(row) for row in claims.itertuples()],
             "n": claims["n"].map(lambda n: "" if pd.isna(n) or n == 0 else f"{n:.0f}"),
-            "scale": claims["scale"].fillna(""),
+            "scale": words["scale"],
             "tolerance": [_tolerance(row) for row in claims.itertuples()],
             "minutes": claims["minutes"].map(lambda n: "" if pd.isna(n) else f"{n:.0f}"),
-            "device": claims["device"].fillna("").str.replace(r"\(R\)| Processor", "", regex=True),
-            "commit": claims["commit"].fillna(""),
+            "device": words["device"].str.replace(r"\(R\)| Processor", "", regex=True),
+            "commit": words["commit"],
             "records": [_record_links(paths) for paths in claims["runs"]],
             "verdict": claims["verdict"],
         }
@@ -53,7 +53,7 @@ def show_ledger(claims: pd.DataFrame) -> Styler:
 
 
 def _table_link(number: int) -> str:
-    return f'<a href="{PAGES.get(number, f"tables/table{number}")}.html">{number}</a>'
+    return f'<a href="tables/table{number}.html">{number}</a>'
 
 
 def _record_links(paths: object) -> str:

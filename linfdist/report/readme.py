@@ -14,7 +14,7 @@ import pandas as pd
 from linfdist import records
 from linfdist.bench import recorded
 from linfdist.report.formats import ACCURACIES, format_percent
-from linfdist.report.results import table
+from linfdist.report.tables import table
 
 RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
 SPEED = re.compile(r"(?<=<!-- speed -->\n).*?(?=<!-- /speed -->)", re.DOTALL)
@@ -101,7 +101,7 @@ def draw(path: Path) -> None:
 
 def speed() -> str:
     """The recorded benches as Markdown: our speed and the fastest peer timed beside it."""
-    return "\n".join(map(_speed_of, benches()))
+    return "\n".join(map(_speed_of, recorded.benches()))
 
 
 def _speed_of(bench: recorded.Bench) -> str:
@@ -124,7 +124,7 @@ def _speed_of(bench: recorded.Bench) -> str:
 
 def gpu() -> str:
     """The README's paragraph about GPUs: which GPUs have a recorded bench, or that none has."""
-    state = recorded.gpu_state(benches())
+    state = recorded.gpu_state(recorded.benches())
     yet = ": none of their numbers is known" if state == recorded.NO_GPU_RUN else ""
     return (
         "**On a GPU.** The CUDA kernels are compiled for sm_80, sm_90 and PTX, which later GPUs "
@@ -132,10 +132,6 @@ def gpu() -> str:
         "builds, tests, benches and\ntrains on one within a budget of seconds; "
         "[the book's page on speed](book/method/speed.ipynb) has the rooflines.\n"
     )
-
-
-def benches() -> list[recorded.Bench]:
-    return recorded.benches(records.runs_dir() / "bench")
 
 
 if __name__ == "__main__":

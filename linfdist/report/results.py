@@ -1,12 +1,12 @@
-"""The paper's tables, with the recorded numbers beside the printed ones."""
+"""Tables of results: the recorded numbers beside the printed ones."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from linfdist import data, experiments, records
-from linfdist.experiments import Experiment, QuotedRow, printed_settings
+from linfdist import data, records
+from linfdist.experiments import Experiment, QuotedRow, Table
 from linfdist.report.formats import (
     PRINTED,
     format_flops,
@@ -14,23 +14,10 @@ from linfdist.report.formats import (
     format_pixels,
     with_percents,
 )
-from linfdist.report.settings import architectures, hyper_parameter_table
-from linfdist.report.timings import show_timings, timings, timings_text
-from linfdist.system.names import unknown
-
-TIMES = 4
-SETTING_TABLES = {
-    5: "Table 5. Details of network architectures",
-    6: "Table 6. Hyper-parameters of Tables 1 and 2",
-    8: "Table 8. Details of convolutional network architectures",
-}
 
 
-def table(number: int, scale: str = "reduced") -> pd.DataFrame:
-    """A table of the paper, with the numbers recorded at ``scale`` beside the printed ones.
-
-    Table 4 is ``timings``. Tables 5, 6 and 8 compare this code's settings at the paper's scale with
-    the printed ones. The other tables have one row per method or setting, and these columns:
+def frame(table: Table, scale: str) -> pd.DataFrame:
+    """One row per method or setting.
 
     - "paper test", "paper robust", "paper certified": the printed accuracies, as fractions.
     - "test", "robust", "certified": the means over the recorded seeds, as fractions; empty for a
@@ -40,69 +27,39 @@ def table(number: int, scale: str = "reduced") -> pd.DataFrame:
       test images if a run did not use all of them.
     - "status": for a row without a record, the command that makes one; for a quoted row, why it is
       not rerun.
-
-    Raises:
-        UnknownName: no such table or scale.
     """
-    known = sorted({*experiments.TABLES, *SETTING_TABLES})
-    if number not in known:
-        raise experiments.UnknownName(unknown("table", str(number), map(str, known)))
-    experiments.check_scale(scale)
-    if number == TIMES:
-        return timings(scale)
-    if number == 5:
-        return architectures(printed_settings.TABLE5)
-    if number == 6:
-        return hyper_parameter_table()
-    if number == 8:
-        return architectures(printed_settings.TABLE8)
-    return _results(number, scale)
+    rows = [*table.quoted, *table.repeated, *table.experiments]
+    order = {name: rank for rank, name in enumerate(data.DATASETS)}
+    methods = {title: rank for rank, title in enumerate(table.methods)}
+    rows.sort(key=lambda row: (order[row.dataset], methods.get(row.title, len(methods))))
+    return pd.DataFrame([_result(row, scale) for row in rows], columns=_columns(rows))
 
 
-def text(number: int, scale: str = "reduced") -> str:
+def text(table: Table, scale: str) -> str:
     """The table for a terminal, followed by lines that say where each row ran, or how to run it.
 
     Rows with the same status share a line.
     """
-    if number == TIMES:
-        return timings_text(scale)
-    title, shown = _printed(number, scale)
-    if number in SETTING_TABLES:
-        return f"{title}\n\n{shown.to_string()}"
-    switches = experiments.TABLES[number].EXPERIMENTS[0].switches
-    rows: dict[str, list[str]] = {}
+    title, shown = _printed(table, scale)
+    switches = table.experiments[0].switches
+    by_status: dict[str, list[str]] = {}
     for _, row in shown[shown["status"] != ""].iterrows():
         said = [row["method"], *(f"{name} {row[name]}" for name in switches), row["data set"]]
-        rows.setdefault(row["status"], []).append(", ".join(said))
+        by_status.setdefault(row["status"], []).append(", ".join(said))
     notes = [
         f"{'All rows' if len(names) == len(shown) > 1 else '; '.join(names)}: {status}"
-        for status, names in rows.items()
+        for status, names in by_status.items()
     ]
     cells = shown.drop(columns="status").to_string(index=False)
     return "\n".join([title, "", cells, "", *notes])
 
 
-def show(number: int, scale: str = "reduced") -> Styler:
+def style(table: Table, scale: str) -> Styler:
     """The table for a notebook; ℓ∞-dist nets are in bold if the table has other methods too."""
-    if number == TIMES:
-        return show_timings(scale)
-    title, shown = _printed(number, scale)
-    styler = shown.style.set_caption(title)
-    if number in SETTING_TABLES:
-        return styler
+    title, shown = _printed(table, scale)
     nets = shown["method"].str.contains("ℓ∞-dist")
     bold = nets.map({True: "" if nets.all() else "font-weight: bold"})
-    return styler.hide(axis="index").apply(lambda column: bold)
-
-
-def _results(number: int, scale: str) -> pd.DataFrame:
-    module = experiments.TABLES[number]
-    others = *getattr(module, "QUOTED", ()), *getattr(module, "AGAIN", ())
-    rows = [*others, *module.EXPERIMENTS]
-    order = {name: rank for rank, name in enumerate(data.DATASETS)}
-    methods = {title: rank for rank, title in enumerate(getattr(module, "METHODS", ()))}
-    rows.sort(key=lambda row: (order[row.dataset], methods.get(row.title, len(methods))))
-    return pd.DataFrame([_result(row, scale) for row in rows], columns=_columns(rows))
+    return shown.style.set_caption(title).hide(axis="index").apply(lambda column: bold)
 
 
 def _columns(rows: Sequence[Experiment | QuotedRow]) -> list[str]:
@@ -179,16 +136,13 @@ def results_of(runs: Sequence[records.Run]) -> dict[str, float]:
     return cells | {"epochs": round(sum(len(run.epochs) for run in runs) / len(runs))}
 
 
-def _printed(number: int, scale: str) -> tuple[str, pd.DataFrame]:
+def _printed(table: Table, scale: str) -> tuple[str, pd.DataFrame]:
     """The title and the cells of a table as text; "source" is left out if no row is quoted."""
-    numbers = table(number, scale)
-    if number in SETTING_TABLES:
-        return SETTING_TABLES[number], numbers.T if number == 6 else numbers
+    numbers = frame(table, scale)
     shown = with_percents(numbers)
     for name in PRINTED.keys() & {*numbers}:
         shown[f"paper {name}"] = numbers[f"paper {name}"].map(format_percent)
     shown["run FLOPs"] = numbers["run FLOPs"].map(lambda n: "" if pd.isna(n) else format_flops(n))
     if (numbers["source"] == "this code").all():
         shown = shown.drop(columns="source")
-    title = f"{experiments.TABLES[number].TITLE} (accuracies in percent)"
-    return title, shown.fillna("")
+    return f"{table.title} (accuracies in percent)", shown.fillna("")

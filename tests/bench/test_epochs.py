@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,14 +45,14 @@ def times(path, rows, **given):
 
 
 def test_the_papers_seconds_and_what_they_are_of():
-    found = {row.experiment.name: row.paper_seconds for row in table4.ROWS}
+    found = {row.experiment.name: row.paper_seconds for row in table4.TABLE.rows}
     printed = {f"table1/cifar10_{name}": seconds for name, seconds in SECONDS.items()}
     assert {name: seconds for name, seconds in found.items() if seconds is not None} == printed
     assert [name for name, seconds in found.items() if seconds is None] == [
         "table1/cifar10_net_lse",
         "table1/cifar10_net_mlp_lse",
     ]
-    assert table4.REFERENCE.experiment.name == IBP
+    assert table4.TABLE.reference.experiment.name == IBP
 
 
 def test_moments_are_the_middles_of_the_phases_that_there_are():
@@ -144,7 +145,9 @@ def bench(*arguments):
 @pytest.fixture
 def two(monkeypatch):
     """Two methods, so that a round takes a moment."""
-    monkeypatch.setattr(table4, "ROWS", table4.ROWS[:2])
+    table = replace(table4.TABLE, rows=table4.TABLE.rows[:2])
+    monkeypatch.setattr(table4, "TABLE", table)
+    monkeypatch.setattr(experiments, "TABLES", {4: table})
 
 
 def test_the_command_writes_a_record_that_the_table_shows(folders, two, capsys):
@@ -231,7 +234,7 @@ def test_devices_stand_below_one_another_gpus_last(folders, two):
     folder = folders / "runs" / "bench"
     for name, backend in (("a-gpu", "native (cuda)"), ("cpu", "native (avx2)")):
         here = {"device": name, "threads": 1, "backend": backend}
-        rows = [row(one.experiment.name, "ramp", 1, [1.0], [0.0]) for one in table4.ROWS]
+        rows = [row(one.experiment.name, "ramp", 1, [1.0], [0.0]) for one in table4.TABLE.rows]
         times(folder / f"epochs-paper-{name}.json", [], environment=here).add_round(rows)
     devices = report.table(4, "paper")["device"].tolist()
     assert devices == ["cpu, 1 thr."] * 2 + ["a-gpu"] * 2

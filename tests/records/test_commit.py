@@ -112,7 +112,7 @@ def test_a_clone_has_every_record_whatever_its_line_endings(tmp_path, monkeypatc
     from linfdist.records.attacks import find_attacks
 
     assert all(len(found.table) for found in find_attacks())
-    assert recorded.benches() and epochs_file.recorded("paper") and machine_code.load()
+    assert recorded.benches() and epochs_file.recorded_times("paper") and machine_code.load()
     for path in (
         "linfdist/records/store.py",
         "linfdist/csrc/bindings/module.cpp",

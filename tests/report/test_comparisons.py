@@ -28,12 +28,12 @@ def record(folder, name, certified, *, seed=0, train=0.5):
 
 
 def test_without_records_there_are_the_papers_effects_alone():
-    found = report.effects(table3.CHANGES)
+    found = report.effects(table3.TABLE.comparisons)
     points = (100 * found["paper"]).round(2).tolist()
     assert points == [25.54, 0.15, -3.70, 0.59, 1.95, 5.31, -2.53, 0.40]
     assert found["here"].isna().all()
     assert set(found["as in the paper"]) == {"not yet run"} and set(found["seeds"]) == {0}
-    html = report.show_effects(table3.CHANGES).to_html()
+    html = report.show_effects(table3.TABLE.comparisons).to_html()
     assert "+25.54" in html and "-3.70" in html and "nan" not in html.lower()
 
 
@@ -42,23 +42,23 @@ def test_an_effect_is_the_difference_of_means(folders):
     record(folders, "table3/b_net", 0.30)
     record(folders, "table3/b_net", 0.34, seed=1)
     record(folders, "table3/c_net", 0.28)
-    smoothed, identity, *others = report.effects(table3.CHANGES).to_dict("records")
+    smoothed, identity, *others = report.effects(table3.TABLE.comparisons).to_dict("records")
     assert smoothed["here"] == pytest.approx(0.22) and identity["here"] == pytest.approx(-0.04)
     assert pd.isna(smoothed["sd"])  # of one seed there is none
     assert (smoothed["seeds"], identity["seeds"]) == (1, 1)
     assert [smoothed["as in the paper"], identity["as in the paper"]] == ["yes", "no"]
     assert {row["as in the paper"] for row in others} == {"not yet run"}
     record(folders, "table3/a_net", 0.14, seed=1)
-    smoothed = report.effects(table3.CHANGES).iloc[0]
+    smoothed = report.effects(table3.TABLE.comparisons).iloc[0]
     assert smoothed["here"] == pytest.approx(0.20)
     assert smoothed["sd"] == pytest.approx((0.0008 + 0.0008) ** 0.5)
-    assert "+20.00 ± 4.00" in report.show_effects(table3.CHANGES).to_html()
+    assert "+20.00 ± 4.00" in report.show_effects(table3.TABLE.comparisons).to_html()
 
 
 def test_table7s_effects_are_of_training_accuracy(folders):
     for name, train in (("gaussian_7", 0.4), ("gaussian_10", 0.3), ("identity_10", 0.45)):
         record(folders, f"table7/{name}", 0.1, train=train)
-    found = report.effects(table7.CHANGES).set_index("change")
+    found = report.effects(table7.TABLE.comparisons).set_index("change")
     assert (100 * found["paper"].iloc[:2]).round(2).tolist() == [-5.10, 2.26]
     assert found["here"]["Gaussian: 10 layers − 7"] == pytest.approx(-0.1)
     assert found["here"]["identity map − Gaussian, 10 layers"] == pytest.approx(0.15)
@@ -91,7 +91,7 @@ def test_tables_of_results_are_shown(number):
     assert "source" not in text and "source" not in html  # nothing is quoted
     rows = len(report.table(number))
     assert text.count("not yet run: python -m linfdist run") == rows
-    others = rows - len(experiments.TABLES[number].EXPERIMENTS)
+    others = rows - len(experiments.TABLES[number].experiments)
     assert (html.count("font-weight: bold") > 0) is (others > 0)
 
 

@@ -12,7 +12,7 @@ from helpers import made_records
 from linfdist import experiments, records, report
 from linfdist.records import certified_radii, eps_of
 from linfdist.records.attacks import find_attacks
-from linfdist.report.curves import certified_at, recorded
+from linfdist.report.curves import certified_at, recorded_by_row
 
 RUNS = records.find_runs(scale="reduced")
 
@@ -45,7 +45,7 @@ def test_the_sound_radius_comes_first():
 
 
 def test_shares_of_several_seeds_are_their_mean():
-    runs = recorded("table1")["table1/mnist_net"]
+    runs = recorded_by_row("table1")["table1/mnist_net"]
     assert len(runs) > 1
     table = report.certified_shares("table1").set_index("row")
     row = table.loc["table1/mnist_net"]
@@ -59,7 +59,7 @@ def test_a_panel_a_data_set_and_a_line_a_row():
     figure = report.plot_curves("table1")
     titles = [ax.get_title() for ax in figure.axes]
     assert titles[0] == "MNIST" and len(set(titles)) == len(titles)
-    found = recorded("table1")
+    found = recorded_by_row("table1")
     lines = [line for ax in figure.axes for line in ax.lines if len(line.get_xdata()) > 2]
     assert len(lines) == len(found)
     papers = [line for ax in figure.axes for line in ax.lines if line.get_marker() == "o"]
@@ -71,7 +71,7 @@ def test_a_panel_a_data_set_and_a_line_a_row():
     assert report.plot_margins("table1").axes
     (ax,) = report.plot_curves("table3").axes
     shown = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert len(set(shown)) == len(shown) == len(recorded("table3"))
+    assert len(set(shown)) == len(shown) == len(recorded_by_row("table3"))
 
 
 @pytest.mark.parametrize("scale", ["smoke", "paper"])

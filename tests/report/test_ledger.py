@@ -45,42 +45,49 @@ def row(claim):
     return found.loc[index]
 
 
-def difference(change):
-    own = () if change in comparisons.CHANGES else ("CIFAR-10", change.after.title)
-    return row(f"{', '.join([*own, change.title])}: {change.accuracy}")
+def difference(comparison):
+    own = () if comparison in comparisons.COMPARISONS else ("CIFAR-10", comparison.after.title)
+    return row(f"{', '.join([*own, comparison.title])}: {comparison.accuracy}")
 
 
 def test_every_number_of_every_row_of_the_paper_is_a_claim():
     found = report.ledger()
     assert found["claim"].is_unique
-    assert set(found["verdict"]) <= set(report.VERDICTS)
+    assert set(found["verdict"]) <= set(report.Verdict)
     printed = [
         getattr(row.paper, key)
-        for module in experiments.TABLES.values()
-        for row in (*module.EXPERIMENTS, *getattr(module, "QUOTED", ()))
-        if row not in getattr(module, "OURS", ())
+        for table in experiments.tables_of(experiments.Table)
+        for row in (*table.rows, *table.quoted)
         for key in formats.PRINTED.values()
     ]
     wanted = sorted(number for number in printed if number is not None)
     assert sorted(found.loc[found["kind"] == "accuracy", "paper"]) == wanted
-    changes = (*comparisons.CHANGES, *table3.CHANGES, *table7.CHANGES)
-    assert (found["kind"] == "difference").sum() == len(changes)
+    stated = (*comparisons.COMPARISONS, *table3.TABLE.comparisons, *table7.TABLE.comparisons)
+    assert (found["kind"] == "difference").sum() == len(stated)
     assert set(report.headlines()) <= set(found["claim"])
     abstract = [0.9309, 0.7923, 0.3542, 0.1631]
     printed = found.set_index("claim").loc[report.headlines(), "paper"]
     assert printed.tolist() == pytest.approx(abstract)
 
 
+def test_a_verdict_is_shown_in_words():
+    claims = report.ledger()
+    counts = report.verdicts(claims)
+    html = report.show_ledger(claims).to_html()
+    for shown in (claims.to_csv(), claims.to_string(), html, counts.to_csv(), counts.to_html()):
+        assert "not yet run" in shown and "Verdict" not in shown and "NOT_YET" not in shown
+
+
 def test_what_the_text_says_of_the_tables():
-    points = {change.title: 100 * _printed(change) for change in comparisons.CHANGES}
+    points = {one.title: 100 * _printed(one) for one in comparisons.COMPARISONS}
     assert points["CIFAR-10, ℓ∞-dist Net+MLP − IBP"] == pytest.approx(6.23)  # Sec. 7.2
     assert sum(round(value, 2) == 2.04 for value in points.values()) == 1
     assert min(points.values()) > 0
 
 
-def _printed(change):
-    key = formats.PRINTED[change.accuracy]
-    return getattr(change.after.paper, key) - getattr(change.before.paper, key)
+def _printed(comparison):
+    key = formats.PRINTED[comparison.accuracy]
+    return getattr(comparison.after.paper, key) - getattr(comparison.before.paper, key)
 
 
 @pytest.mark.parametrize(
@@ -134,16 +141,16 @@ def test_a_row_without_a_commit_is_in_the_ledger(folder, monkeypatch):
     ],
 )
 def test_a_difference_within_a_method_is_judged_at_the_reduced_scale_too(folder, after, verdict):
-    change = table3.CHANGES[0]
-    assert difference(change)["verdict"] == "not yet run"
-    record(folder, change.before.name, 0.10, scale="reduced")
-    record(folder, change.after.name, after, scale="reduced")
-    found = difference(change)
+    comparison = table3.TABLE.comparisons[0]
+    assert difference(comparison)["verdict"] == "not yet run"
+    record(folder, comparison.before.name, 0.10, scale="reduced")
+    record(folder, comparison.after.name, after, scale="reduced")
+    found = difference(comparison)
     assert (found["verdict"], found["scale"], found["n"]) == (verdict, "reduced", 1)
     assert found["here"] == pytest.approx(after - 0.10) and found["minutes"] == pytest.approx(2)
-    record(folder, change.before.name, 0.10)
-    record(folder, change.after.name, 0.20)
-    assert difference(change)["verdict"] == "reproduced"
+    record(folder, comparison.before.name, 0.10)
+    record(folder, comparison.after.name, 0.20)
+    assert difference(comparison)["verdict"] == "reproduced"
 
 
 def test_fewer_classes_are_named_and_not_judged(folder):
@@ -151,40 +158,40 @@ def test_fewer_classes_are_named_and_not_judged(folder):
     record(folder, net_mlp, 0.25, classes=40)
     found = row(report.headlines()[-1])
     assert (found["scale"], found["verdict"]) == ("paper (40 of 200 classes)", "not yet run")
-    (change,) = (change for change in comparisons.CHANGES if change.after.name == net_mlp)
-    found = difference(change)
+    (comparison,) = (one for one in comparisons.COMPARISONS if one.after.name == net_mlp)
+    found = difference(comparison)
     assert (found["table"], found["verdict"]) == (2, "not yet run")
     assert found["scale"] == "paper (40 of 200 classes)"
 
 
 def test_two_seeds_far_apart_are_noise(folder):
-    change = table3.CHANGES[0]
+    comparison = table3.TABLE.comparisons[0]
     for seed, (before, after) in enumerate([(0.10, 0.12), (0.14, 0.20)]):
-        record(folder, change.before.name, before, scale="reduced", seed=seed)
-        record(folder, change.after.name, after, scale="reduced", seed=seed)
-    found = difference(change)
+        record(folder, comparison.before.name, before, scale="reduced", seed=seed)
+        record(folder, comparison.after.name, after, scale="reduced", seed=seed)
+    found = difference(comparison)
     assert found["tolerance"] == pytest.approx(2 * (0.0008 + 0.0032) ** 0.5)
     assert found["here"] == pytest.approx(0.04) and found["verdict"] == "within noise"
 
 
 def test_a_difference_of_methods_waits_for_the_papers_scale(folder):
-    change = comparisons.CHANGES[0]
-    for one in (change.before, change.after):
-        record(folder, one.name, 0.3 if one is change.before else 0.4, scale="reduced")
-    found = difference(change)
+    comparison = comparisons.COMPARISONS[0]
+    for one in (comparison.before, comparison.after):
+        record(folder, one.name, 0.3 if one is comparison.before else 0.4, scale="reduced")
+    found = difference(comparison)
     assert (found["here"], found["verdict"]) == (pytest.approx(0.1), "not yet run")
-    for one in (change.before, change.after):
-        record(folder, one.name, 0.3 if one is change.before else 0.4)
-    assert difference(change)["verdict"] == "reproduced"
+    for one in (comparison.before, comparison.after):
+        record(folder, one.name, 0.3 if one is comparison.before else 0.4)
+    assert difference(comparison)["verdict"] == "reproduced"
 
 
 def test_a_quoted_row_stands_with_its_printed_number(folder):
-    (change,) = (change for change in comparisons.CHANGES if "WideResNet" in change.title)
-    printed = change.before.paper.certified_accuracy
-    record(folder, change.after.name, 0.3, scale="reduced", classes=200)
-    assert difference(change)["verdict"] == "not yet run"
-    record(folder, change.after.name, 0.3, classes=200)
-    found = difference(change)
+    (comparison,) = (one for one in comparisons.COMPARISONS if "WideResNet" in one.title)
+    printed = comparison.before.paper.certified_accuracy
+    record(folder, comparison.after.name, 0.3, scale="reduced", classes=200)
+    assert difference(comparison)["verdict"] == "not yet run"
+    record(folder, comparison.after.name, 0.3, classes=200)
+    found = difference(comparison)
     assert (found["here"], found["verdict"]) == (pytest.approx(0.3 - printed), "reproduced")
 
 
@@ -201,7 +208,7 @@ def test_a_quoted_row_stands_with_its_printed_number(folder):
 def test_times_are_judged_on_a_gpu(backend, seconds, verdict, monkeypatch):
     claim = "CIFAR-10, ℓ∞-dist Net: epoch, of IBP's"
     assert row(claim)["verdict"] == "not yet run" and pd.isna(row(claim)["here"])
-    timed = {one.experiment.name: one.paper_seconds or 1.0 for one in table4.ROWS}
+    timed = {one.experiment.name: one.paper_seconds or 1.0 for one in table4.TABLE.rows}
     timed["table1/cifar10_net"] = seconds
     times = SimpleNamespace(
         rounds=5,
@@ -209,7 +216,7 @@ def test_times_are_judged_on_a_gpu(backend, seconds, verdict, monkeypatch):
         environment={"backend": backend, "commit": "0123456789"},
         summary=lambda: pd.DataFrame({"ratio": pd.Series(timed) / 17.4}),
     )
-    monkeypatch.setattr(epochs_file, "recorded", lambda scale: [times] * (scale == "paper"))
+    monkeypatch.setattr(epochs_file, "recorded_times", lambda scale: [times] * (scale == "paper"))
     found = row(claim)
     assert (found["verdict"], found["n"]) == (verdict, 5)
     assert found["paper"] == pytest.approx(19.7 / 17.4)
@@ -236,6 +243,5 @@ def test_verdicts_are_counted_and_pages_exist(folder):
     )
     html = report.show_ledger(found).to_html()
     for number in found["table"].unique():
-        page = "table9" if number == 8 else f"table{number}"
-        assert f'<a href="tables/{page}.html">{number}</a>' in html
-        assert (BOOK / "tables" / f"{page}.ipynb").is_file(), f"Table {number} has no page"
+        assert f'<a href="tables/table{number}.html">{number}</a>' in html
+        assert (BOOK / "tables" / f"table{number}.ipynb").is_file(), f"Table {number} has no page"

@@ -20,7 +20,6 @@ from linfdist.report.readme import (
     PICTURE,
     RESULTS,
     SPEED,
-    benches,
     digest,
     draw,
     gpu,
@@ -72,7 +71,7 @@ def test_speeds_are_those_of_runs(monkeypatch):
 def test_it_says_not_yet_run_on_a_gpu_until_a_record_shows_that_it_has(monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(ROOT / "runs"))
     assert GPU.search(README.read_text()).group() == gpu(), RENDER
-    has_run = any(bench.on_gpu for bench in benches())
+    has_run = any(bench.on_gpu for bench in recorded.benches())
     assert (recorded.NO_GPU_RUN in README.read_text()) is not has_run
 
 

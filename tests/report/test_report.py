@@ -8,7 +8,7 @@ import pytest
 from helpers import made_records
 
 from linfdist import experiments, report
-from linfdist.experiments import UnknownName, printed_settings
+from linfdist.experiments import UnknownName, table6
 from linfdist.nn import NetConfig
 from linfdist.robust.losses import GatedLoss
 
@@ -178,7 +178,7 @@ def test_table5_equals_the_papers():
 
 def test_table6_equals_the_papers():
     table = report.table(6)
-    assert len(table.columns) == 2 * len(printed_settings.TABLE6) == 14
+    assert len(table.columns) == 2 * len(table6.TABLE.settings) == 14
     for heading, paper, ours in beside(table):
         assert paper.tolist() == ours.tolist(), heading
 

@@ -38,19 +38,20 @@ def test_a_reduced_run_on_the_whole_test_set_certifies_more_than_its_floor(name,
         assert run.config["num_classes"] == data.DATASETS[dataset].num_classes
 
 
-TABLES = (table2, table3, table7, table9)
+TABLES = (table2.TABLE, table3.TABLE, table7.TABLE, table9.TABLE)
+ROWS = [row for table in TABLES for row in table.rows]
 
 
-@pytest.mark.parametrize("module", TABLES, ids=lambda module: module.__name__)
-def test_every_row_of_a_table_is_recorded(module, monkeypatch):
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: f"{table.number}")
+def test_every_row_of_a_table_is_recorded(table, monkeypatch):
     monkeypatch.setenv("LINFDIST_RUNS", str(RECORDED))
-    rows = {experiment.name for experiment in module.EXPERIMENTS}
+    rows = {experiment.name for experiment in table.experiments}
     assert rows <= {run.experiment for run in records.find_runs(scale="reduced")}
 
 
 @pytest.mark.parametrize(
     "experiment",
-    [one for module in (*TABLES, smoothing_study, differences) for one in module.EXPERIMENTS],
+    [*ROWS, *smoothing_study.EXPERIMENTS, *differences.EXPERIMENTS],
     ids=lambda one: one.name,
 )
 def test_a_study_is_of_its_experiments(experiment, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 
 from linfdist import data, experiments, report
 from linfdist.evaluation import evaluate
-from linfdist.experiments import printed_settings, runner, table1, table3, table7, table9
+from linfdist.experiments import runner, table1, table3, table7, table8, table9
 from linfdist.nn import flop_count
 from linfdist.robust import HingeLoss, IBPLoss
 from linfdist.training import fit
@@ -54,7 +54,7 @@ def test_table3_has_the_papers_numbers():
             found = [paper.clean_accuracy, paper.pgd_accuracy, paper.certified_accuracy]
             assert found == printed_ones
             assert (paper.train_accuracy, paper.flops) == (None, "")
-    assert len(table3.EXPERIMENTS) == 10
+    assert len(table3.TABLE.rows) == 10
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -82,7 +82,7 @@ def test_the_last_row_of_table3_is_table1s(kind):
 
 
 def test_table3_says_what_its_rows_switch_on():
-    for experiment in table3.EXPERIMENTS:
+    for experiment in table3.TABLE.rows:
         said, setting = experiment.switches, experiment.scales["paper"]
         assert experiment.name.startswith(f"table3/{said['row'].lower()}_net")
         assert (said["smoothed gradient"] == "yes") == (setting.train.p_start == 8)
@@ -99,7 +99,7 @@ def test_table7_has_the_papers_numbers():
             paper = experiments.get(f"table7/{start}_{layers}").paper
             assert (paper.train_accuracy, paper.clean_accuracy) == (train, test)
             assert paper.pgd_accuracy is None and paper.certified_accuracy is None
-    assert len(table7.EXPERIMENTS) == 12
+    assert len(table7.TABLE.rows) == 12
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -121,22 +121,24 @@ def test_six_layers_from_the_identity_map_are_table1s_net():
     assert ours["reduced"] == experiments.get_setting("table3/e_net", "reduced")
 
 
-def test_changes_are_of_rows_that_differ_as_they_say():
-    for change in table3.CHANGES:
-        before, after = change.before.switches["row"], change.after.switches["row"]
-        assert change.title.endswith(f": {after} − {before}")
-        assert change.before.title == change.after.title
-    assert len(table3.CHANGES) == 2 * 4 and len(table7.CHANGES) == 2 + 6
-    for change in table7.CHANGES[2:]:
-        assert change.before.switches | {"initialisation": "identity map"} == change.after.switches
-    for change, start in zip(table7.CHANGES, ("Gaussian", "identity map"), strict=False):
-        seven, ten = change.before.switches, change.after.switches
+def test_comparisons_are_of_rows_that_differ_as_they_say():
+    for comparison in table3.TABLE.comparisons:
+        before, after = comparison.before.switches["row"], comparison.after.switches["row"]
+        assert comparison.title.endswith(f": {after} − {before}")
+        assert comparison.before.title == comparison.after.title
+    assert len(table3.TABLE.comparisons) == 2 * 4 and len(table7.TABLE.comparisons) == 2 + 6
+    gaussian, identity, *starts = table7.TABLE.comparisons
+    for comparison in starts:
+        before, after = comparison.before.switches, comparison.after.switches
+        assert before | {"initialisation": "identity map"} == after
+    for comparison, start in ((gaussian, "Gaussian"), (identity, "identity map")):
+        seven, ten = comparison.before.switches, comparison.after.switches
         assert seven == {"initialisation": start, "layers": "7"}
         assert ten == {"initialisation": start, "layers": "10"}
 
 
 def test_the_convolutional_net_is_table_8s_and_trained_as_net_mlp():
-    (experiment,) = table9.EXPERIMENTS
+    (experiment,) = table9.TABLE.rows
     paper, fully = (
         experiment.scales["paper"],
         experiments.get_setting("table1/cifar10_net_mlp", "paper"),
@@ -160,7 +162,7 @@ def test_table9_has_the_rows_of_table1_that_the_paper_prints_again():
     titles = [title.partition(" (")[0] for title in shown.index]
     assert titles == ["PVT", "DiffAI", "COLT", "IBP", "CROWN-IBP", table9.CONV_NET_MLP]
     first = report.table(1).query("`data set` == 'CIFAR-10'").set_index("method")
-    again = [row.title for row in table9.AGAIN]
+    again = [row.title for row in table9.TABLE.repeated]
     pd.testing.assert_frame_equal(shown.loc[again, first.columns], first.loc[again])
 
 
@@ -202,7 +204,7 @@ def test_training_at_infinity_from_the_first_step(kind):
 
 
 def test_the_losses_are_table1s():
-    for experiment in (*table3.EXPERIMENTS, *table7.EXPERIMENTS):
+    for experiment in (*table3.TABLE.rows, *table7.TABLE.rows):
         loss = experiment.scales["paper"].train.loss
         if experiment.title == table1.NET:
             assert loss == HingeLoss(threshold=Fraction(80, 255))
@@ -211,4 +213,4 @@ def test_the_losses_are_table1s():
 
 
 def test_table8_is_keyed_by_the_experiment():
-    assert list(printed_settings.TABLE8) == [experiment.name for experiment in table9.EXPERIMENTS]
+    assert list(table8.TABLE.layers) == [experiment.name for experiment in table9.TABLE.rows]
