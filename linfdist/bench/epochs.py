@@ -95,7 +95,7 @@ class _Step:
             labels = torch.randint(info.num_classes, (self.batch,))
         images = data.ImageSet(pixels, labels, info)
         self.batches = Batches(images, self.config.augmentation, self.batch, seed=0)
-        self.recipe = recipe_of(net, self.config)
+        self.recipe = recipe_of(self.config, net)
         self.optimizer = self.recipe.optimizer
         conventional = isinstance(net, BaselineNet)
         self.flops = (
@@ -104,11 +104,11 @@ class _Step:
 
     def forward_backward(self, done: float) -> None:
         """Compute the gradients of a step after ``done`` epochs of the schedule."""
-        values = self.recipe.at(done)
+        progress = self.recipe.set_progress(done)
         for group in self.optimizer.param_groups:
             group["lr"] = STILL_LR
         pixels, labels = self.batches.get(0, 0)
         with matmul_precision(self.config.matmul_precision):
-            loss, _ = self.recipe.objective(pixels, labels, *values)
+            loss, _ = self.recipe.objective(pixels, labels, *progress)
             self.optimizer.zero_grad()
             loss.backward()

@@ -294,16 +294,16 @@ def _epochs_seconds(net: nn.Module, setting: Setting, train: data.ImageSet) -> f
     The phases differ: a power costs several times as much as a maximum, and more if p is not a
     small whole number.
     """
-    recipe = recipe_of(net, setting.train)
+    recipe = recipe_of(setting.train, net)
     images = data.to_pixels(data.center_crop(train.images[:16], net.input_shape[-1]))
     labels = train.labels[:16]
     net.eval()  # keeps the running means unchanged
     total, begin = 0.0, 0
     for epochs in setting.train.epochs:
-        schedule = recipe.at(begin + epochs / 2)
+        progress = recipe.set_progress(begin + epochs / 2)
         begin += epochs
         started = time.perf_counter()
-        loss, _ = recipe.objective(images, labels, *schedule)
+        loss, _ = recipe.objective(images, labels, *progress)
         loss.backward()
         total += epochs * (time.perf_counter() - started) / len(images)
     net.zero_grad()

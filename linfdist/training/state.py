@@ -77,7 +77,7 @@ class TrainingState:
         self.test = None if test is None else test.to(device)
         self.device = device
         self.watched = "validation" if test is not None and test.validation else "test"
-        self.recipe = recipe_of(net, config)
+        self.recipe = recipe_of(config, net)
         self.objective = self.recipe.objective
         if distributed.size() > 1:
             self.objective = DistributedDataParallel(self.objective)
@@ -112,13 +112,13 @@ class TrainingState:
 
     def train_step(self) -> None:
         epoch, index = divmod(self.step, self.steps_per_epoch)
-        schedule = self.recipe.at(self.step / self.steps_per_epoch)
+        progress = self.recipe.set_progress(self.step / self.steps_per_epoch)
         self.net.train()
         pixels, labels = self.batches.get(epoch, index)
         shifted_together = self.batches.size(index) if self.sync else len(labels)
         shifts = by_running_means(self.net) if shifted_together == 1 else nullcontext()
         with matmul_precision(self.config.matmul_precision), shifts:
-            loss, logits = self.objective(pixels, labels, *schedule)
+            loss, logits = self.objective(pixels, labels, *progress)
             self.optimizer.zero_grad()
             # DistributedDataParallel averages over processes, but the batch's loss is their sum.
             share = distributed.size() * len(labels) / self.batches.size(index)
@@ -180,7 +180,7 @@ class TrainingState:
                 self.net,
                 self.test,
                 eps=self.test.info.eps,
-                p=self.recipe.watched,
+                p=self.recipe.eval_p,
                 batch_size=self.config.batch_size,
                 together=True,
             )
