@@ -26,8 +26,8 @@ from linfdist.system import devices, disk, distributed, values
 from linfdist.system.disk import sync_folder, write_file
 from linfdist.system.serialise import from_dict, to_dict
 from linfdist.system.terminal import say
+from linfdist.training import CheckpointConfig, fit
 from linfdist.training import checkpoint as checkpoints
-from linfdist.training import fit
 from linfdist.training.recipe import recipe_of
 
 WEIGHTS = "weights.pt"  # in the work folder
@@ -108,12 +108,14 @@ def run(
                 setting.train,
                 seed=seed,
                 test=test,
-                checkpoint=checkpoint,
-                restart=restart,
+                checkpoint=CheckpointConfig(
+                    checkpoint,
+                    restart=restart,
+                    experiment=f"{name} {scale}",
+                    environments=[*earlier, environment],
+                ),
                 progress=progress,
                 device=device,
-                experiment=f"{name} {scale}",
-                environments=[*earlier, environment],
                 seconds=seconds,
             )
         if not first:

@@ -1,12 +1,12 @@
 """Checks of the arguments of ``fit``, made before training starts."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from linfdist.data import ImageSet, check_image_set
 from linfdist.robust.checks import check_labels, check_net
 from linfdist.system import distributed, values
+from linfdist.training.checkpoint import CheckpointConfig
 from linfdist.training.config import AnyTrainConfig, Net, TrainConfig
 
 
@@ -54,7 +54,7 @@ def check_share(config: AnyTrainConfig) -> None:
         )
 
 
-def check_seconds(seconds: Any, checkpoint: Path | None) -> float | None:
+def check_seconds(seconds: Any, checkpoint: CheckpointConfig | None) -> float | None:
     """The time limit of a call; refuses one without a checkpoint, which would lose all progress."""
     seconds = values.seconds(seconds, "fit: seconds")
     if seconds is not None and checkpoint is None:

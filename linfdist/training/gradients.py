@@ -28,7 +28,7 @@ def gradient_shares(
     Raises:
         TypeError, ValueError: as ``fit``.
     """
-    run = TrainingState(net, train, config, seed, None, device, experiment="")
+    run = TrainingState(net, train, config, seed, None, device)
     weights = [weight for weight in run.net.parameters() if weight.ndim > 1]
     reached = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
     total = sum(weight.numel() for weight in weights)
