@@ -17,8 +17,7 @@ from types import MappingProxyType
 
 import torch
 
-from linfdist import baselines, data
-from linfdist.baselines import BaselineNet
+from linfdist import data
 from linfdist.bench.iterations import STILL_LR
 from linfdist.bench.timing import Row, best_seconds
 from linfdist.data.batches import Batches
@@ -97,10 +96,7 @@ class _Step:
         self.batches = Batches(images, self.config.augmentation, self.batch, seed=0)
         self.recipe = recipe_of(self.config, net)
         self.optimizer = self.recipe.optimizer
-        conventional = isinstance(net, BaselineNet)
-        self.flops = (
-            baselines.flop_count(net) if conventional else flop_count(net, info.input_shape)
-        )
+        self.flops = flop_count(net)
 
     def forward_backward(self, done: float) -> None:
         """Compute the gradients of a step after ``done`` epochs of the schedule."""

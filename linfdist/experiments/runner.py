@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from linfdist import baselines, data, experiments, records
-from linfdist.baselines import BaselineConfig, build_baseline
+from linfdist import data, experiments, records
 from linfdist.evaluation import evaluate
+from linfdist.experiments import networks
 from linfdist.experiments.base import Setting
-from linfdist.nn import build_net, flop_count, parameter_count
+from linfdist.nn import flop_count, parameter_count
 from linfdist.nn.state import check_state_dict
 from linfdist.records import environment as records_environment
 from linfdist.records import run as records_run
@@ -175,26 +175,12 @@ def _earlier_environments(
 
 def build(setting: Setting, info: data.DatasetInfo, seed: int) -> nn.Module:
     """The network of a setting, on the CPU; its weights depend only on ``seed``."""
-    seed = values.seed(seed, "build")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        build_any = build_baseline if isinstance(setting.net, BaselineConfig) else build_net
-        return build_any(
-            setting.net,
-            input_shape=info.input_shape,
-            num_classes=info.num_classes,
-            mean=info.mean,
-            std=info.std,
-        )
+    return networks.build(setting.net, info, seed)
 
 
 def counts(net: nn.Module) -> dict[str, int]:
     """The numbers of weights and of FLOPs."""
-    if isinstance(net, baselines.BaselineNet):
-        parameters, flops = baselines.parameter_count(net), baselines.flop_count(net)
-    else:
-        parameters, flops = parameter_count(net), flop_count(net, net.input_shape)
-    return {"parameters": parameters, "flops": flops}
+    return {"parameters": parameter_count(net), "flops": flop_count(net)}
 
 
 def setting_of(run: records_run.Run) -> Setting:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from helpers.dots import CONFIG, TEST, TRAIN, batch, fresh, same, timeless
 
-from linfdist.baselines import BaselineConfig, cap_margins, flop_count, parameter_count
+from linfdist.baselines import BaselineConfig, cap_margins
 from linfdist.evaluation import clean_and_certified, evaluate
 from linfdist.experiments import base, runner
+from linfdist.nn import flop_count, parameter_count
 from linfdist.robust import hinge_loss, interval_certified
 from linfdist.system.serialise import from_dict, to_dict
 from linfdist.training import BoundTrainConfig, fit
