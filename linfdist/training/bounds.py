@@ -14,6 +14,7 @@ from linfdist.baselines import BaselineNet, CapNet, PvtNet
 from linfdist.data import Augmentation
 from linfdist.optim.schedules import Epochs
 from linfdist.robust import HingeLoss, Lipschitz, hinge_loss, ibp_loss
+from linfdist.robust.boxes import rounded_box
 from linfdist.system.serialise import check_fields
 from linfdist.training.objective import Objective
 
@@ -133,7 +134,7 @@ class _BoundObjective(Objective):
         if kappa == 1:
             logits = self.net(pixels)
             return F.cross_entropy(logits, labels), logits
-        lower, upper = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
+        lower, upper = rounded_box(pixels, eps)
         if self.bound == "cap":
             logits = self.net(pixels)
             margins = self.net.worst_case_margins_on_box(lower, upper, labels)

@@ -19,6 +19,7 @@ from linfdist.baselines import (
 )
 from linfdist.data import Augmentation
 from linfdist.optim.schedules import Epochs
+from linfdist.robust.boxes import rounded_box
 from linfdist.system.serialise import check_fields
 from linfdist.training.objective import Objective
 
@@ -137,7 +138,7 @@ class _LayerwiseObjective(Objective):
         """The mean loss, a mixture of two stages' with two penalties, and the logits."""
         with torch.no_grad():
             logits = self.net(pixels)
-        lower, upper = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
+        lower, upper = rounded_box(pixels, eps)
         loss = share * self.attacked(stage, stage, lower, upper, labels)
         if share < 1 and stage == 0:
             loss = loss + (1 - share) * F.cross_entropy(self.net(pixels), labels)

@@ -13,7 +13,7 @@ from linfdist.baselines.layers import Residual
 from linfdist.data import DATASETS, load, to_pixels
 from linfdist.nn import flop_count, parameter_count
 from linfdist.robust import ibp_loss, interval_certified, interval_radius, margin_radius, pgd
-from linfdist.robust.certificates import pixel_box
+from linfdist.robust.boxes import pixel_box
 from linfdist.system.serialise import from_dict, to_dict
 
 KINDS = pytest.mark.parametrize("kind", list(WIDTHS))
