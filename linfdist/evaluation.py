@@ -23,8 +23,9 @@ from linfdist.robust import (
     pgd,
     sound_certificates,
 )
+from linfdist.robust.boxes import rounded_box
 from linfdist.robust.certificates import proven
-from linfdist.robust.checks import check_finite, check_labels, check_net, lipschitz_constant, norm
+from linfdist.robust.checks import check_finite, check_labels, check_net, checked_lipschitz, norm
 from linfdist.system import devices as system_devices
 from linfdist.system import distributed
 from linfdist.system.inputs import pixel_radius
@@ -156,7 +157,7 @@ def _ball_bounds(
             return logits, margins.masked_fill(~held.unsqueeze(1), math.nan)
 
     elif isinstance(net, Lipschitz):
-        reach = 2 * eps * lipschitz_constant(net, "clean_and_certified")
+        reach = 2 * eps * checked_lipschitz(net, "clean_and_certified")
 
         def bounded(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             logits = net(pixels, p)
@@ -165,7 +166,7 @@ def _ball_bounds(
     else:
 
         def bounded(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            box = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
+            box = rounded_box(pixels, eps)
             return net(pixels, p), net.worst_case_margins_on_box(*box, labels)
 
     return bounded

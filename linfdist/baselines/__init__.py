@@ -17,7 +17,6 @@ the ReLUs, which are those variables once the others are at their best, from eac
 from linfdist.baselines.cap import cap_margins
 from linfdist.baselines.colt import instability, latent_attack, prefix_length, zonotope_point
 from linfdist.baselines.config import BaselineConfig
-from linfdist.baselines.counts import flop_count, parameter_count
 from linfdist.baselines.crown import crown_ibp_margins, fused_loss_bound
 from linfdist.baselines.ibp import Trace, interval_trace, margin_bounds
 from linfdist.baselines.nets import (
@@ -40,13 +39,11 @@ __all__ = [
     "build_baseline",
     "cap_margins",
     "crown_ibp_margins",
-    "flop_count",
     "fused_loss_bound",
     "instability",
     "interval_trace",
     "latent_attack",
     "margin_bounds",
-    "parameter_count",
     "prefix_length",
     "zonotope_point",
 ]

@@ -69,9 +69,14 @@ def cap_margins(
 ) -> Tensor:
     """Upper bounds of logit_k − logit_y on the box by the dual network, 0 at k = y.
 
-    ``layers`` lead from pixels to features, ``last`` to logits. Shape (batch, num_classes); NaN
-    where a float32 sum could overflow. It is CROWN with parallel lines and with dual bounds of the
-    neurons in the place of intervals.
+    The result has shape (batch, num_classes) and is NaN where a float32 sum could overflow. It is
+    CROWN with parallel lines and with dual bounds of the neurons in the place of intervals.
+
+    Args:
+        layers: the layers from pixels to features.
+        last: the layer from features to logits.
+        lower, upper: the box of pixels.
+        labels: one class per image.
     """
     labels = integer_labels(labels, lower, "cap_margins")
     trace = polytope(layers, lower, upper)

@@ -63,9 +63,18 @@ def latent_attack(
 ) -> Tensor:
     """Inputs, without a gradient, of the layers behind the first ``relus`` ReLUs, of a high loss.
 
-    Cross entropy is climbed from the zonotope's centre by the sign of its gradient in the errors,
-    ``steps`` times by ``step_size``. The neurons' bounds are intervals. With no ReLU in front it is
-    an attack on the pixels. Start and steps are the same in any number of processes.
+    Cross entropy is climbed from the zonotope's centre by the sign of its gradient in the errors.
+    The neurons' bounds are intervals. With no ReLU in front it is an attack on the pixels. Start
+    and steps are the same in any number of processes.
+
+    Args:
+        layers: the layers from pixels to features.
+        last: the layer from features to logits.
+        relus: the number of ReLUs before the attacked layers.
+        lower, upper: the box of pixels whose zonotope is searched.
+        labels: one class per image.
+        steps: the number of steps.
+        step_size: the length of a step, in half widths of the zonotope's errors.
     """
     labels = integer_labels(labels, lower, "latent_attack")
     length = prefix_length(layers, relus)

@@ -188,6 +188,13 @@ def build_baseline(
     They come from torch's global generator: seed it first. Under ``torch.device("meta")`` no memory
     is taken.
 
+    Args:
+        config: the architecture and its width.
+        input_shape: (channels, height, width) of an image.
+        num_classes: number of logits.
+        mean: one mean pixel per channel, for ``Normalize``.
+        std: the standard deviation of all channels, for ``Normalize``.
+
     Raises:
         TypeError: an argument is of another type: input_shape is three numbers, mean one a channel.
         ValueError: a number is out of its range, or mean has another length.

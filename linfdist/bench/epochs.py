@@ -17,8 +17,7 @@ from types import MappingProxyType
 
 import torch
 
-from linfdist import baselines, data
-from linfdist.baselines import BaselineNet
+from linfdist import data
 from linfdist.bench.iterations import STILL_LR
 from linfdist.bench.timing import Row, best_seconds
 from linfdist.data.batches import Batches
@@ -95,20 +94,17 @@ class _Step:
             labels = torch.randint(info.num_classes, (self.batch,))
         images = data.ImageSet(pixels, labels, info)
         self.batches = Batches(images, self.config.augmentation, self.batch, seed=0)
-        self.recipe = recipe_of(net, self.config)
+        self.recipe = recipe_of(self.config, net)
         self.optimizer = self.recipe.optimizer
-        conventional = isinstance(net, BaselineNet)
-        self.flops = (
-            baselines.flop_count(net) if conventional else flop_count(net, info.input_shape)
-        )
+        self.flops = flop_count(net)
 
     def forward_backward(self, done: float) -> None:
         """Compute the gradients of a step after ``done`` epochs of the schedule."""
-        values = self.recipe.at(done)
+        progress = self.recipe.set_progress(done)
         for group in self.optimizer.param_groups:
             group["lr"] = STILL_LR
         pixels, labels = self.batches.get(0, 0)
         with matmul_precision(self.config.matmul_precision):
-            loss, _ = self.recipe.objective(pixels, labels, *values)
+            loss, _ = self.recipe.objective(pixels, labels, *progress)
             self.optimizer.zero_grad()
             loss.backward()

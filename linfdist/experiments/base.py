@@ -44,7 +44,15 @@ class PaperNumbers:
         certified: float | None = None,
         train: float | None = None,
     ) -> "PaperNumbers":
-        """The numbers from a row as printed, in percent."""
+        """The numbers from a row as printed, in percent; None where it prints none.
+
+        Args:
+            flops: the FLOPs as printed, such as "2.67M"; "" in a table without FLOPs.
+            test: clean accuracy on the test set.
+            robust: accuracy under the paper's attack.
+            certified: certified accuracy.
+            train: accuracy on the training set.
+        """
         printed = (test, robust, certified, train)
         return cls(flops, *(None if number is None else number / 100 for number in printed))
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from linfdist import baselines, data, experiments, records
-from linfdist.baselines import BaselineConfig, build_baseline
+from linfdist import data, experiments, records
 from linfdist.evaluation import evaluate
+from linfdist.experiments import networks
 from linfdist.experiments.base import Setting
-from linfdist.nn import build_net, flop_count, parameter_count
+from linfdist.nn import flop_count, parameter_count
 from linfdist.nn.state import check_state_dict
 from linfdist.records import environment as records_environment
 from linfdist.records.checks import count_of_images
@@ -25,8 +25,8 @@ from linfdist.system import devices, disk, distributed, values
 from linfdist.system.disk import sync_folder, write_file
 from linfdist.system.serialise import from_dict, to_dict
 from linfdist.system.terminal import say
+from linfdist.training import CheckpointConfig, fit
 from linfdist.training import checkpoint as checkpoints
-from linfdist.training import fit
 from linfdist.training.recipe import recipe_of
 
 WEIGHTS = "weights.pt"  # in the work folder
@@ -107,12 +107,14 @@ def run(
                 setting.train,
                 seed=seed,
                 test=test,
-                checkpoint=checkpoint,
-                restart=restart,
+                checkpoint=CheckpointConfig(
+                    checkpoint,
+                    restart=restart,
+                    experiment=f"{name} {scale}",
+                    environments=[*earlier, environment],
+                ),
                 progress=progress,
                 device=device,
-                experiment=f"{name} {scale}",
-                environments=[*earlier, environment],
                 seconds=seconds,
             )
         if not first:
@@ -172,26 +174,12 @@ def _earlier_environments(
 
 def build(setting: Setting, info: data.DatasetInfo, seed: int) -> nn.Module:
     """The network of a setting, on the CPU; its weights depend only on ``seed``."""
-    seed = values.seed(seed, "build")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        build_any = build_baseline if isinstance(setting.net, BaselineConfig) else build_net
-        return build_any(
-            setting.net,
-            input_shape=info.input_shape,
-            num_classes=info.num_classes,
-            mean=info.mean,
-            std=info.std,
-        )
+    return networks.build(setting.net, info, seed)
 
 
 def counts(net: nn.Module) -> dict[str, int]:
     """The numbers of weights and of FLOPs."""
-    if isinstance(net, baselines.BaselineNet):
-        parameters, flops = baselines.parameter_count(net), baselines.flop_count(net)
-    else:
-        parameters, flops = parameter_count(net), flop_count(net, net.input_shape)
-    return {"parameters": parameters, "flops": flops}
+    return {"parameters": parameter_count(net), "flops": flop_count(net)}
 
 
 def setting_of(run: records.Run) -> Setting:
@@ -293,16 +281,16 @@ def _epochs_seconds(net: nn.Module, setting: Setting, train: data.ImageSet) -> f
     The phases differ: a power costs several times as much as a maximum, and more if p is not a
     small whole number.
     """
-    recipe = recipe_of(net, setting.train)
+    recipe = recipe_of(setting.train, net)
     images = data.to_pixels(data.center_crop(train.images[:16], net.input_shape[-1]))
     labels = train.labels[:16]
     net.eval()  # keeps the running means unchanged
     total, begin = 0.0, 0
     for epochs in setting.train.epochs:
-        schedule = recipe.at(begin + epochs / 2)
+        progress = recipe.set_progress(begin + epochs / 2)
         begin += epochs
         started = time.perf_counter()
-        loss, _ = recipe.objective(images, labels, *schedule)
+        loss, _ = recipe.objective(images, labels, *progress)
         loss.backward()
         total += epochs * (time.perf_counter() - started) / len(images)
     net.zero_grad()

@@ -1,35 +1,46 @@
-"""Count a network's parameters and operations as the paper does."""
+"""Count a network's parameters and operations as the paper does, for every method alike."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from linfdist.nn.distance import LpDist, LpDistConv2d
+from linfdist.nn.frozen import frozen
 from linfdist.nn.head import BoundedLinear
 from linfdist.system.inputs import image_shape
 
+# The layers that count. Their weight's first axis runs over the outputs.
+COUNTED = (LpDist, LpDistConv2d, BoundedLinear, nn.Conv2d, nn.Linear)
+
 
 def parameter_count(net: nn.Module) -> int:
-    """The number of weight entries in all dist and linear layers.
+    """The number of weight entries in all distance, convolution and linear layers.
 
     Biases are not counted: the hidden dist layers have none, and without biases the count of a
     fully connected network equals its FLOPs in [Zhang2021, Tables 1 and 5].
     """
-    kinds = (LpDist, LpDistConv2d, BoundedLinear)
-    return sum(module.weight.numel() for module in net.modules() if isinstance(module, kinds))
+    return sum(module.weight.numel() for module in net.modules() if isinstance(module, COUNTED))
 
 
-def flop_count(net: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Subtractions in the dist layers plus multiply-adds in the head, for one image.
+def flop_count(net: nn.Module, input_shape: tuple[int, int, int] | None = None) -> int:
+    """Subtractions in dist layers plus multiply-adds in all others, for one image.
 
     [Zhang2021, Sec. 7.2]: each pair of a neuron and one of its inputs counts as one, padding
-    included.
-    Not counted: absolute values, maxima, powers, mean shifts, biases, tanh, normalisation.
+    included. Not counted: absolute values, maxima, powers, mean shifts, biases, activations, batch
+    and input normalisation. The pass runs on the device meta, where tensors have shapes only.
+
+    ``input_shape`` is (channels, height, width); None stands for ``net.input_shape``.
     """
-    _, height, width = image_shape(input_shape, "flop_count")
-    flops = 0
-    for module in net.modules():
-        if isinstance(module, LpDistConv2d):
-            height, width = module.output_size(height, width)
-            flops += module.weight.numel() * height * width
-        elif isinstance(module, LpDist | BoundedLinear):
-            flops += module.weight.numel()
-    return flops
+    shape = image_shape(net.input_shape if input_shape is None else input_shape, "flop_count")
+    counts = []
+
+    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        positions = output[0, 0].numel()  # 1 after a layer without axes of space
+        counts.append(module.weight.numel() * positions)
+
+    with frozen(net) as counted, torch.no_grad():
+        counted.to("meta")
+        for module in counted.modules():
+            if isinstance(module, COUNTED):
+                module.register_forward_hook(count)
+        counted(torch.empty(1, *shape, dtype=next(net.parameters()).dtype, device="meta"))
+    return sum(counts)

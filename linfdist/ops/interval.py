@@ -5,7 +5,7 @@ from torch import Tensor
 
 from linfdist.ops import native, reference
 from linfdist.ops.checks import cast_in_autocast, check_pair
-from linfdist.ops.lp_distance import as_rows, plain, uses_native
+from linfdist.ops.lp_distance import as_rows, for_native, uses_native
 
 
 def linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def _linf_interval(lower: Tensor, upper: Tensor, weight: Tensor) -> tuple[Tensor
         return reference.linf_interval(lower, upper, weight)
     low = lower.new_empty(lower.shape[0], weight.shape[0])
     high = torch.empty_like(low)
-    native.call("interval", plain(lower), plain(upper), plain(weight), low, high)
+    native.call("interval", for_native(lower), for_native(upper), for_native(weight), low, high)
     return low, high
 
 

@@ -67,7 +67,7 @@ def uses_native(x: Tensor, weight: Tensor) -> bool:
     return x.numel() > 0 and weight.numel() > 0
 
 
-def plain(tensor: Tensor) -> Tensor:
+def for_native(tensor: Tensor) -> Tensor:
     """Contiguous and detached, for the native module: DLPack exports no tensor that needs grad."""
     return tensor.detach().contiguous()
 
@@ -77,7 +77,7 @@ def _lp_dist(x: Tensor, weight: Tensor, p: float) -> Tensor:
     if not uses_native(x, weight):
         return reference.lp_dist(x, weight, p)
     distance = x.new_empty(x.shape[0], weight.shape[0])
-    native.call("forward", plain(x), plain(weight), distance, p)
+    native.call("forward", for_native(x), for_native(weight), distance, p)
     return distance
 
 
@@ -92,13 +92,13 @@ def _lp_dist_backward(
 ) -> tuple[Tensor, Tensor]:
     if not uses_native(x, weight):
         return reference.lp_dist_backward(grad, x, weight, distance, p)
-    grad_x, grad_weight = torch.empty_like(plain(x)), torch.empty_like(plain(weight))
+    grad_x, grad_weight = torch.empty_like(for_native(x)), torch.empty_like(for_native(weight))
     native.call(
         "backward",
-        plain(grad),
-        plain(x),
-        plain(weight),
-        plain(distance),
+        for_native(grad),
+        for_native(x),
+        for_native(weight),
+        for_native(distance),
         grad_x,
         grad_weight,
         *native.backward_workspace(x, weight, p),
@@ -118,7 +118,7 @@ def _linf_dist(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         return reference.lp_dist(x, weight, math.inf), reference.first_index(x, weight)
     distance = x.new_empty(x.shape[0], weight.shape[0])
     index = torch.empty_like(distance, dtype=torch.int32)
-    native.call("forward_with_index", plain(x), plain(weight), distance, index)
+    native.call("forward_with_index", for_native(x), for_native(weight), distance, index)
     return distance, index
 
 
@@ -134,12 +134,12 @@ def _linf_dist_backward(
 ) -> tuple[Tensor, Tensor]:
     if not uses_native(x, weight):
         return reference.linf_dist_backward(grad, x, weight, index)
-    grad_x, grad_weight = torch.empty_like(plain(x)), torch.empty_like(plain(weight))
+    grad_x, grad_weight = torch.empty_like(for_native(x)), torch.empty_like(for_native(weight))
     native.call(
         "backward_with_index",
-        plain(grad),
-        plain(x),
-        plain(weight),
+        for_native(grad),
+        for_native(x),
+        for_native(weight),
         index.contiguous(),
         grad_x,
         grad_weight,

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from linfdist.ops import native, reference
 from linfdist.ops.checks import cast_in_autocast, check_pair, check_t, dtype_in_op
-from linfdist.ops.lp_distance import as_rows, lp_dist, plain, uses_native
+from linfdist.ops.lp_distance import as_rows, for_native, lp_dist, uses_native
 from linfdist.ops.precision import matmul_setting
 
 
@@ -92,7 +92,7 @@ def _lse_dist(x: Tensor, weight: Tensor, t: float) -> tuple[Tensor, Tensor]:
         return empty, torch.zeros_like(empty)
     if not uses_native(x, weight):
         return reference.lse_dist(x, weight, t)
-    x, weight = plain(x), plain(weight)
+    x, weight = for_native(x), for_native(weight)
     fits, centre = _centre(x, t)
     decided = _decided(fits)
     if decided:
@@ -122,7 +122,7 @@ def _lse_dist_backward(
     elif not uses_native(x, weight):
         gradients = reference.lse_dist_backward(grad, x, weight, total, t)
     else:
-        grad, x, weight = plain(grad), plain(x), plain(weight)
+        grad, x, weight = for_native(grad), for_native(x), for_native(weight)
         fits, centre = _centre(x, t)
         decided = _decided(fits)
         gradients = x.new_empty(0), x.new_empty(0)
@@ -131,7 +131,7 @@ def _lse_dist_backward(
         if decided is not True:  # the direct sum writes both gradients
             made = zip(gradients, (x, weight), strict=True)
             gradients = tuple(g if g.numel() else torch.empty_like(of) for g, of in made)
-            _direct_backward(grad, x, weight, plain(total), gradients, fits, t)
+            _direct_backward(grad, x, weight, for_native(total), gradients, fits, t)
     return tuple(
         gradient if wanted else x.new_empty(0)
         for gradient, wanted in zip(gradients, wants, strict=True)

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from linfdist.nn import LARGEST, frozen
+from linfdist.robust.boxes import pixel_box
 from linfdist.robust.checks import (
     Classifier,
     Lipschitz,
     check_finite,
     check_images,
     check_net,
-    lipschitz_constant,
+    checked_lipschitz,
     radius,
 )
 from linfdist.system.values import whole
@@ -44,7 +45,7 @@ def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
             f"{type(net).__name__}. Use interval_radius."
         )
     images, labels = check_images(net, images, labels, "margin_radius")
-    lipschitz = lipschitz_constant(net, "margin_radius")
+    lipschitz = checked_lipschitz(net, "margin_radius")
     check_finite(net, "margin_radius")
     with frozen(net) as net, torch.no_grad():
         logits = net(images, math.inf).double()
@@ -53,19 +54,6 @@ def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     rival = logits.scatter(1, column, -math.inf).amax(1)
     radius = ((own - rival) / 2 / lipschitz).clamp_min(0)
     return torch.where(logits.abs().amax(1) <= LARGEST, radius, 0.0)
-
-
-def pixel_box(images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """[x − eps, x + eps] in [0, 1], rounded outward to the images' precision.
-
-    ``eps``, float64, is a single radius or one radius per image.
-    """
-    eps = eps.view(-1, *[1] * (images.ndim - 1))
-    exact = images.double()
-    below, above = (exact - eps).to(images.dtype), (exact + eps).to(images.dtype)
-    lower = torch.nextafter(below, torch.full_like(below, -math.inf))
-    upper = torch.nextafter(above, torch.full_like(above, math.inf))
-    return lower.clamp(0, 1), upper.clamp(0, 1)
 
 
 def proven(margins: Tensor, labels: Tensor) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from linfdist.nn import LogSumExp, Normalize, refuse_wrapped
 from linfdist.ops.checks import FLOATS
 from linfdist.system.inputs import (
+    detached,
+    float_above,
     image_shape,
     integer_labels,
     pixel_radius,
-    plain,
     real,
     refuse_inference_tensors,
-    upward,
 )
 from linfdist.system.values import shown, whole
 
@@ -190,7 +190,7 @@ def _pixels(images: Tensor, caller: str) -> Tensor:
             f"{caller}: images must be floating point in [0, 1], float32 or float64 and dense; got "
             f"{images.dtype}{layout}. Convert them with {fix}."
         )
-    return plain(images)
+    return detached(images)
 
 
 def check_labels(labels: Tensor, num_classes: int, caller: str) -> None:
@@ -223,7 +223,7 @@ def radius(
     several = isinstance(eps, Tensor | np.ndarray) and eps.ndim > 0
     if not several:
         exact = pixel_radius(eps, caller, name)
-        value = upward(exact) if up else float(exact)
+        value = float_above(exact) if up else float(exact)
         return torch.tensor(value, dtype=torch.float64, device=images.device)
     if isinstance(eps, np.ndarray) and eps.dtype.kind == "f" and eps.dtype.itemsize <= 8:
         eps = torch.from_numpy(eps.astype(np.float64, order="C"))
@@ -236,7 +236,7 @@ def radius(
         )
     if eps.is_meta:
         raise ValueError(f"{caller}: {name} must have values; got a tensor on device meta.")
-    eps = plain(eps).to(images.device, torch.float64)
+    eps = detached(eps).to(images.device, torch.float64)
     if not bool((eps >= 0).all()):
         raise ValueError(f"{caller}: {name} must be at least 0, in pixels; got {eps.min().item()}.")
     if bool((eps > 1).any()):
@@ -260,7 +260,7 @@ def norm(p: object, caller: str, name: str = "p") -> float | LogSumExp:
     return value
 
 
-def lipschitz_constant(net: nn.Module, caller: str) -> float:
+def checked_lipschitz(net: nn.Module, caller: str) -> float:
     """``net.lipschitz``, the divisor of a margin: finite and above 0."""
     value = net.lipschitz
     if isinstance(value, Tensor) and value.numel() == 1:

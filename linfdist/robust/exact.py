@@ -27,7 +27,7 @@ If no such bound is left, every point of the pixel box satisfies every bound, an
 limits by how much z_k ≤ z_y can fail. If all boxes are done, no image within r is beaten.
 
 **Rounding.** The search computes in float64 and steps outward after every rounding
-(``sound.outward``). A box therefore holds all its points of real numbers, and a point counts as
+(``boxes.outward``). A box therefore holds all its points of real numbers, and a point counts as
 beaten only if bounds of its own outputs prove it. Both ends of the result are proven. The float32
 network may differ by its rounding.
 """
@@ -42,9 +42,9 @@ from torch import Tensor
 from linfdist.nn import LinfDistNet, LpDist, MeanShift
 from linfdist.ops import linf_interval
 from linfdist.ops.float_mode import check_float_mode
+from linfdist.robust.boxes import attack_box, outward, pixel_box
 from linfdist.robust.certificates import interval_radius
 from linfdist.robust.checks import check_finite, check_images, check_net
-from linfdist.robust.sound import outward
 from linfdist.system.inputs import real
 from linfdist.system.values import shown, whole
 
@@ -245,8 +245,8 @@ class Search:
 
     def _root(self, r: float) -> tuple[Tensor, Tensor, Tensor]:
         """The ball, with one row per class that could beat the label."""
-        lower, upper = outward(self.image - r, self.image + r)
-        ball = self._normalized(lower.clamp(0, 1), upper.clamp(0, 1))
+        lower, upper = pixel_box(self.image.unsqueeze(0), self.image.new_tensor(r))
+        ball = self._normalized(lower[0], upper[0])
         columns = range(self.first_output, self.layers[-1].outputs.stop)
         rival = torch.tensor([column for column in columns if column != self.own], device="cpu")
         unknown = ball[0].new_full((columns.stop - len(self.image),), math.inf)
@@ -290,7 +290,7 @@ class Search:
         lower, upper = (end[:, self.layers[0].inputs] for end in (lower, upper))
         nearest = ((self.image - self.mean) / self.std).clamp(lower, upper)
         points = torch.cat((nearest, (lower + upper) / 2)) * self.std + self.mean
-        points = points.clamp((self.image - r).clamp(0, 1), (self.image + r).clamp(0, 1))
+        points = points.clamp(*attack_box(self.image, r))
         outputs = self._normalized(points, points)
         for layer in self.layers:
             outputs = layer.up(*outputs)

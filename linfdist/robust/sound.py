@@ -54,6 +54,7 @@ from linfdist.nn import (
 )
 from linfdist.ops import linf_interval
 from linfdist.ops.float_mode import check_float_mode
+from linfdist.robust.boxes import next_above, next_below, outward, sound_pixel_box
 from linfdist.robust.certificates import proven
 from linfdist.robust.checks import check_finite, check_images, radius
 from linfdist.system.inputs import integer_labels
@@ -85,7 +86,7 @@ def sound_certified(
             denormals are flushed.
     """
     images, labels = _check(net, images, labels, "sound_certified")
-    eps = upward(eps, images, "sound_certified")
+    eps = radius(eps, images, "sound_certified", up=True)
     with frozen(net) as net, torch.no_grad():
         return _certified(net, images, labels, eps)
 
@@ -136,19 +137,14 @@ def sound_certificates(
         radii: radii of ``interval_radius``, one per image.
     """
     images, labels = _check(net, images, labels, "sound_certificates")
-    eps = upward(eps, images, "sound_certificates")
+    eps = radius(eps, images, "sound_certificates", up=True)
     radii = _radii(radii, images, "sound_certificates")
     certified = sound_certified(net, images, labels, eps)
-    below = _step(eps, -math.inf).clamp_min(0)
+    below = next_below(eps).clamp_min(0)
     radii = torch.where(certified, radii.maximum(eps), radii.minimum(below))
     sound = sound_radius(net, images, labels, radii)
     # A search that starts above eps may step past eps, although eps is certified.
     return certified, torch.where(certified, sound.maximum(eps), sound)
-
-
-def upward(eps: Fraction | float | Tensor, images: Tensor, caller: str) -> Tensor:
-    """eps in float64, rounded up if float64 has no such number, as for 8/255."""
-    return radius(eps, images, caller, up=True)
 
 
 def _radii(radii: Tensor, images: Tensor, caller: str) -> Tensor:
@@ -187,29 +183,6 @@ def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> tuple
     return images, labels
 
 
-def ball(levels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds in float64 of the pixels within eps of uint8 ``levels``; eps and levels broadcast."""
-    nearest, given = levels.double() / 255, to_pixels(levels).double()
-    lower, upper = outward(nearest, nearest)
-    lower, upper = outward(torch.minimum(lower, given) - eps, torch.maximum(upper, given) + eps)
-    return lower.clamp(0, 1), upper.clamp(0, 1)
-
-
-def sound_pixel_box(images: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds in float32 of the balls around uint8 images; ``pixel_box`` lies within them.
-
-    For each eps the bounds of all 256 levels are computed once and then looked up.
-    """
-    levels = torch.arange(256, dtype=torch.uint8, device=images.device)
-    bounds = outward(*(end.float() for end in ball(levels, eps.view(-1, 1))))
-    index = images.flatten(1).long()
-    lower, upper = (
-        end.clamp(0, 1).expand(len(images), -1).gather(1, index).view(images.shape)
-        for end in bounds
-    )
-    return lower, upper
-
-
 def sound_margins_on_box(
     net: LinfDistNet | LinfDistNetMLP, lower: Tensor, upper: Tensor, labels: Tensor
 ) -> Tensor:
@@ -229,7 +202,7 @@ def sound_margins_on_box(
     else:
         lower, upper = _through(net.last, lower, upper)  # minus the logits
         held = (torch.maximum(lower.abs(), upper.abs()) <= LARGEST).all(1)
-        margins = _step(upper.gather(1, column) - lower, math.inf)
+        margins = next_above(upper.gather(1, column) - lower)
     return margins.masked_fill(~held.unsqueeze(1), math.nan).scatter(1, column, 0.0)
 
 
@@ -261,15 +234,6 @@ def _through(layer: nn.Module, lower: Tensor, upper: Tensor) -> tuple[Tensor, Te
     raise TypeError(f"sound certificates have no rule for {type(layer).__name__}: write one here.")
 
 
-def outward(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The next number below and the next above; rounding to nearest changes a number by less."""
-    return _step(lower, -math.inf), _step(upper, math.inf)
-
-
-def _step(x: Tensor, towards: float) -> Tensor:
-    return torch.nextafter(x, torch.full_like(x, towards))
-
-
 def gamma(n: int, unit: float) -> float:
     """γ_n = n u / (1 − n u): what n roundings of relative size u can add up to  [Higham2002]."""
     return n * unit / (1 - n * unit) if n * unit < 1 / 2 else math.inf
@@ -289,7 +253,7 @@ def _affine(
     weight, bias = layer.weight.double(), layer.bias.double()
     scale = float(torch.tensor(layer.scale, dtype=torch.float32, device="cpu"))
     middle = (lower + upper) / 2
-    half = _step(torch.maximum(upper - middle, middle - lower), math.inf)
+    half = next_above(torch.maximum(upper - middle, middle - lower))
     terms = layer.in_features + ROUNDINGS
     error = gamma(terms, UNIT_32) + 2 * gamma(terms, UNIT_64)
     size = (middle.abs() + half) @ weight.abs().T

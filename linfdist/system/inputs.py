@@ -86,8 +86,8 @@ def pixel_radius(value: object, caller: str, name: str = "eps") -> Fraction:
     return Fraction(number.item() if isinstance(number, np.generic) else number)
 
 
-def upward(exact: Fraction) -> float:
-    """The least float64 number that is at least ``exact``."""
+def float_above(exact: Fraction) -> float:
+    """The least float64 number that is at least ``exact``: a radius is never made smaller."""
     value = float(exact)
     return math.nextafter(value, math.inf) if Fraction(value) < exact else value
 
@@ -177,7 +177,7 @@ def check_function(value: object, caller: str, name: str = "function") -> None:
         raise TypeError(f"{caller}: {name} must be a function; got {shown(value)}.")
 
 
-def plain(tensor: Tensor) -> Tensor:
+def detached(tensor: Tensor) -> Tensor:
     """The tensor without its graph; outside of inference mode it is no inference tensor either."""
     tensor = tensor.detach()
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
@@ -235,4 +235,4 @@ def integer_labels(
         )
     if labels.is_meta and not images.is_meta:
         raise ValueError(f"{caller}: labels must have values; got labels on the device meta.")
-    return plain(labels).to(images.device, torch.int64)
+    return detached(labels).to(images.device, torch.int64)

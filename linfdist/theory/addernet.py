@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linfdist.ops import lp_dist
-from linfdist.robust.attacks.pgd import Attack, ball
+from linfdist.robust.attacks.pgd import Attack
+from linfdist.robust.boxes import attack_box
 from linfdist.robust.checks import check_labels
 from linfdist.system.inputs import (
     check_function,
@@ -234,7 +235,7 @@ def attack(
     num_steps = whole(num_steps, "attack: num_steps", least=1)
     images = float_tensor(images, "attack", "images")
     images, labels = images.detach().clone(), integer_labels(labels, images, "attack")
-    lower, upper = ball(images, eps)
+    lower, upper = attack_box(images, eps)
     adversarial, beaten = images.clone(), images.clone()
     survived = torch.ones_like(labels, dtype=torch.bool)
     for _ in range(num_steps + 1):

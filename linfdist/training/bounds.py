@@ -1,19 +1,22 @@
 """Training on certified bounds, as the compared methods do it."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from linfdist.baselines import BaselineNet, CapNet, PvtNet
 from linfdist.data import Augmentation
 from linfdist.optim.schedules import Epochs
-from linfdist.robust import HingeLoss, hinge_loss, ibp_loss
+from linfdist.robust import HingeLoss, Lipschitz, hinge_loss, ibp_loss
+from linfdist.robust.boxes import rounded_box
 from linfdist.system.serialise import check_fields
+from linfdist.training.objective import Objective
 
 Bound = Literal["ibp", "crown_ibp", "loss_fusion", "cap", "pvt", "hinge"]
 
@@ -103,82 +106,75 @@ class BoundTrainConfig:
         return self.lr * math.prod(self.lr_factor for drop in self.lr_drops if done >= drop)
 
 
-class _BoundObjective(nn.Module):
-    """A compared method's network and loss in one module."""
+class _HingeObjective(Objective):
+    """``hinge_loss`` on Lipschitz logits; it has no schedule."""
 
     def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
-        super().__init__()
-        self.net = net
-        self.config = config
-        self.lipschitz = net.lipschitz if config.bound == "hinge" else math.nan
+        super().__init__(net)
+        self.threshold = float(config.threshold)  # in pixels
+        self.lipschitz = net.lipschitz
 
-    def forward(
+    def loss(self, pixels: Tensor, labels: Tensor, *progress: float) -> tuple[Tensor, Tensor]:
+        """The mean loss and the logits."""
+        logits = self.net(pixels)
+        return hinge_loss(logits, labels, self.threshold * self.lipschitz), logits
+
+
+class _BoundObjective(Objective):
+    """κ CE(logits) + (1 − κ) CE(bounds), by the bound of one method."""
+
+    def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
+        super().__init__(net)
+        self.bound = config.bound
+
+    def loss(
         self, pixels: Tensor, labels: Tensor, eps: float, kappa: float, beta: float
     ) -> tuple[Tensor, Tensor]:
-        """The mean loss and the logits.
-
-        A batch without images has the loss 0, with a gradient of 0 in all weights.
-        """
-        if self.config.bound == "hinge":
+        """The mean loss and the logits. At κ = 1, in the warm-up, no bound is computed."""
+        if kappa == 1:
             logits = self.net(pixels)
-            threshold = float(self.config.threshold) * self.lipschitz
-            loss = hinge_loss(logits, labels, threshold)
-            return loss if len(labels) else logits.sum(), logits
-        if kappa == 1:  # the warm-up: the bound has weight 0, so it is not computed
+            return F.cross_entropy(logits, labels), logits
+        lower, upper = rounded_box(pixels, eps)
+        if self.bound == "cap":
             logits = self.net(pixels)
-            loss = F.cross_entropy(logits, labels) if len(labels) else logits.sum()
-            return loss + self.nothing(), logits
-        lower, upper = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
-        if self.config.bound == "cap":
-            logits = self.net(pixels)
-        else:
-            trace = self.net.trace(lower, upper, pixels)
-            logits = self.net.last(trace.clean)
-        if not len(labels):
-            return logits.sum() + self.nothing(), logits
-        if self.config.bound == "loss_fusion":
-            worst = self.net.loss_bound(trace, labels, beta).mean()
-            return kappa * F.cross_entropy(logits, labels) + (1 - kappa) * worst, logits
-        if self.config.bound == "cap":
             margins = self.net.worst_case_margins_on_box(lower, upper, labels)
-        elif self.config.bound == "pvt":
-            margins = self.net.proven_margins(trace, labels)
-        else:
-            margins = self.net.margins(trace, labels, beta)
-        return ibp_loss(logits, margins, labels, kappa), logits
+            return ibp_loss(logits, margins, labels, kappa), logits
+        trace = self.net.trace(lower, upper, pixels)
+        logits = self.net.last(trace.clean)
+        match self.bound:
+            case "loss_fusion":
+                worst = self.net.loss_bound(trace, labels, beta).mean()
+                loss = kappa * F.cross_entropy(logits, labels) + (1 - kappa) * worst
+            case "pvt":
+                loss = ibp_loss(logits, self.net.proven_margins(trace, labels), labels, kappa)
+            case "ibp" | "crown_ibp":
+                loss = ibp_loss(logits, self.net.margins(trace, labels, beta), labels, kappa)
+        return loss, logits
 
-    def nothing(self) -> Tensor | float:
-        """0, with a gradient of 0 in the verifier's weights, for a step without a bound."""
-        if not isinstance(self.net, PvtNet):
-            return 0.0
-        return sum(weight.sum() * 0 for weight in self.net.verifier.parameters())
+    def idle(self, eps: float, kappa: float, beta: float) -> Iterable[Tensor]:
+        """In the warm-up the verifier, which has a part in the bound only."""
+        unused = kappa == 1 and isinstance(self.net, PvtNet)
+        return self.net.verifier.parameters() if unused else ()
 
 
 class BoundRecipe:
-    """A compared method's recipe: eps grows, κ and β fall, Adam's rate drops.
-
-    Its attributes are those of ``LinfDistRecipe``.
-    """
+    """A compared method's recipe: eps grows, κ and β fall, Adam's rate drops. A ``Recipe``."""
 
     def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
-        for bound, kind in (("cap", CapNet), ("pvt", PvtNet)):
-            if (config.bound == bound) != isinstance(net, kind):
-                raise ValueError(
-                    f'BoundTrainConfig: bound must be "{bound}" for a network of kind "{bound}" '
-                    f"and for no other; got {config.bound!r} for {net.config.kind!r}."
-                )
+        _check_net(net, config)
         self.config = config
-        self.objective: nn.Module = _BoundObjective(net, config)
+        objective = _HingeObjective if config.bound == "hinge" else _BoundObjective
+        self.objective = objective(net, config)
         self.optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
         self.state = ("step", "exp_avg", "exp_avg_sq")
         self.p = math.inf
         self.lr = math.nan
         self.eps_train: float | None = None
 
-    def at(self, done: float) -> tuple[float, float, float]:
-        """Set the learning rate after ``done`` epochs; return eps, κ and β."""
-        share = self.config.share(done)
-        self.lr = self.config.lr_at(done)
+    def set_progress(self, epochs: float) -> tuple[float, float, float]:
+        """Set the learning rate; return eps, κ and β."""
+        share = self.config.share(epochs)
+        self.lr = self.config.lr_at(epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         eps = share * float(self.config.eps_train)
@@ -188,6 +184,26 @@ class BoundRecipe:
         return eps, first + share * (last - first), beta
 
     @property
-    def watched(self) -> float:
-        """The p at which ``fit`` measures an epoch's accuracy."""
+    def eval_p(self) -> float:
+        """∞: the network has no p."""
         return math.inf
+
+
+def _check_net(net: BaselineNet, config: BoundTrainConfig) -> None:
+    """Refuse a bound that does not fit the network."""
+    if not isinstance(net, BaselineNet):
+        raise TypeError(
+            f"fit: BoundTrainConfig must train a BaselineNet; got {type(net).__name__}. Use "
+            "TrainConfig."
+        )
+    if config.bound == "hinge" and not isinstance(net, Lipschitz):
+        raise TypeError(
+            f'fit: bound="hinge" must train a network of Lipschitz logits, "groupsort"; got '
+            f"{net.config.kind!r}."
+        )
+    for bound, kind in (("cap", CapNet), ("pvt", PvtNet)):
+        if (config.bound == bound) != isinstance(net, kind):
+            raise ValueError(
+                f'BoundTrainConfig: bound must be "{bound}" for a network of kind "{bound}" '
+                f"and for no other; got {config.bound!r} for {net.config.kind!r}."
+            )

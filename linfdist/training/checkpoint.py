@@ -5,14 +5,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from filelock import lock_descriptor
 
-from linfdist.system import disk
+from linfdist.system import disk, values
 from linfdist.system.disk import sync_folder
 
 FORMAT = 2  # the file ends in the SHA-256 of its content; format 1 had none, and is not read
@@ -22,6 +23,43 @@ _TRAILER_BYTES = 72
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is damaged, belongs to another run, or cannot be written."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Where ``fit`` keeps a run's state, and what it stores beside the state.
+
+    Args:
+        path: the file. A ``~`` in front stands for the home folder.
+        restart: delete the file first, whatever it holds.
+        experiment: a name, stored in the file; a run with another name cannot resume from it.
+        environments: plain values that say what this call and earlier ones ran on, one dictionary
+            per call. The file keeps them for ``environments``; they have no effect on training.
+
+    Raises:
+        TypeError, ValueError: a value has another type, or cannot be saved.
+    """
+
+    path: os.PathLike[str] | str
+    _: KW_ONLY
+    restart: bool = False
+    experiment: str = ""
+    environments: Sequence[dict[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        path = values.file(self.path, "CheckpointConfig: path")
+        values.flag(self.restart, "CheckpointConfig: restart")
+        if not isinstance(self.experiment, str):
+            raise TypeError(
+                f"CheckpointConfig: experiment must be text; got {values.shown(self.experiment)}."
+            )
+        calls = values.plain(list(self.environments), "CheckpointConfig: environments")
+        if not all(isinstance(call, dict) for call in calls):
+            raise TypeError(
+                f"CheckpointConfig: environments must be dictionaries; got {self.environments!r}."
+            )
+        object.__setattr__(self, "path", path)
+        object.__setattr__(self, "environments", tuple(calls))
 
 
 def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:

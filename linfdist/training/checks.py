@@ -1,53 +1,17 @@
 """Checks of the arguments of ``fit``, made before training starts."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from linfdist.baselines import BaselineNet, ColtNet
 from linfdist.data import ImageSet, check_image_set
-from linfdist.nn import LinfDistNet, LinfDistNetMLP
-from linfdist.robust import HingeLoss, Lipschitz, MixtureLoss
 from linfdist.robust.checks import check_labels, check_net
 from linfdist.system import distributed, values
-from linfdist.training.bounds import BoundTrainConfig
-from linfdist.training.colt import LayerwiseTrainConfig
+from linfdist.training.checkpoint import CheckpointConfig
 from linfdist.training.config import AnyTrainConfig, Net, TrainConfig
 
 
-def _check_kind(net: Net, config: AnyTrainConfig) -> None:
-    """Refuse a loss that does not fit the network."""
-    if isinstance(config, BoundTrainConfig):
-        if not isinstance(net, BaselineNet):
-            raise TypeError(
-                f"fit: BoundTrainConfig must train a BaselineNet; got {type(net).__name__}. Use "
-                "TrainConfig."
-            )
-        if config.bound == "hinge" and not isinstance(net, Lipschitz):
-            raise TypeError(
-                f'fit: bound="hinge" must train a network of Lipschitz logits, "groupsort"; got '
-                f"{net.config.kind!r}."
-            )
-        return
-    if isinstance(config, LayerwiseTrainConfig):
-        if not isinstance(net, ColtNet):
-            raise TypeError(
-                f"fit: LayerwiseTrainConfig must train a ColtNet; got {type(net).__name__}. Build "
-                'BaselineConfig(kind="colt").'
-            )
-        return
-    of_margins = isinstance(config.loss, HingeLoss | MixtureLoss)
-    kind = LinfDistNet if of_margins else LinfDistNetMLP
-    if not isinstance(net, kind):
-        raise TypeError(
-            f"fit: {type(config.loss).__name__} must train a {kind.__name__}; got "
-            f"{type(net).__name__}. HingeLoss and MixtureLoss are for LinfDistNet, IBPLoss and "
-            "GatedLoss for LinfDistNetMLP."
-        )
-
-
 def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrainConfig) -> None:
-    """Refuse a loss, images or labels that do not fit the network."""
+    """Refuse images or labels that do not fit the network; the recipe refuses the network."""
     if not isinstance(config, AnyTrainConfig):
         raise TypeError(
             "fit: config must be a TrainConfig, BoundTrainConfig or LayerwiseTrainConfig; got "
@@ -57,7 +21,6 @@ def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrain
     if test is not None:
         check_image_set(test, "fit: test")
     check_net(net, "fit")
-    _check_kind(net, config)
     if len(train) == 0:
         raise ValueError("fit: train must hold at least one image; got none.")
     if config.train_images is not None and config.train_images > len(train):
@@ -91,7 +54,7 @@ def check_share(config: AnyTrainConfig) -> None:
         )
 
 
-def check_seconds(seconds: Any, checkpoint: Path | None) -> float | None:
+def check_seconds(seconds: Any, checkpoint: CheckpointConfig | None) -> float | None:
     """The time limit of a call; refuses one without a checkpoint, which would lose all progress."""
     seconds = values.seconds(seconds, "fit: seconds")
     if seconds is not None and checkpoint is None:

@@ -1,17 +1,17 @@
 """COLT: three stages of SGD. Stage k freezes the layers up to the k-th ReLU, trains the rest."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from linfdist.baselines import (
-    BaselineNet,
+    ColtNet,
     instability,
     interval_trace,
     latent_attack,
@@ -19,7 +19,9 @@ from linfdist.baselines import (
 )
 from linfdist.data import Augmentation
 from linfdist.optim.schedules import Epochs
+from linfdist.robust.boxes import rounded_box
 from linfdist.system.serialise import check_fields
+from linfdist.training.objective import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,33 +125,29 @@ class LayerwiseTrainConfig:
         return self.lr * self.stage_factor**stage * self.lr_factor**drops
 
 
-class _LayerwiseObjective(nn.Module):
-    """Network and loss in one module."""
+class _LayerwiseObjective(Objective):
+    """The loss of one stage; the layers that the stage freezes are idle."""
 
-    def __init__(self, net: BaselineNet, config: LayerwiseTrainConfig) -> None:
-        super().__init__()
-        self.net = net
+    def __init__(self, net: ColtNet, config: LayerwiseTrainConfig) -> None:
+        super().__init__(net)
         self.config = config
 
-    def forward(
+    def loss(
         self, pixels: Tensor, labels: Tensor, stage: int, eps: float, share: float
     ) -> tuple[Tensor, Tensor]:
-        """The mean loss and the logits; the frozen layers have a gradient of 0."""
+        """The mean loss, a mixture of two stages' with two penalties, and the logits."""
         with torch.no_grad():
             logits = self.net(pixels)
-        frozen, trained = self.parts(stage)
-        # Processes sum gradients weight by weight, so every weight needs one, be it 0.
-        nothing = sum(weight.sum() * 0 for weight in frozen)
-        if not len(labels):
-            return nothing + sum(weight.sum() * 0 for weight in trained), logits
-        lower, upper = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
+        lower, upper = rounded_box(pixels, eps)
         loss = share * self.attacked(stage, stage, lower, upper, labels)
         if share < 1 and stage == 0:
             loss = loss + (1 - share) * F.cross_entropy(self.net(pixels), labels)
         elif share < 1:
             loss = loss + (1 - share) * self.attacked(stage - 1, stage, lower, upper, labels)
+        frozen = {id(weight) for weight in self.idle(stage)}
+        trained = (weight for weight in self.net.parameters() if id(weight) not in frozen)
         weights = (weight for weight in trained if weight.dim() > 1)
-        loss = loss + nothing + self.config.l1 * sum(weight.abs().sum() for weight in weights)
+        loss = loss + self.config.l1 * sum(weight.abs().sum() for weight in weights)
         if stage < 2 and self.config.stability > 0:
             factor = self.config.stability * self.config.stability_factor**stage
             begin = prefix_length(self.net.features, stage)
@@ -183,32 +181,34 @@ class _LayerwiseObjective(nn.Module):
             point = layer(point)
         return F.cross_entropy(last(point), labels)
 
-    def parts(self, stage: int) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The weights and biases that the stage freezes, and those that it trains."""
-        frozen = self.net.features[: prefix_length(self.net.features, stage)].parameters()
-        names = {id(weight) for weight in frozen}
-        every = [*self.net.parameters()]
-        return [w for w in every if id(w) in names], [w for w in every if id(w) not in names]
+    def idle(self, stage: int, *rest: float) -> Iterator[Tensor]:
+        """The weights and biases that the stage freezes."""
+        return self.net.features[: prefix_length(self.net.features, stage)].parameters()
 
 
 class LayerwiseRecipe:
-    """COLT's recipe: three stages of SGD. Its attributes are those of ``LinfDistRecipe``."""
+    """COLT's recipe: three stages of SGD. A ``Recipe``."""
 
-    def __init__(self, net: BaselineNet, config: LayerwiseTrainConfig) -> None:
+    def __init__(self, net: ColtNet, config: LayerwiseTrainConfig) -> None:
+        if not isinstance(net, ColtNet):
+            raise TypeError(
+                f"fit: LayerwiseTrainConfig must train a ColtNet; got {type(net).__name__}. Build "
+                'BaselineConfig(kind="colt").'
+            )
         self.config = config
-        self.objective: nn.Module = _LayerwiseObjective(net, config)
+        self.objective = _LayerwiseObjective(net, config)
         self.optimizer = torch.optim.SGD(net.parameters(), lr=config.lr, momentum=config.momentum)
         self.state = ("momentum_buffer",) if config.momentum else ()
         self.p = math.inf
         self.lr = math.nan
         self.eps_train: float | None = None
 
-    def at(self, done: float) -> tuple[int, float, float]:
-        """Set the learning rate after ``done`` epochs; return stage, eps and the loss's share.
+    def set_progress(self, epochs: float) -> tuple[int, float, float]:
+        """Set the learning rate; return the stage, eps and the share of the stage's own loss.
 
         A stage starts without momentum, so that a weight with gradient 0 does not move.
         """
-        stage, inside = self.config.stage(done)
+        stage, inside = self.config.stage(epochs)
         if inside == 0:
             self.optimizer.state.clear()
         self.lr = self.config.lr_at(stage, inside)
@@ -218,6 +218,6 @@ class LayerwiseRecipe:
         return stage, self.eps_train, self.config.share(inside)
 
     @property
-    def watched(self) -> float:
-        """The p at which ``fit`` measures an epoch's accuracy."""
+    def eval_p(self) -> float:
+        """∞: the network has no p."""
         return math.inf

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from linfdist.nn import LogSumExp
+from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp
 from linfdist.optim import (
     LpAdamW,
     eps_at,
@@ -28,19 +28,19 @@ from linfdist.robust import (
     mixture_loss,
 )
 from linfdist.training.config import DistNet, TrainConfig
+from linfdist.training.objective import Objective
 
 
-class _Objective(nn.Module):
-    """Network and loss in one module, so that DistributedDataParallel sums gradients at once.
+class _Objective(Objective):
+    """The four losses of l_inf-dist nets.
 
     ``scale`` multiplies the logits in the cross entropy of ``MixtureLoss``. It is a trained
     parameter of the objective, not of the network. With other losses it is None.
     """
 
     def __init__(self, net: DistNet, loss: Loss) -> None:
-        super().__init__()
-        self.net = net
-        self.loss = loss
+        super().__init__(net)
+        self.settings = loss
         self.scale: nn.Parameter | None = None
         if isinstance(loss, MixtureLoss):
             like = next(net.parameters())
@@ -49,7 +49,7 @@ class _Objective(nn.Module):
         on_logits = isinstance(loss, HingeLoss | MixtureLoss)
         self.lipschitz = net.lipschitz if on_logits else net.feature_lipschitz
 
-    def forward(
+    def loss(
         self,
         pixels: Tensor,
         labels: Tensor,
@@ -59,8 +59,6 @@ class _Objective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The mean loss and the logits.
 
-        A batch without images has the loss 0, with a gradient of 0 in all weights.
-
         Args:
             pixels: the images.
             labels: their classes.
@@ -68,39 +66,33 @@ class _Objective(nn.Module):
             radius: in pixels, the hinge's threshold or the eps of the interval bounds.
             weight: λ of the losses that have one.
         """
-        if isinstance(self.loss, HingeLoss | MixtureLoss):
+        if isinstance(self.settings, HingeLoss | MixtureLoss):
             logits = self.net(pixels, p)
             threshold = radius * self.lipschitz
             if self.scale is None:
-                loss = hinge_loss(logits, labels, threshold, self.loss.mix)
-            else:
-                loss = mixture_loss(logits, labels, threshold, weight, self.scale)
-        else:
-            features = self.net.features(pixels, p)
-            reach = radius * self.lipschitz
-            logits, margins = self.net.logits_and_ball_margins(features, reach, labels)
-            if isinstance(self.loss, GatedLoss):
-                loss = gated_loss(logits, margins, labels, weight)
-            else:
-                loss = ibp_loss(logits, margins, labels, self.loss.kappa)
-        if len(labels):
-            return loss, logits
-        return (logits if self.scale is None else self.scale * logits).sum(), logits
+                return hinge_loss(logits, labels, threshold, self.settings.mix), logits
+            return mixture_loss(logits, labels, threshold, weight, self.scale), logits
+        features = self.net.features(pixels, p)
+        reach = radius * self.lipschitz
+        logits, margins = self.net.logits_and_ball_margins(features, reach, labels)
+        if isinstance(self.settings, GatedLoss):
+            return gated_loss(logits, margins, labels, weight), logits
+        return ibp_loss(logits, margins, labels, self.settings.kappa), logits
+
+    def logits(self, pixels: Tensor, p: float | LogSumExp, *rest: float) -> Tensor:
+        return self.net(pixels, p)
 
 
 class LinfDistRecipe:
     """The paper's recipe: p, or LogSumExp's t, rises to ∞; Adam uses l_p weight decay.
 
-    - ``objective`` maps pixels, labels and the values of ``at`` to the mean loss and the logits.
-    - ``at`` also sets the ``optimizer`` for the next step.
-    - ``state`` lists the names of the optimizer's values for each parameter.
-    - ``p``, ``lr`` and ``eps_train`` are those of the last step. Before the first step ``p`` and
-      ``lr`` are NaN. ``eps_train`` is None for losses on margins of Lipschitz logits.
+    A ``Recipe``; ``p`` is NaN before the first step.
     """
 
     def __init__(self, net: DistNet, config: TrainConfig) -> None:
+        _check_net(net, config)
         self.config = config
-        self.objective: nn.Module = _Objective(net, config.loss)
+        self.objective = _Objective(net, config.loss)
         groups = param_groups(net, config.decay)
         self.rates = [1.0] * len(groups)  # one per group, as multiples of the learning rate
         if isinstance(config.loss, MixtureLoss):
@@ -117,16 +109,16 @@ class LinfDistRecipe:
         self.p = self.lr = math.nan
         self.eps_train: float | None = None
 
-    def at(self, done: float) -> tuple[Any, ...]:
-        """Set p and the learning rates after ``done`` epochs; return the objective's arguments."""
+    def set_progress(self, epochs: float) -> tuple[Any, ...]:
+        """Set p and the learning rates; return the smoothing, the radius and λ if there is one."""
         config = self.config
-        self.p = p_at(done, config.epochs, config.p_start, config.p_end, config.p_rise)
-        self.lr = lr_at(done, config.epochs, config.lr, config.lr_schedule)
+        self.p = p_at(epochs, config.epochs, config.p_start, config.p_end, config.p_rise)
+        self.lr = lr_at(epochs, config.epochs, config.lr, config.lr_schedule)
         smoothing = config.smooth(self.p)
         relaxed = config.relaxation if isinstance(smoothing, LogSumExp) else 1.0
-        relaxation = relaxation_at(done, config.epochs, relaxed)
+        relaxation = relaxation_at(epochs, config.epochs, relaxed)
         if isinstance(config.loss, IBPLoss | GatedLoss):
-            radius = eps_at(done, config.epochs, float(config.loss.eps_train)) / relaxation
+            radius = eps_at(epochs, config.epochs, float(config.loss.eps_train)) / relaxation
             self.eps_train = radius
         else:
             radius = float(config.loss.threshold) / relaxation
@@ -134,10 +126,22 @@ class LinfDistRecipe:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.lr
         if isinstance(config.loss, MixtureLoss | GatedLoss):
-            return smoothing, radius, weight_at(done, config.epochs, config.loss.weights)
+            return smoothing, radius, weight_at(epochs, config.epochs, config.loss.weights)
         return smoothing, radius
 
     @property
-    def watched(self) -> float | LogSumExp:
-        """The p or LogSumExp at which ``fit`` measures an epoch's accuracy."""
+    def eval_p(self) -> float | LogSumExp:
+        """The p or LogSumExp of the last step."""
         return self.config.smooth(self.p)
+
+
+def _check_net(net: DistNet, config: TrainConfig) -> None:
+    """Refuse a loss that does not fit the network."""
+    of_margins = isinstance(config.loss, HingeLoss | MixtureLoss)
+    kind = LinfDistNet if of_margins else LinfDistNetMLP
+    if not isinstance(net, kind):
+        raise TypeError(
+            f"fit: {type(config.loss).__name__} must train a {kind.__name__}; got "
+            f"{type(net).__name__}. HingeLoss and MixtureLoss are for LinfDistNet, IBPLoss and "
+            "GatedLoss for LinfDistNetMLP."
+        )

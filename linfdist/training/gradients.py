@@ -20,15 +20,24 @@ def gradient_shares(
 ) -> list[float]:
     """Train ``net`` in place for one epoch and count the weights reached  [Zhang2021, Sec. 5.2].
 
-    Returns one share in [0, 1] per step: the entries of all weight matrices whose gradient was not
-    exactly 0 in at least one step so far. The p is that of the first epoch of ``config``:
-    ``epochs=(0, 0, 1)`` gives ∞. Adam moves an entry as soon as it has a gradient. Weight decay
-    moves entries too, but is not counted here.
+    Adam moves an entry as soon as it has a gradient. Weight decay moves entries too, but is not
+    counted here.
+
+    Args:
+        net: the network, initialised.
+        train: the training images.
+        config: the settings. p is that of the first epoch: ``epochs=(0, 0, 1)`` gives ∞.
+        seed: of the order of the images and of their augmentation.
+        device: where to train.
+
+    Returns:
+        One share in [0, 1] per step: the entries of all weight matrices whose gradient was not
+        exactly 0 in at least one step so far.
 
     Raises:
         TypeError, ValueError: as ``fit``.
     """
-    run = TrainingState(net, train, config, seed, None, device, experiment="")
+    run = TrainingState(net, train, config, seed, None, device)
     weights = [weight for weight in run.net.parameters() if weight.ndim > 1]
     reached = [torch.zeros_like(weight, dtype=torch.bool) for weight in weights]
     total = sum(weight.numel() for weight in weights)

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from linfdist.nn import synchronized
 from linfdist.system import distributed, values
 from linfdist.system.terminal import say, shows_bar
 from linfdist.training import checkpoint as checkpoints
+from linfdist.training.checkpoint import CheckpointConfig
 from linfdist.training.checks import check_seconds
 from linfdist.training.config import AnyTrainConfig, Net
 from linfdist.training.state import TrainingState
@@ -32,12 +32,9 @@ def fit(
     *,
     seed: int,
     test: ImageSet | None = None,
-    checkpoint: os.PathLike[str] | str | None = None,
-    restart: bool = False,
+    checkpoint: CheckpointConfig | os.PathLike[str] | str | None = None,
     progress: bool = True,
     device: torch.device | str = "cpu",
-    experiment: str = "",
-    environments: Sequence[dict[str, Any]] = (),
     stop_after_steps: int | None = None,
     seconds: float | None = None,
     sync_mean_shift: bool = True,
@@ -52,15 +49,12 @@ def fit(
             the batch.
         test: images to measure accuracy on after each epoch; None for none. If it is the second
             set of ``data.split_validation``, ``train`` should be the first.
-        checkpoint: the file for the run's state, saved every minute and at the end. A run that
-            finds its own checkpoint continues from it. On the CPU, with the same number of threads,
-            the run then ends bit for bit as if it had never stopped.
-        restart: delete the checkpoint first, whatever it holds.
+        checkpoint: the file for the run's state, saved every minute and at the end; None for none.
+            A path stands for ``CheckpointConfig(path)``. A run that finds its own checkpoint
+            continues from it. On the CPU, with the same number of threads, the run then ends bit
+            for bit as if it had never stopped.
         progress: report on standard error: a bar in a terminal, one line per epoch in a log.
         device: where to train.
-        experiment: a name, stored in the checkpoint; a run with another name cannot resume it.
-        environments: plain values that say what this call and earlier ones ran on. The checkpoint
-            keeps them for ``checkpoint.environments``; they have no effect on training.
         stop_after_steps: end this call after a given number of steps, with a checkpoint.
         seconds: the time limit of this call; needs ``checkpoint``. The call raises ``OutOfTime``
             after the first step that ends later, unless that is the run's last step. On a GPU up to
@@ -98,30 +92,26 @@ def fit(
         TypeError, ValueError: before the first step, an argument does not fit the network or cannot
             be saved.
         DeviceError: before the first step, the device cannot be used.
-        CheckpointError: the checkpoint is damaged or belongs to another run, and ``restart`` is
-            False; or it cannot be written.
+        CheckpointError: the checkpoint is damaged or belongs to another run, and its
+            ``restart`` is False; or it cannot be written.
         OutOfTime: ``seconds`` passed before the run ended.
         FloatingPointError: a loss, a weight or a moment is not finite.
     """
     called = time.monotonic()
-    for name, value in (
-        ("restart", restart),
-        ("progress", progress),
-        ("sync_mean_shift", sync_mean_shift),
-    ):
-        values.flag(value, f"fit: {name}")
+    values.flag(progress, "fit: progress")
+    values.flag(sync_mean_shift, "fit: sync_mean_shift")
     if stop_after_steps is not None:
         stop_after_steps = values.whole(stop_after_steps, "fit: stop_after_steps", least=1)
-    if checkpoint is not None:
-        checkpoint = values.file(checkpoint, "fit: checkpoint")
+    if not (checkpoint is None or isinstance(checkpoint, CheckpointConfig)):
+        checkpoint = CheckpointConfig(values.file(checkpoint, "fit: checkpoint"))
     seconds = check_seconds(seconds, checkpoint)
     run = TrainingState(
-        net, train, config, seed, test, device, experiment, environments, sync=sync_mean_shift
+        net, train, config, seed, test, device, checkpoint=checkpoint, sync=sync_mean_shift
     )
     if checkpoint is not None:
         if distributed.rank() == 0:
-            checkpoints.try_saving(checkpoint)
-        run.resume(checkpoint, restart)
+            checkpoints.try_saving(checkpoint.path)
+        run.resume()
     last_saved = time.monotonic()
     progress = progress and distributed.rank() == 0
     with_bar = shows_bar(progress)
@@ -147,7 +137,7 @@ def fit(
             stopping = out_of_time or step_of_call == stop_after_steps
             late = time.monotonic() - last_saved > CHECKPOINT_SECONDS
             if checkpoint is not None and (ended or stopping or late):
-                run.save(checkpoint)
+                run.save()
                 last_saved = time.monotonic()
             if stopping:
                 break

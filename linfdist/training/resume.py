@@ -79,7 +79,7 @@ def _check_rows(state: Mapping[str, Any], run: "TrainingState") -> None:
         if type(row["epoch"]) is not int or row["epoch"] != number:
             raise ValueError(f"{what} must be in its place; it says {row['epoch']!r}")
         # The schedule's values at the epoch's last step, up to another machine's rounding.
-        run.recipe.at((number * run.steps_per_epoch - 1) / run.steps_per_epoch)
+        run.recipe.set_progress((number * run.steps_per_epoch - 1) / run.steps_per_epoch)
         for name in ("p", "lr", "eps_train"):
             _check_same(row[name], getattr(run.recipe, name), f"{what}: {name}")
         _check_number(row["train_loss"], f"{what}: train_loss", least=0.0)

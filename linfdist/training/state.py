@@ -1,10 +1,9 @@
 """The state of a training run, which checkpoints store, and the steps that change it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from linfdist.system import distributed, values
 from linfdist.system.devices import usable_device
 from linfdist.system.serialise import to_dict
 from linfdist.training import checkpoint as checkpoints
-from linfdist.training.checkpoint import CheckpointError
+from linfdist.training.checkpoint import CheckpointConfig, CheckpointError
 from linfdist.training.checks import check_fit, check_share
 from linfdist.training.config import AnyTrainConfig, Net
 from linfdist.training.recipe import recipe_of
@@ -38,8 +37,8 @@ class TrainingState:
         seed: int,
         test: ImageSet | None,
         device: torch.device | str,
-        experiment: str,
-        environments: Sequence[dict[str, Any]] = (),
+        *,
+        checkpoint: CheckpointConfig | None = None,
         sync: bool = True,
     ) -> None:
         """Check the arguments of ``fit`` and prepare the first step.
@@ -51,8 +50,7 @@ class TrainingState:
             seed: of the order of the images and of their augmentation.
             test: images to measure accuracy on after each epoch; None for none.
             device: where to train.
-            experiment: a name, stored in the checkpoint.
-            environments: plain values that say what this call and earlier ones ran on.
+            checkpoint: the file for the state; None for none.
             sync: with several processes, shift by the mean of the whole batch.
 
         Raises:
@@ -63,12 +61,8 @@ class TrainingState:
         if not sync:
             check_share(config)
         seed = values.seed(seed, "fit")
-        if not isinstance(experiment, str):
-            raise TypeError(f"fit: experiment must be text; got {values.shown(experiment)}.")
-        self.environments = values.plain(list(environments), "fit: environments")
-        if not all(isinstance(call, dict) for call in self.environments):
-            raise TypeError(f"fit: environments must be dictionaries; got {environments!r}.")
         device = usable_device(device)
+        self.checkpoint = checkpoint
         self.sync = sync
         self.net = net.to(device)
         self.config = config
@@ -77,7 +71,7 @@ class TrainingState:
         self.test = None if test is None else test.to(device)
         self.device = device
         self.watched = "validation" if test is not None and test.validation else "test"
-        self.recipe = recipe_of(net, config)
+        self.recipe = recipe_of(config, net)
         self.objective = self.recipe.objective
         if distributed.size() > 1:
             self.objective = DistributedDataParallel(self.objective)
@@ -91,7 +85,7 @@ class TrainingState:
         self.start_epoch(seconds=0.0)
         normalize = next(layer for layer in net.modules() if isinstance(layer, Normalize))
         fingerprint = {
-            "experiment": experiment,
+            "experiment": "" if checkpoint is None else checkpoint.experiment,
             "seed": seed,
             "train": to_dict(config),
             "net": to_dict(net.config),
@@ -112,13 +106,13 @@ class TrainingState:
 
     def train_step(self) -> None:
         epoch, index = divmod(self.step, self.steps_per_epoch)
-        schedule = self.recipe.at(self.step / self.steps_per_epoch)
+        progress = self.recipe.set_progress(self.step / self.steps_per_epoch)
         self.net.train()
         pixels, labels = self.batches.get(epoch, index)
         shifted_together = self.batches.size(index) if self.sync else len(labels)
         shifts = by_running_means(self.net) if shifted_together == 1 else nullcontext()
         with matmul_precision(self.config.matmul_precision), shifts:
-            loss, logits = self.objective(pixels, labels, *schedule)
+            loss, logits = self.objective(pixels, labels, *progress)
             self.optimizer.zero_grad()
             # DistributedDataParallel averages over processes, but the batch's loss is their sum.
             share = distributed.size() * len(labels) / self.batches.size(index)
@@ -180,7 +174,7 @@ class TrainingState:
                 self.net,
                 self.test,
                 eps=self.test.info.eps,
-                p=self.recipe.watched,
+                p=self.recipe.eval_p,
                 batch_size=self.config.batch_size,
                 together=True,
             )
@@ -214,7 +208,8 @@ class TrainingState:
             f"epoch {epoch}/{epochs}, loss {loss:.4f}, p {self.recipe.p:.4g}, accuracy {right:.4f}"
         )
 
-    def save(self, path: Path) -> None:
+    def save(self) -> None:
+        """Write the checkpoint, unless a value is not finite; only process 0 writes."""
         self.check_finite()
         if distributed.rank() > 0:
             return
@@ -228,13 +223,14 @@ class TrainingState:
             "loss_sum": self.loss_sum,
             "correct": self.correct,
             "seconds": time.monotonic() - self.started,
-            "environments": self.environments,
+            "environments": list(self.checkpoint.environments),
         }
-        checkpoints.save(path, self.fingerprint, state)
+        checkpoints.save(self.checkpoint.path, self.fingerprint, state)
 
-    def resume(self, path: Path, restart: bool) -> None:
-        """Continue from the checkpoint at ``path`` if it exists; ``restart`` deletes it first."""
-        if restart:
+    def resume(self) -> None:
+        """Continue from the checkpoint if the file exists; its ``restart`` deletes it first."""
+        path = self.checkpoint.path
+        if self.checkpoint.restart:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -243,7 +239,7 @@ class TrainingState:
                     f"({error}). Give another path."
                 ) from error
         if path.exists():
-            self.load(path)
+            self.load()
         steps = [
             int(step) for step in distributed.all_gather_float(self.step)
         ]  # no process saves before all have read
@@ -253,8 +249,9 @@ class TrainingState:
                 f"{steps}. Let it lie in a folder that all of them see."
             )
 
-    def load(self, path: Path) -> None:
-        """Take over a checkpoint's state, after checking that all of it belongs to this run."""
+    def load(self) -> None:
+        """Take over the checkpoint's state, after checking that all of it belongs to this run."""
+        path = self.checkpoint.path
         state = checkpoints.load(path, self.fingerprint, self.device)
         try:
             check_state(state, self)

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from helpers.small_baselines import SHAPE, WIDTHS, batch, small
 
-from linfdist.baselines import BaselineConfig, build_baseline, flop_count, parameter_count
+from linfdist.baselines import BaselineConfig, build_baseline
 from linfdist.baselines.layers import Residual
 from linfdist.data import DATASETS, load, to_pixels
+from linfdist.nn import flop_count, parameter_count
 from linfdist.robust import ibp_loss, interval_certified, interval_radius, margin_radius, pgd
-from linfdist.robust.certificates import pixel_box
+from linfdist.robust.boxes import pixel_box
 from linfdist.system.serialise import from_dict, to_dict
 
 KINDS = pytest.mark.parametrize("kind", list(WIDTHS))
@@ -53,6 +54,7 @@ def test_counts_by_hand():
     assert parameter_count(net) == 2 * 2 * 16 + 2 * 4 * 16 + 4 * 2 * 2 * 12 + 12 * 4
     assert flop_count(net) == 2 * 2 * 16 * 16 + 2 * 4 * 16 * 4 + 4 * 2 * 2 * 12 + 12 * 4
     assert net.training and all(parameter.requires_grad for parameter in net.parameters())
+    assert not any(value.is_meta for value in (*net.parameters(), *net.buffers()))
 
 
 def test_width_multiplies_every_layer():

@@ -88,7 +88,7 @@ def test_a_step_is_the_recipes_at_its_moment_and_moves_the_weights_a_little():
     before = [weight.detach().clone() for weight in step.recipe.objective.parameters()]
     for done in epochs.moments(setting.train.epochs).values():
         step.forward_backward(done)
-        assert step.recipe.eps_train == step.recipe.at(done)[1]
+        assert step.recipe.eps_train == step.recipe.set_progress(done)[1]
         weights = [*step.recipe.objective.parameters()]
         assert all(weight.grad.isfinite().all() for weight in weights)
         for _ in range(5):

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from linfdist.data import to_pixels
 from linfdist.nn import NetConfig, build_net
-from linfdist.robust import sound
-from linfdist.system.inputs import upward
+from linfdist.robust import boxes, sound
+from linfdist.robust.checks import radius
+from linfdist.system.inputs import float_above
 
 KINDS = {
     "net": lambda rng: NetConfig(kind="net", hidden=widths(rng), identity_value=identity(rng)),
@@ -98,7 +99,7 @@ def perturbed(
 
 def violations(net: nn.Module, images: Tensor, eps: Fraction, rng) -> int:
     """Perturbed images, exact and in float32, whose features or margins leave their bounds."""
-    box = sound.sound_pixel_box(images, sound.upward(eps, images, "test"))
+    box = boxes.sound_pixel_box(images, radius(eps, images, "test", up=True))
     labels = torch.arange(len(images)) % net.num_classes
     bounds = sound.sound_features(net.features, *box)
     margins = sound.sound_margins_on_box(net, *box, labels)
@@ -127,4 +128,4 @@ def violations(net: nn.Module, images: Tensor, eps: Fraction, rng) -> int:
 
 
 def up(eps: Fraction) -> Tensor:
-    return torch.tensor(upward(Fraction(eps)), dtype=torch.float64)
+    return torch.tensor(float_above(Fraction(eps)), dtype=torch.float64)

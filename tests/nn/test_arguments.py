@@ -151,9 +151,12 @@ def test_a_data_set_of_numpys_numbers_is_equal_to_one_of_pythons():
 
 
 def test_operations_are_counted_for_a_shape():
+    net = call("build_net")
+    assert flop_count(net) == flop_count(net, None) == flop_count(net, net.input_shape) > 0
     for bad in BAD["input_shape"]:
-        with pytest.raises((TypeError, ValueError), match=r"flop_count: .*input_shape must"):
-            flop_count(call("build_net"), bad)
+        if bad is not None:
+            with pytest.raises((TypeError, ValueError), match=r"flop_count: .*input_shape must"):
+                flop_count(net, bad)
 
 
 def test_batches_that_are_no_tensors_are_refused():

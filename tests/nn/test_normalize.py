@@ -146,7 +146,7 @@ def test_training_s_radius_is_in_the_units_of_forward(config):
     for divisor in (0.05, 0.5):
         net = net_of(config)
         net.features.normalize.divisor.fill_(divisor)
-        objective = recipe_of(net, train).objective
+        objective = recipe_of(train, net).objective
         x, labels = torch.rand(8, 2, 4, 4), torch.arange(8) % 3
         value, logits = objective(x, labels, math.inf, 0.1)
         if config is NET:
@@ -168,7 +168,7 @@ def test_groupsort_s_threshold_is_in_the_units_of_forward():
     config = BoundTrainConfig(
         epochs=(1, 0, 0), bound="hinge", threshold=Fraction(1, 10), eps_train=Fraction(0)
     )
-    assert recipe_of(net, config).objective.lipschitz == 1 / float(torch.tensor(0.05))
+    assert recipe_of(config, net).objective.lipschitz == 1 / float(torch.tensor(0.05))
 
 
 # --- what it may be ------------------------------------------------------------------------------

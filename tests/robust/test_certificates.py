@@ -9,7 +9,8 @@ from torch import nn
 
 from linfdist.nn import MeanShift, NetConfig, build_net, reestimate_mean_shift
 from linfdist.robust import interval_certified, interval_radius, margin_radius
-from linfdist.robust.certificates import ROUNDING, pixel_box
+from linfdist.robust.boxes import pixel_box
+from linfdist.robust.certificates import ROUNDING
 
 NET = NetConfig(kind="net", hidden=(16, 16))
 MLP = NetConfig(kind="net_mlp", hidden=(16, 16), mlp_hidden=8)

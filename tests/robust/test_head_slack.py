@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from linfdist.nn import BoundedLinear
-from linfdist.robust import sound
+from linfdist.robust import boxes, sound
 
 U = Fraction(1, 2**24)  # half a step of float32, relative
 
@@ -126,7 +126,7 @@ def box_violations() -> int:
 
 def test_the_half_width_reaches_both_ends(monkeypatch):
     assert box_violations() == 0
-    monkeypatch.setattr(sound, "_step", lambda x, towards: x)
+    monkeypatch.setattr(boxes, "_step", lambda x, towards: x)
     assert box_violations() > 0
 
 
@@ -261,7 +261,7 @@ def test_tanh_may_be_off_by_four_steps_of_float32(part, monkeypatch):
     off = x.double().tanh().float()
     low, high = off.clone(), off.clone()
     for _ in range(3):  # the fourth is what ``off`` itself is rounded by
-        low, high = sound.outward(low, high)
+        low, high = boxes.outward(low, high)
     if part:
         monkeypatch.setattr(sound, part, 0.0)
     least, most = sound._tanh(x.double(), x.double())

@@ -20,7 +20,7 @@ from linfdist.robust import (
     sound_certified,
     sound_radius,
 )
-from linfdist.robust.certificates import pixel_box
+from linfdist.robust.boxes import pixel_box, sound_pixel_box
 
 
 @pytest.mark.parametrize(("kind", "nets"), [("net", 200), ("net_mlp", 200), ("conv_net_mlp", 100)])
@@ -52,7 +52,7 @@ def test_sound_implies_interval_and_bounds_are_wider(kind):
         pixels = to_pixels(images)
         for eps in (Fraction(0), Fraction(1, 100), Fraction(8, 255)):
             plain = pixel_box(pixels, torch.tensor(float(eps), dtype=torch.float64))
-            box = sound.sound_pixel_box(images, up(eps))
+            box = sound_pixel_box(images, up(eps))
             assert (box[0] <= plain[0]).all() and (box[1] >= plain[1]).all()
             margins = net.worst_case_margins_on_box(*plain, labels)
             assert (sound.sound_margins_on_box(net, *box, labels) >= margins).all()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from linfdist.data import to_pixels
 from linfdist.nn import LinfDistNet, NetConfig, build_net
-from linfdist.robust import sound, sound_certified
+from linfdist.robust import boxes, sound, sound_certified
 
 OPERATIONS = ("mean", "std", "dist", "shift", "last dist", "bias", "margin")
 
@@ -60,7 +60,7 @@ def test_one_missing_step_is_caught(operation, end, monkeypatch):
     """Of the bounds of features, if it is one of theirs, and of those of the margins."""
     missing = 2 * OPERATIONS.index(operation) + end
     skipped = {2 + missing} & {*range(10)} | {10 + missing}  # the pixel box takes two, features 8
-    monkeypatch.setattr(sound, "ball", exact_ends)
+    monkeypatch.setattr(boxes, "exact_box", exact_ends)
     assert not revealed(operation, end, monkeypatch, (), nets=20)
     assert revealed(operation, end, monkeypatch, skipped, nets=400)
 
@@ -72,7 +72,7 @@ def revealed(operation: str, end: int, monkeypatch, skipped, nets: int) -> bool:
     for seed in range(nets):
         net, rng = revealing_net(operation, end, seed), np.random.default_rng(seed)
         with monkeypatch.context() as patch:
-            patch.setattr(sound, "_step", without(lambda call: call in skipped))
+            patch.setattr(boxes, "_step", without(lambda call: call in skipped))
             if violations(net, image, Fraction(1, 10) + Fraction(seed + 1, 10**6 + 7), rng):
                 return True
     return False
@@ -108,19 +108,19 @@ def test_a_missing_step_after_a_convolution_is_caught(end, monkeypatch):
     found = 0
     for seed in range(20):
         with monkeypatch.context() as patch:
-            patch.setattr(sound, "_step", without(lambda call: call == 4 + end))
+            patch.setattr(boxes, "_step", without(lambda call: call == 4 + end))
             found += convolution_violations(seed)
     assert found > 0
 
 
 def without(skips):
     """The step of ``outward``, but for the calls for which ``skips`` holds."""
-    step, calls = sound._step, count()
+    step, calls = boxes._step, count()
     return lambda x, towards: x if skips(next(calls)) else step(x, towards)
 
 
 def exact_ends(levels: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """``ball`` without its own steps: here they would only blur what is looked for."""
+    """``exact_box`` without its own steps: here they would only blur what is looked for."""
     nearest = levels.double() / 255
     return (nearest - eps).clamp(0, 1), (nearest + eps).clamp(0, 1)
 
@@ -134,7 +134,7 @@ def ball_violations(eps_of_level) -> int:
             exact = exact_nets.ball(levels.numpy(), given, eps)
             bound = eps_of_level(eps)
             image = levels.view(1, 1, 16, 16)
-            ends = sound.ball(levels, bound), sound.sound_pixel_box(image, bound)
+            ends = boxes.exact_box(levels, bound), boxes.sound_pixel_box(image, bound)
             for lower, upper in ends:
                 low, high = (exact_nets.fractions(end.flatten()) for end in (lower, upper))
                 outside += int(((low > exact[0]) | (high < exact[1])).sum())
@@ -150,7 +150,7 @@ def test_one_missing_step_of_the_ball_is_caught(missing, monkeypatch):
     """Steps 1 and 2 follow the rule but are not needed: 3 and 0 cover both roundings of an end."""
     # Of ten: four of ball alone, the same and two of float32 in sound_pixel_box.
     skipped = (missing, missing + 4) if missing < 4 else (missing + 4,)
-    monkeypatch.setattr(sound, "_step", without(lambda call: call % 10 in skipped))
+    monkeypatch.setattr(boxes, "_step", without(lambda call: call % 10 in skipped))
     assert ball_violations(up) > 0
 
 
@@ -209,7 +209,7 @@ def test_sums_that_float32_may_overflow_are_not_bounded():
     net.fc1.weight.fill_(3e38)
     images = random_images(net, 2, 0)
     labels = torch.zeros(2, dtype=torch.int64)
-    box = sound.sound_pixel_box(images, up(Fraction(1, 10)))
+    box = boxes.sound_pixel_box(images, up(Fraction(1, 10)))
     assert sound.sound_margins_on_box(net, *box, labels)[:, 1:].isnan().all()
     assert not sound_certified(net, images, labels, Fraction(0)).any()
     assert sound.gamma(2**23, sound.UNIT_32) == math.inf

@@ -14,8 +14,8 @@ from linfdist.robust import guided_pgd, interval_certified, pgd, square_attack, 
 from linfdist.robust.attacks.ensemble import CONVENTIONAL, GUIDED, AttackSetting
 from linfdist.robust.attacks.guided import _checkpoints, _Climb, _halve
 from linfdist.robust.attacks.margins import margins, verdict
-from linfdist.robust.attacks.pgd import ball
 from linfdist.robust.attacks.square import _side, _square
+from linfdist.robust.boxes import attack_box
 
 NET = NetConfig(kind="net", hidden=(16, 16))
 MLP = NetConfig(kind="net_mlp", hidden=(16, 16), mlp_hidden=8)
@@ -64,7 +64,7 @@ def test_adversarial_images_are_in_the_ball_and_beat_the_network(config, attack)
     net = small(config)
     x, labels = data(net)
     found = attack(net, x, labels, Fraction(1, 20), generator=generator())
-    lower, upper = ball(x, 0.05)
+    lower, upper = attack_box(x, 0.05)
     moved = found.adversarial
     assert ((lower <= moved) & (moved <= upper)).all()
     assert ((moved >= 0) & (moved <= 1)).all()

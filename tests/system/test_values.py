@@ -18,8 +18,8 @@ from linfdist.experiments.batch import Batch, BatchError
 from linfdist.records import environment
 from linfdist.robust.attacks import ensemble
 from linfdist.system.devices import DeviceError
+from linfdist.training import CheckpointConfig, fit
 from linfdist.training import checkpoint as checkpoints
-from linfdist.training import fit
 from linfdist.training.checkpoint import CheckpointError
 from linfdist.training.state import TrainingState
 
@@ -103,25 +103,30 @@ def test_the_command_line_refuses_what_is_no_seed(capsys, command, given):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"experiment": Path("x")}, "fit: experiment must be text; got "),
-        ({"experiment": None}, "fit: experiment must be text; got None"),
-        ({"environments": [{"a": object()}]}, "fit: environments must be plain values"),
-        ({"environments": [{"a": np.int64(1)}]}, "fit: environments must be plain values"),
-        ({"environments": [3]}, "fit: environments must be dictionaries"),
+        ({"experiment": Path("x")}, "CheckpointConfig: experiment must be text; got "),
+        ({"experiment": None}, "CheckpointConfig: experiment must be text; got None"),
+        (
+            {"environments": [{"a": object()}]},
+            "CheckpointConfig: environments must be plain values",
+        ),
+        (
+            {"environments": [{"a": np.int64(1)}]},
+            "CheckpointConfig: environments must be plain values",
+        ),
+        ({"environments": [3]}, "CheckpointConfig: environments must be dictionaries"),
     ],
 )
-def test_what_no_checkpoint_can_hold_is_refused_before_the_first_step(
-    tmp_path, nothing_trains, change, message
-):
+def test_what_no_checkpoint_can_hold_is_refused_before_the_first_step(tmp_path, change, message):
     with pytest.raises(TypeError, match=message):
-        fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c", **change)
+        CheckpointConfig(tmp_path / "c", **change)
 
 
 def test_what_is_saved_is_read_again_without_code(tmp_path):
     """Floats of numpy and torch's version pass for float and str, but not when they are read."""
     path = tmp_path / "c"
     odd = [{"share": np.float64(0.5), "torch": torch.__version__, "pair": (1, 2)}]
-    fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=path, environments=odd, stop_after_steps=3)
+    file = CheckpointConfig(path, environments=odd)
+    fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=file, stop_after_steps=3)
     wanted = [{"share": 0.5, "torch": str(torch.__version__), "pair": [1, 2]}]
     assert checkpoints.environments(path) == wanted
     assert len(fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=path, progress=False)) == 5
@@ -145,8 +150,6 @@ def test_a_configuration_that_cannot_be_recorded_is_refused_before_training(
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"restart": "false"}, TypeError, r"restart must be True or False; got 'false' \(str\)"),
-        ({"restart": 0}, TypeError, "restart must be True or False; got 0"),
         ({"progress": "no"}, TypeError, "progress must be True or False"),
         ({"sync_mean_shift": None}, TypeError, "sync_mean_shift must be True or False"),
         ({"stop_after_steps": 0}, ValueError, "stop_after_steps must be at least 1; got 0"),
@@ -173,6 +176,20 @@ def test_fit_names_an_argument_of_another_type(tmp_path, nothing_trains, change,
     assert path.read_bytes() == b"kept"
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"restart": "false"}, TypeError, r"restart must be True or False; got 'false' \(str\)"),
+        ({"restart": 0}, TypeError, "restart must be True or False; got 0"),
+        ({"path": 3}, TypeError, "path must be a path, as text or a Path; got 3"),
+        ({"path": "~nobody-here/c"}, ValueError, "the home folder of ~nobody-here/c is not"),
+    ],
+)
+def test_a_checkpoints_settings_of_another_type_are_named(tmp_path, change, error, message):
+    with pytest.raises(error, match=f"CheckpointConfig: .*{message}"):
+        CheckpointConfig(**({"path": tmp_path / "c"} | change))
+
+
 def test_a_device_that_cannot_be_used_is_named(nothing_trains):
     for device in ("cuda:99", "gpu", 3.5):
         with pytest.raises((DeviceError, TypeError), match="device"):
@@ -192,7 +209,8 @@ def test_a_checkpoint_may_be_given_as_text_and_in_the_home_folder(tmp_path, monk
 def test_a_folder_in_the_place_of_a_checkpoint_is_named(tmp_path):
     for restart in (False, True):
         with pytest.raises(CheckpointError, match=f"{tmp_path} must be a"):
-            fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=tmp_path, restart=restart)
+            file = CheckpointConfig(tmp_path, restart=restart)
+            fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=file)
 
 
 def loaders():

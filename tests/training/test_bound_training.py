@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from helpers.dots import CONFIG, TEST, TRAIN, batch, fresh, same, timeless
 
-from linfdist.baselines import BaselineConfig, cap_margins, flop_count, parameter_count
+from linfdist.baselines import BaselineConfig, cap_margins
 from linfdist.evaluation import clean_and_certified, evaluate
 from linfdist.experiments import base, runner
+from linfdist.nn import flop_count, parameter_count
 from linfdist.robust import hinge_loss, interval_certified
 from linfdist.system.serialise import from_dict, to_dict
 from linfdist.training import BoundTrainConfig, fit
@@ -40,15 +41,15 @@ def test_eps_grows_while_kappa_beta_and_the_rate_fall(bound):
     config = replace(BOUND, bound=bound, kappa=(1.0, 0.25))
     recipe = BoundRecipe(build(), config)
     eps = float(EPS)
-    seen = [recipe.at(done) for done in (0, 1, 2, 3, 3.5)]
+    seen = [recipe.set_progress(done) for done in (0, 1, 2, 3, 3.5)]
     betas = [0.0] * 5 if bound == "ibp" else [1.0, 1.0, 0.5, 0.0, 0.0]
     assert [value for value, *_ in seen] == pytest.approx([0, 0, eps / 2, eps, eps])
     assert [kappa for _, kappa, _ in seen] == pytest.approx([1, 1, 0.625, 0.25, 0.25])
     assert [beta for *_, beta in seen] == pytest.approx(betas)
     assert recipe.lr == pytest.approx(1e-4) and recipe.optimizer.param_groups[0]["lr"] == recipe.lr
-    recipe.at(2.9)
+    recipe.set_progress(2.9)
     assert recipe.lr == 1e-3
-    recipe.at(3)  # the drop comes with the first step of its epoch
+    recipe.set_progress(3)  # the drop comes with the first step of its epoch
     assert recipe.lr == pytest.approx(1e-4)
 
 
@@ -59,7 +60,7 @@ def test_eps_grows_while_kappa_beta_and_the_rate_fall(bound):
 def test_the_gradient_is_that_of_the_loss(config, bound):
     """Along random directions, of all weights: bounds, lines and verifier among them."""
     net, (pixels, labels) = build(config).double(), batch()
-    objective = recipe_of(net, replace(BOUND, bound=bound)).objective
+    objective = recipe_of(replace(BOUND, bound=bound), net).objective
     weights = [*net.parameters()]
 
     def loss():
@@ -87,7 +88,7 @@ def test_without_a_ramp_eps_is_whole_at_once():
 @pytest.mark.parametrize("bound", ["ibp", "crown_ibp", "loss_fusion"])
 def test_the_loss_is_a_mixture_of_clean_and_worst_case(bound):
     net, (pixels, labels) = build(), batch()
-    objective = recipe_of(net, replace(BOUND, bound=bound)).objective
+    objective = recipe_of(replace(BOUND, bound=bound), net).objective
     eps, beta = 0.05, 0.5
     trace = net.trace((pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1), pixels)
     if bound == "loss_fusion":
@@ -109,13 +110,13 @@ def test_the_loss_is_a_mixture_of_clean_and_worst_case(bound):
 def test_a_bound_of_no_weight_is_not_computed(monkeypatch):
     net, (pixels, labels) = build(), batch()
     monkeypatch.setattr(net, "trace", None)
-    loss, _ = recipe_of(net, BOUND).objective(pixels, labels, 0.0, 1.0, 1.0)
+    loss, _ = recipe_of(BOUND, net).objective(pixels, labels, 0.0, 1.0, 1.0)
     assert torch.equal(loss, F.cross_entropy(net(pixels), labels))
 
 
 def test_cap_trains_on_the_polytopes_margins():
     net, (pixels, labels) = build(CAP), batch()
-    objective = recipe_of(net, POLYTOPE).objective
+    objective = recipe_of(POLYTOPE, net).objective
     box = [(pixels + shift).clamp(0, 1) for shift in (-0.05, 0.05)]
     worst = F.cross_entropy(cap_margins(net.features, net.last, *box, labels), labels)
     assert worst < F.cross_entropy(net.margins(net.trace(*box), labels), labels)  # than intervals
@@ -128,12 +129,12 @@ def test_cap_trains_on_the_polytopes_margins():
     assert loss == 0
     for other, config in ((build(), POLYTOPE), (net, BOUND)):
         with pytest.raises(ValueError, match='bound must be "cap" for a network of kind "cap"'):
-            recipe_of(other, config)
+            recipe_of(config, other)
 
 
 def test_pvt_trains_network_and_verifier_on_what_is_proven():
     net, (pixels, labels) = build(PVT), batch()
-    objective = recipe_of(net, PROVEN).objective
+    objective = recipe_of(PROVEN, net).objective
     box = [(pixels + shift).clamp(0, 1) for shift in (-0.05, 0.05)]
     worst = F.cross_entropy(net.proven_margins(net.trace(*box), labels), labels)
     for kappa in (0.0, 0.25, 1.0):
@@ -152,12 +153,12 @@ def test_pvt_trains_network_and_verifier_on_what_is_proven():
         assert loss == 0 and all(weight.grad is not None for weight in net.parameters())
     for other, config in ((build(), PROVEN), (net, BOUND)):
         with pytest.raises(ValueError, match='bound must be "pvt" for a network of kind "pvt"'):
-            recipe_of(other, config)
+            recipe_of(config, other)
 
 
 def test_the_hinge_s_threshold_is_in_pixels():
     net, (pixels, labels) = build(GROUPSORT), batch()
-    loss, logits = recipe_of(net, HINGE).objective(pixels, labels, 0.0, 1.0, 0.0)
+    loss, logits = recipe_of(HINGE, net).objective(pixels, labels, 0.0, 1.0, 0.0)
     assert torch.equal(loss, hinge_loss(logits, labels, 0.1 * net.lipschitz))
 
 

@@ -14,7 +14,7 @@ from linfdist.testing import faults
 from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig, fit
 from linfdist.training import checkpoint as checkpoints
 from linfdist.training import state as training_state
-from linfdist.training.checkpoint import CheckpointError
+from linfdist.training.checkpoint import CheckpointConfig, CheckpointError
 from linfdist.training.state import TrainingState
 
 BOUND = BoundTrainConfig(
@@ -59,7 +59,7 @@ def stopped(case, path, steps):
 def go_on(case, path, state):
     """Resume from this state, written with a right checksum; the network must be as it was."""
     net_config, config = CASES[case]
-    fingerprint = TrainingState(fresh(net_config), TRAIN, config, 3, None, "cpu", "").fingerprint
+    fingerprint = TrainingState(fresh(net_config), TRAIN, config, 3, None, "cpu").fingerprint
     checkpoints.save(path, fingerprint, state)
     before, net, untouched = path.read_bytes(), fresh(net_config), fresh(net_config)
     try:
@@ -123,7 +123,8 @@ def test_nonsense_anywhere_in_a_checkpoint_is_named(tmp_path, monkeypatch, case)
     state, tried = stopped(case, tmp_path / "c", 6), 0
     net_config, config = CASES[case]
     net, untouched = fresh(net_config), fresh(net_config)
-    run = TrainingState(net, TRAIN, config, 3, None, "cpu", "")
+    file = CheckpointConfig(tmp_path / "c")
+    run = TrainingState(net, TRAIN, config, 3, None, "cpu", checkpoint=file)
     for path in leaves({key: part for key, part in state.items() if key != "environments"}):
         if path[:2] == ("optimizer", "param_groups") and len(path) > 3 and path[3] != "params":
             continue  # the configuration's are used
@@ -133,7 +134,7 @@ def test_nonsense_anywhere_in_a_checkpoint_is_named(tmp_path, monkeypatch, case)
             forged = changed(state, path, value)
             monkeypatch.setattr(checkpoints, "load", lambda *_, forged=forged: forged)
             with pytest.raises(CheckpointError, match="must be a whole checkpoint"):
-                run.load(tmp_path / "c")
+                run.load()
             tried += 1
     assert same(net, untouched) and run.step == 0 and run.rows == []
     assert tried >= faults.get("a checkpoint of a right checksum with nonsense in it").times // 4

@@ -39,9 +39,11 @@ def build(config=NET):
 
 def test_a_stage_has_its_radius_its_rate_and_its_share():
     config = replace(COLT, epochs=(4, 2, 5), mix_epochs=2, lr=0.8, eps_factor=2.0)
-    recipe = recipe_of(build(), config)
+    recipe = recipe_of(config, build())
     eps = float(config.eps_train)
-    seen = {done: (*recipe.at(done), recipe.lr) for done in (0, 1, 2, 3, 4, 5, 6, 7, 10.5)}
+    seen = {
+        done: (*recipe.set_progress(done), recipe.lr) for done in (0, 1, 2, 3, 4, 5, 6, 7, 10.5)
+    }
     assert seen == {
         0: (0, 4 * eps, 0.0, 0.8),
         1: (0, 4 * eps, 0.5, 0.8),
@@ -60,7 +62,7 @@ def test_a_stage_has_its_radius_its_rate_and_its_share():
 def test_the_loss_is_what_the_stage_says(stage):
     config = replace(COLT, l1=0.01, stability=0.02)
     net, (pixels, labels) = build(), batch()
-    objective = recipe_of(net, config).objective
+    objective = recipe_of(config, net).objective
     eps = 0.05
     lower, upper = (pixels - eps).clamp(0, 1), (pixels + eps).clamp(0, 1)
     begin = prefix_length(net.features, stage)
@@ -98,14 +100,14 @@ def test_the_loss_is_what_the_stage_says(stage):
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_what_lies_before_a_stage_has_a_gradient_of_zero(stage, share):
     net, (pixels, labels) = build(), batch()
-    loss, _ = recipe_of(net, COLT).objective(pixels, labels, stage, 0.05, share)
+    loss, _ = recipe_of(COLT, net).objective(pixels, labels, stage, 0.05, share)
     loss.backward()
     front = net.features[: prefix_length(net.features, stage)]
     frozen = {id(weight) for weight in front.parameters()}
     for weight in net.parameters():
         assert weight.grad is not None
         assert weight.grad.any() == (id(weight) not in frozen)
-    empty, _ = recipe_of(net, COLT).objective(pixels[:0], labels[:0], stage, 0.05, share)
+    empty, _ = recipe_of(COLT, net).objective(pixels[:0], labels[:0], stage, 0.05, share)
     net.zero_grad()
     empty.backward()
     assert all(weight.grad is not None and not weight.grad.any() for weight in net.parameters())
@@ -190,7 +192,7 @@ def test_it_trains_its_own_kind_of_network():
 
 def test_the_optimizer_is_sgd_with_the_configuration_s_momentum():
     config = replace(COLT, momentum=0.25, lr=0.3)
-    recipe = recipe_of(build(), config)
+    recipe = recipe_of(config, build())
     (group,) = recipe.optimizer.param_groups
     assert (group["lr"], group["momentum"]) == (0.3, 0.25)
     assert not group["nesterov"] and group["dampening"] == group["weight_decay"] == 0

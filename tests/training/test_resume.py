@@ -20,7 +20,14 @@ from linfdist.baselines import BaselineConfig
 from linfdist.data import split_validation
 from linfdist.nn import NetConfig, mean_distances
 from linfdist.optim import lp_adamw
-from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig, OutOfTime, fit, loop
+from linfdist.training import (
+    BoundTrainConfig,
+    CheckpointConfig,
+    LayerwiseTrainConfig,
+    OutOfTime,
+    fit,
+    loop,
+)
 from linfdist.training import checkpoint as checkpoints
 from linfdist.training import state as training_state
 from linfdist.training.checkpoint import CheckpointError
@@ -40,7 +47,7 @@ def optimizer_state(path):
 @pytest.mark.parametrize("after", [1, 4, 7, 19])
 def test_stopped_anywhere_and_resumed_is_bit_equal(tmp_path, net_config, config, after):
     whole, parts = fresh(net_config), fresh(net_config)
-    settings = {"seed": 3, "test": TEST, "experiment": "x"}
+    settings = {"seed": 3, "test": TEST}
     expected = fit(whole, TRAIN, config, checkpoint=tmp_path / "whole", **settings)
     path = tmp_path / "parts"
     first = fit(parts, TRAIN, config, checkpoint=path, stop_after_steps=after, **settings)
@@ -61,12 +68,13 @@ MIXED = replace(CONFIG, loss=MIXTURE)
 
 def test_the_scale_and_its_moments_are_in_the_checkpoint(tmp_path):
     path = tmp_path / "c"
-    run = TrainingState(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
+    given = (TRAIN, MIXED, 0, None, "cpu")
+    run = TrainingState(fresh(), *given, checkpoint=CheckpointConfig(path))
     for _ in range(3):  # within the first epoch
         run.train_step()
-    run.save(path)
-    again = TrainingState(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
-    again.load(path)
+    run.save()
+    again = TrainingState(fresh(), *given, checkpoint=CheckpointConfig(path))
+    again.load()
     scale, loaded = run.recipe.objective.scale, again.recipe.objective.scale
     assert scale.item() == loaded.item() != MIXTURE.scale
     moments, theirs = run.optimizer.state[scale], again.optimizer.state[loaded]
@@ -90,12 +98,13 @@ def test_a_checkpoint_that_lacks_the_scale_is_refused(tmp_path):
 
 
 def test_a_scale_that_is_not_finite_is_named_and_not_saved(tmp_path, monkeypatch):
-    run = TrainingState(fresh(), TRAIN, MIXED, 0, None, "cpu", "")
+    file = CheckpointConfig(tmp_path / "c")
+    run = TrainingState(fresh(), TRAIN, MIXED, 0, None, "cpu", checkpoint=file)
     run.train_step()
     with torch.no_grad():
         run.recipe.objective.scale.fill_(math.inf)
     with pytest.raises(FloatingPointError, match="scale is not after step 0"):
-        run.save(tmp_path / "c")
+        run.save()
     assert not (tmp_path / "c").exists()
 
 
@@ -295,8 +304,9 @@ def test_checkpoints_come_at_the_end_and_with_time(tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path, change, message):
     base = {"net": NET, "train": TRAIN, "config": CONFIG, "seed": 0, "experiment": "x"}
 
-    def start(net, train, config, **rest):
-        return fit(fresh(net), train, config, checkpoint=tmp_path / "c", stop_after_steps=1, **rest)
+    def start(net, train, config, experiment, **rest):
+        file = CheckpointConfig(tmp_path / "c", experiment=experiment)
+        return fit(fresh(net), train, config, checkpoint=file, stop_after_steps=1, **rest)
 
     start(**base)
     before = (tmp_path / "c").read_bytes()
@@ -369,15 +379,16 @@ METHODS = {  # LpAdamW, torch's Adam, torch's SGD
 def test_moments_of_other_parameters_are_refused(tmp_path, method, change):
     """With a right checksum: only the optimizer's state is not that of the network."""
     net_config, config = METHODS[method]
-    path, run = tmp_path / "c", TrainingState(fresh(net_config), TRAIN, config, 3, None, "cpu", "x")
+    file = CheckpointConfig(path := tmp_path / "c", experiment="x")
+    run = TrainingState(fresh(net_config), TRAIN, config, 3, None, "cpu", checkpoint=file)
     run.train_step()
-    run.save(path)
+    run.save()
     state = checkpoints.load(path, run.fingerprint, "cpu")
     change(state["optimizer"])
     checkpoints.save(path, run.fingerprint, state)
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match=r"must be a whole checkpoint; it cannot be read"):
-        run.load(path)
+        run.load()
     assert path.read_bytes() == before
 
 
@@ -387,18 +398,19 @@ def test_a_corrupt_checkpoint_is_named_and_restart_throws_it_away(tmp_path):
     with pytest.raises(CheckpointError, match="must be a whole checkpoint"):
         fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=path)
     net, expected = fresh(), fresh()
-    fit(net, TRAIN, CONFIG, seed=0, checkpoint=path, restart=True)
+    fit(net, TRAIN, CONFIG, seed=0, checkpoint=CheckpointConfig(path, restart=True))
     fit(expected, TRAIN, CONFIG, seed=0)
     assert same(net, expected)
 
 
 def test_environments_are_kept_and_change_nothing(tmp_path):
     path, settings = tmp_path / "c", {"seed": 0, "stop_after_steps": 6}
-    fit(fresh(), TRAIN, CONFIG, checkpoint=path, environments=[{"threads": 1}], **settings)
+    one = CheckpointConfig(path, environments=[{"threads": 1}])
+    fit(fresh(), TRAIN, CONFIG, checkpoint=one, **settings)
     assert checkpoints.environments(path) == [{"threads": 1}]
     calls = [{"threads": 1}, {"threads": 2}]
     net, expected = fresh(), fresh()
-    fit(net, TRAIN, CONFIG, seed=0, checkpoint=path, environments=calls)
+    fit(net, TRAIN, CONFIG, seed=0, checkpoint=CheckpointConfig(path, environments=calls))
     assert checkpoints.environments(path) == calls
     fit(expected, TRAIN, CONFIG, seed=0)
     assert same(net, expected)

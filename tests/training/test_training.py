@@ -87,7 +87,7 @@ def test_the_head_s_radius_is_eps_train_in_the_unit_of_features(monkeypatch):
         return bound(features, radius, labels)
 
     monkeypatch.setattr(net, "logits_and_ball_margins", record)
-    run = TrainingState(net, TRAIN, replace(CONFIG, loss=IBP), 0, None, "cpu", "")
+    run = TrainingState(net, TRAIN, replace(CONFIG, loss=IBP), 0, None, "cpu")
     for _ in range(12):
         run.train_step()
     eps = [0.1 * min(1, step / 8) for step in range(12)]
@@ -104,7 +104,7 @@ def test_relaxation_divides_the_radius_of_the_loss(net_config, config, monkeypat
     def radii(relaxation):
         seen = []
         changed = replace(config, relaxation=relaxation)
-        run = TrainingState(fresh(net_config), TRAIN, changed, 0, None, "cpu", "")
+        run = TrainingState(fresh(net_config), TRAIN, changed, 0, None, "cpu")
         forward = run.objective.forward
         monkeypatch.setattr(
             run.objective, "forward", lambda *args: (seen.append(args[3]), forward(*args))[1]
@@ -124,7 +124,7 @@ def scale_of(run):
 
 def test_the_scale_is_learnt_at_its_own_rate_without_decay_and_is_no_part_of_the_network():
     config = replace(CONFIG, loss=replace(MIXTURE, scale_rate=0.25), weight_decay=0.5)
-    run = TrainingState(fresh(), TRAIN, config, 0, None, "cpu", "")
+    run = TrainingState(fresh(), TRAIN, config, 0, None, "cpu")
     assert scale_of(run).item() == MIXTURE.scale
     assert "scale" not in run.net.state_dict()
     run.train_step()
@@ -138,7 +138,7 @@ def test_the_scale_is_learnt_at_its_own_rate_without_decay_and_is_no_part_of_the
 def test_a_scale_of_rate_0_or_without_cross_entropy_stays():
     for change in ({"scale_rate": 0.0}, {"weights": (0.0, 0.0, 0.0)}):
         run = TrainingState(
-            fresh(), TRAIN, replace(CONFIG, loss=replace(MIXTURE, **change)), 0, None, "cpu", ""
+            fresh(), TRAIN, replace(CONFIG, loss=replace(MIXTURE, **change)), 0, None, "cpu"
         )
         for _ in range(6):
             run.train_step()
@@ -148,7 +148,7 @@ def test_a_scale_of_rate_0_or_without_cross_entropy_stays():
 @pytest.mark.parametrize(("net_config", "loss"), [(NET, MIXTURE), (MLP, GATED)])
 def test_lambda_follows_progress(net_config, loss, monkeypatch):
     config = replace(CONFIG, loss=loss, batch_size=28)  # two steps an epoch
-    run = TrainingState(fresh(net_config), TRAIN, config, 0, None, "cpu", "")
+    run = TrainingState(fresh(net_config), TRAIN, config, 0, None, "cpu")
     seen, forward = [], run.objective.forward
     monkeypatch.setattr(
         run.objective, "forward", lambda *args: (seen.append(args[4]), forward(*args))[1]
@@ -183,7 +183,7 @@ def test_lp_then_lse_is_one_and_then_the_other(monkeypatch):
     config = replace(
         CONFIG, smoothing="lp_then_lse", p_rise=20.0, p_end=60.0, relaxation=4.0, batch_size=28
     )
-    run = TrainingState(fresh(), TRAIN, config, 0, None, "cpu", "")
+    run = TrainingState(fresh(), TRAIN, config, 0, None, "cpu")
     seen, forward = [], run.objective.forward
     monkeypatch.setattr(
         run.objective, "forward", lambda *args: (seen.append(args[2:]), forward(*args))[1]
@@ -205,7 +205,7 @@ def test_lp_then_lse_is_one_and_then_the_other(monkeypatch):
 def test_products_have_their_precision_in_a_step_alone(precision, monkeypatch):
     before = torch.get_float32_matmul_precision()
     config = replace(CONFIG, smoothing="lse", matmul_precision=precision)
-    run = TrainingState(fresh(), TRAIN, config, 0, TEST, "cpu", "")
+    run = TrainingState(fresh(), TRAIN, config, 0, TEST, "cpu")
     seen = []
 
     def during(name):
@@ -270,7 +270,7 @@ class NothingIsAsked(TorchDispatchMode):
 @pytest.mark.parametrize("p_start", [8.0, math.inf])
 def test_no_step_asks_for_a_value(net_config, config, p_start):
     changed = replace(config, p_start=p_start)
-    run = TrainingState(fresh(net_config), TRAIN, changed, 0, None, "cpu", "")
+    run = TrainingState(fresh(net_config), TRAIN, changed, 0, None, "cpu")
     with NothingIsAsked(run.optimizer):
         for _ in range(2 * run.steps_per_epoch):
             run.train_step()
@@ -432,7 +432,7 @@ def test_a_last_batch_of_one_image_trains_on_it(net_config, config, monkeypatch)
         """The network after an epoch of 16, 16 and 1 images, of which the last has these pixels."""
         net = fresh(net_config)
         changed = replace(config, epochs=(1, 0, 1), augmentation=Augmentation())
-        run = TrainingState(net, TRAIN.take(33), changed, 0, None, "cpu", "")
+        run = TrainingState(net, TRAIN.take(33), changed, 0, None, "cpu")
         forward = run.objective.forward
 
         def record(given, labels, *values):
@@ -472,7 +472,7 @@ def test_shares_of_one_image_are_refused_where_each_has_its_own_mean(processes, 
 @pytest.mark.parametrize(("sync", "images", "alone"), [(True, 2, False), (False, 2, True)])
 def test_a_share_of_one_image_is_shifted_by_running_means(monkeypatch, sync, images, alone):
     """Synchronized shifts take the mean of the whole batch, of two images here."""
-    run = TrainingState(fresh(), TRAIN.take(16 + images), CONFIG, 0, None, "cpu", "", sync=sync)
+    run = TrainingState(fresh(), TRAIN.take(16 + images), CONFIG, 0, None, "cpu", sync=sync)
     run.step = 1
     run.batches.get = lambda epoch, index: (TRAIN.images[:1] / 255, TRAIN.labels[:1])
     seen = []
@@ -492,7 +492,7 @@ def test_a_row_s_loss_and_accuracy_are_means_over_the_epoch_s_images(
     net_config, config, monkeypatch
 ):
     """Of batches of 16, 16, 16 and 8 images, each weighed by its images."""
-    run = TrainingState(fresh(net_config), TRAIN, config, 0, None, "cpu", "")
+    run = TrainingState(fresh(net_config), TRAIN, config, 0, None, "cpu")
     seen, objective = [], run.objective.forward
 
     def record(pixels, labels, *values):
@@ -540,7 +540,7 @@ def test_the_optimizer_has_the_configuration_s_settings(decay):
     """None of them the default of the optimizer itself."""
     settings = {"betas": (0.8, 0.95), "weight_decay": 0.07}
     config = replace(CONFIG, loss=IBP, lr=0.5, adam_eps=1e-3, decay=decay, p_start=4.0, **settings)
-    run = TrainingState(fresh(MLP), TRAIN, config, 0, None, "cpu", "")
+    run = TrainingState(fresh(MLP), TRAIN, config, 0, None, "cpu")
     run.train_step()
     dist, head = run.optimizer.param_groups
     assert (dist["decay"], head["decay"]) == (decay, "none" if decay == "none" else "l2")

@@ -23,7 +23,7 @@ def waiting_is_an_error():
 def test_no_step_waits_for_the_gpu(net_config, config, p_start, waiting_is_an_error):
     """Over the end of an epoch too, where the next one is drawn and copied."""
     config = replace(config, p_start=p_start)
-    run = TrainingState(fresh(net_config), TRAIN, config, 0, None, "cuda", "")
+    run = TrainingState(fresh(net_config), TRAIN, config, 0, None, "cuda")
     waiting_is_an_error()
     for _ in range(2 * run.steps_per_epoch):
         run.train_step()
@@ -32,7 +32,7 @@ def test_no_step_waits_for_the_gpu(net_config, config, p_start, waiting_is_an_er
 @KINDS
 def test_the_gpu_s_batches_are_the_cpu_s(net_config, config):
     runs = [
-        TrainingState(fresh(net_config), TRAIN, config, 0, None, device, "")
+        TrainingState(fresh(net_config), TRAIN, config, 0, None, device)
         for device in ("cpu", "cuda")
     ]
     for epoch, index in [(0, 0), (1, 3)]:

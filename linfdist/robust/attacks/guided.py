@@ -11,7 +11,8 @@ from torch import Tensor
 
 from linfdist.nn import LogSumExp, frozen
 from linfdist.robust.attacks.margins import margins, rival_margins, verdict
-from linfdist.robust.attacks.pgd import Attack, ball, column
+from linfdist.robust.attacks.pgd import Attack, column
+from linfdist.robust.boxes import attack_box
 from linfdist.robust.checks import Classifier, check_finite, check_images, norm, radius
 from linfdist.system.inputs import checked_generator
 from linfdist.system.values import whole
@@ -73,7 +74,7 @@ def guided_pgd(
     images, labels = check_images(net, images, labels, "guided_pgd")
     check_finite(net, "guided_pgd")
     eps = column(radius(eps, images, "guided_pgd"), images)
-    lower, upper = ball(images, eps)
+    lower, upper = attack_box(images, eps)
     device = images.device if generator is None else generator.device
     with frozen(net) as net, torch.no_grad():
         adversarial = images.clone()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from linfdist.nn import LogSumExp, frozen
+from linfdist.robust.boxes import attack_box
 from linfdist.robust.checks import Classifier, check_finite, check_images, norm, radius
 from linfdist.system.inputs import checked_generator, finite
 from linfdist.system.values import whole
@@ -70,7 +71,7 @@ def pgd(
     sizes = (eps / 4 if step_size is None else torch.full_like(eps, step_size)).to(images.dtype)
     device = images.device if generator is None else generator.device
     noise = torch.rand(images.shape, generator=generator, device=device, dtype=images.dtype)
-    lower, upper = ball(images, eps)
+    lower, upper = attack_box(images, eps)
     start = (2 * noise.to(images.device) - 1) * eps.to(images.dtype)
     adversarial = (images + start).clamp(lower, upper)
 
@@ -99,9 +100,3 @@ def pgd(
 def column(eps: Tensor, images: Tensor) -> Tensor:
     """Radii from ``radius``, expanded to one per image and broadcastable to the images."""
     return eps.expand(len(images)).view(len(images), *[1] * (images.ndim - 1))
-
-
-def ball(images: Tensor, eps: float | Tensor) -> tuple[Tensor, Tensor]:
-    """[x − eps, x + eps] in [0, 1], rounded to nearest; the certificates' box contains it."""
-    exact = images.double()
-    return (exact - eps).to(images.dtype).clamp(0, 1), (exact + eps).to(images.dtype).clamp(0, 1)

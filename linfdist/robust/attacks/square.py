@@ -8,7 +8,8 @@ from torch import Tensor
 
 from linfdist.nn import frozen
 from linfdist.robust.attacks.margins import margins, verdict
-from linfdist.robust.attacks.pgd import Attack, ball, column
+from linfdist.robust.attacks.pgd import Attack, column
+from linfdist.robust.boxes import attack_box
 from linfdist.robust.checks import Classifier, check_finite, check_images, radius
 from linfdist.system.inputs import checked_generator, real
 from linfdist.system.values import whole
@@ -59,7 +60,8 @@ def square_attack(
         raise ValueError(f"square_attack: p_init must be in (0, 1]; got {p_init}.")
     images, labels = check_images(net, images, labels, "square_attack")
     check_finite(net, "square_attack")
-    lower, upper = ball(images, column(radius(eps, images, "square_attack"), images))
+    eps = column(radius(eps, images, "square_attack"), images)
+    lower, upper = attack_box(images, eps)
     device = images.device if generator is None else generator.device
     batch, channels, height, width = images.shape
 
