@@ -31,7 +31,7 @@ MACHINES = [{"order": "reverse", "poison": 0x7F}, {"poison": 0x00}]
 
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory):
-    return emulator.Emulator(emulator.build(tmp_path_factory.mktemp("emulator")))
+    return emulator.Emulator(emulator.built_once(tmp_path_factory))
 
 
 @pytest.fixture(autouse=True)

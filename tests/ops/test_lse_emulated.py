@@ -26,7 +26,7 @@ LEAST = {dtype: held.least for dtype, held in RANGES.items()}
 
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory):
-    return emulator.Emulator(emulator.build(tmp_path_factory.mktemp("emulator")))
+    return emulator.Emulator(emulator.built_once(tmp_path_factory))
 
 
 @pytest.fixture(autouse=True)
