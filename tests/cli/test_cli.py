@@ -270,7 +270,7 @@ def test_the_error_names_the_parameter_the_type_and_what_to_type():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kernels are slow to start there")
-def test_papermill_is_stopped_by_a_misspelt_parameter(tmp_path):
+def test_papermill_is_stopped_by_a_value_of_another_type(tmp_path):
     cells = [
         nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(CHECK),
@@ -278,8 +278,5 @@ def test_papermill_is_stopped_by_a_misspelt_parameter(tmp_path):
     kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
     path = tmp_path / "notebook.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
-    papermill.execute_notebook(path, None, {"scale": "paper"}, progress_bar=False)
-    with pytest.raises(papermill.PapermillExecutionError, match="Did you mean 'scale'"):
-        papermill.execute_notebook(path, None, {"scael": "paper"}, progress_bar=False)
     with pytest.raises(papermill.PapermillExecutionError, match="must be True or False"):
         papermill.execute_notebook(path, None, {"rerun": "false"}, progress_bar=False)
