@@ -34,6 +34,7 @@ def path(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.quick
 @DTYPES
 @pytest.mark.parametrize("p", P_VALUES)
 @pytest.mark.parametrize("shape", SHAPES)

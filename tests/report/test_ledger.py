@@ -83,6 +83,7 @@ def _printed(change):
     return getattr(change.after.paper, key) - getattr(change.before.paper, key)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("certified", "verdict"),
     [
@@ -103,6 +104,7 @@ def test_an_accuracy_is_judged_at_the_papers_scale(folder, certified, verdict):
     assert (after["scale"], after["verdict"]) == ("paper", verdict)
 
 
+@pytest.mark.quick
 def test_a_row_says_what_it_came_from(folder):
     record(folder, NET, 0.9260)
     record(folder, NET, 0.9270, seed=1)

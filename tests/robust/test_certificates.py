@@ -11,6 +11,8 @@ from linfdist.nn import MeanShift, NetConfig, build_net, reestimate_mean_shift
 from linfdist.robust import interval_certified, interval_radius, margin_radius
 from linfdist.robust.certificates import ROUNDING, pixel_box
 
+pytestmark = pytest.mark.quick
+
 NET = NetConfig(kind="net", hidden=(16, 16))
 MLP = NetConfig(kind="net_mlp", hidden=(16, 16), mlp_hidden=8)
 BOTH = pytest.mark.parametrize("config", [NET, MLP], ids=lambda config: config.kind)
