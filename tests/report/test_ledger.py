@@ -202,7 +202,8 @@ def test_a_quoted_row_stands_with_its_printed_number(folder):
 )
 def test_times_are_judged_on_a_gpu(backend, seconds, verdict, monkeypatch):
     claim = "CIFAR-10, ℓ∞-dist Net: epoch, of IBP's"
-    assert row(claim)["verdict"] == "not yet run" and pd.isna(row(claim)["here"])
+    empty = row(claim)
+    assert empty["verdict"] == "not yet run" and pd.isna(empty["here"])
     timed = {one.experiment.name: one.paper_seconds or 1.0 for one in table4.ROWS}
     timed["table1/cifar10_net"] = seconds
     times = SimpleNamespace(
