@@ -54,6 +54,7 @@ def noise(net, n=100):
     return ImageSet(images, labels, INFO)
 
 
+@pytest.mark.quick
 @BOTH
 def test_table_and_metrics(config):
     net = small(config)
@@ -79,6 +80,7 @@ def test_table_and_metrics(config):
         assert "certified_accuracy_margin" not in found
 
 
+@pytest.mark.quick
 @BOTH
 def test_the_sound_columns(config):
     net = small(config)
@@ -108,6 +110,7 @@ def test_a_sound_verdict_that_intervals_deny_is_a_bug(monkeypatch):
         evaluate(net, noise(net), EPS)
 
 
+@pytest.mark.quick
 @BOTH
 @pytest.mark.parametrize("eps", [Fraction(0), Fraction(1, 100), Fraction(1, 10), Fraction(9, 10)])
 def test_certified_at_most_pgd_at_most_clean(config, eps):
@@ -119,6 +122,7 @@ def test_certified_at_most_pgd_at_most_clean(config, eps):
     assert (table["survived_pgd"] <= clean).all()
 
 
+@pytest.mark.quick
 @BOTH
 def test_radii_agree_with_the_verdicts(config):
     net = small(config)

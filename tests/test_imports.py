@@ -7,6 +7,8 @@ import pytest
 
 import linfdist
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(linfdist.__file__).parent
 # From the bottom up; a module may import from its own rank and the ranks before it.
 RANKS = (

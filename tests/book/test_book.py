@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from helpers import notebooks
 from papermill.cli import _resolve_type
 from papermill.translators import PythonTranslator
 
@@ -163,15 +164,15 @@ def runs(tmp_path_factory) -> dict[str, subprocess.CompletedProcess]:
 
     Left out is what the book's build has just run in the same way.
     """
+
+    def run(path: Path) -> subprocess.CompletedProcess:
+        folder = tmp_path_factory.mktemp(path.stem)
+        folders = {"LINFDIST_RUNS": str(folder / "runs"), "LINFDIST_WORK": str(folder / "work")}
+        return notebooks.run(path, given(path), **folders)
+
+    left = [path for path in NOTEBOOKS if given(path) or not built_as_it_is(path)]
     with ThreadPoolExecutor(2) as pool:
-        started = {
-            name(path): pool.submit(
-                papermill, path, tmp_path_factory.mktemp(path.stem), given(path)
-            )
-            for path in NOTEBOOKS
-            if given(path) or not built_as_it_is(path)
-        }
-    return {path: run.result() for path, run in started.items()}
+        return dict(zip(map(name, left), pool.map(run, left), strict=True))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)

@@ -26,6 +26,7 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.quick
 def test_a_run_is_listed_tabled_and_not_repeated(capsys):
     run = ["run", NET, "--scale", "smoke", "--quiet"]
     assert main(run) == 0
@@ -57,6 +58,7 @@ def test_a_list_of_some_rows_at_one_scale(capsys):
     assert re.findall(r"^table\S+(?=: )", out, re.M) == [*rows, NET]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -95,6 +97,7 @@ def test_an_unknown_row_of_a_table_says_what_lists_the_rows():
         parse_rows("x", table=2)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -145,6 +148,7 @@ def stopped(request):
     signal.signal(signal.SIGINT, before[signal.SIGINT])
 
 
+@pytest.mark.quick
 def test_a_stopped_run_says_how_to_go_on(capsys, monkeypatch, stopped):
     monkeypatch.setattr("linfdist.experiments.runner.run", stopped)
     assert main(["run", NET, "--seed", "3", "--device", "cpu", "--restart"]) == 130
@@ -188,6 +192,7 @@ def test_a_run_in_parts_says_how_to_go_on_and_ends_with_a_record(capsys):
     assert len(run.epochs) == 14 and run.environment["processes"] == 1
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], *([name, "--help"] for name in ("list", "run", "table", "recertify"))],
@@ -270,7 +275,7 @@ def test_the_error_names_the_parameter_the_type_and_what_to_type():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kernels are slow to start there")
-def test_papermill_is_stopped_by_a_misspelt_parameter(tmp_path):
+def test_papermill_is_stopped_by_a_value_of_another_type(tmp_path):
     cells = [
         nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(CHECK),
@@ -278,8 +283,5 @@ def test_papermill_is_stopped_by_a_misspelt_parameter(tmp_path):
     kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
     path = tmp_path / "notebook.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
-    papermill.execute_notebook(path, None, {"scale": "paper"}, progress_bar=False)
-    with pytest.raises(papermill.PapermillExecutionError, match="Did you mean 'scale'"):
-        papermill.execute_notebook(path, None, {"scael": "paper"}, progress_bar=False)
     with pytest.raises(papermill.PapermillExecutionError, match="must be True or False"):
         papermill.execute_notebook(path, None, {"rerun": "false"}, progress_bar=False)

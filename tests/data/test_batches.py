@@ -12,6 +12,8 @@ from linfdist.data import Augmentation
 from linfdist.data.batches import Batches
 from linfdist.system import distributed
 
+pytestmark = pytest.mark.quick
+
 PLAIN = Augmentation()
 SHIFTED = CONFIG.augmentation
 

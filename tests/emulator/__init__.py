@@ -6,6 +6,7 @@ in place of CUDA's and theirs; block.h says what that finds that a GPU would onl
 """
 
 import ctypes
+import fcntl
 import math
 import os
 import re
@@ -45,6 +46,19 @@ def compiler() -> str | None:
 def build(folder: Path) -> Path:
     """The kernels of csrc and entry.cpp as a shared library in ``folder``."""
     return _build(folder, [*_csrc(), HERE / "entry.cpp"], ["-shared"])
+
+
+def built_once(tmp_path_factory) -> Path:
+    """``build``'s library, compiled once in a session: the first process of pytest-xdist builds."""
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    folder = session / "emulator"
+    folder.mkdir(exist_ok=True)
+    built = folder / "emulated"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return built if built.exists() else build(folder)
 
 
 def build_planted(folder: Path) -> Path:

@@ -121,6 +121,7 @@ def everything(path):
     return run.epochs.to_csv(), run.certificates.to_csv(), run.config, run.metrics, run.environment
 
 
+@pytest.mark.quick
 def test_a_damaged_record_is_never_read(run):
     whole, tried = everything(run.path), 0
     for name in (*records.FILES, records.CHECKSUMS):

@@ -1,7 +1,6 @@
 """Processes that die: what they do, in a fresh fork each, and how they ended."""
 
 import functools
-import multiprocessing
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers import forks
 from helpers.dots import CONFIG, TRAIN, fresh
 
 import linfdist.report
@@ -83,12 +83,8 @@ def _live_and_die(action, folder, step, bytes_left, reading):
 
 def start(action, folder: Path, *, step=0, bytes_left=None, reading=False):
     """A process that does ``action`` and dies there."""
-    context = multiprocessing.get_context("forkserver")
-    # What is slow to import; not this module, whose folder the server of Python 3.11 cannot know.
-    slow = ["torch._dynamo", "sklearn.datasets", "pytest"]
-    context.set_forkserver_preload([*slow, "linfdist.report", "linfdist.experiments.runner"])
     arguments = (action, folder, step, bytes_left, reading)
-    process = context.Process(target=_live_and_die, args=arguments)
+    process = forks.context().Process(target=_live_and_die, args=arguments)
     process.start()
     return process
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from linfdist.nn import BoundedLinear, LpDist, LpDistConv2d, MeanShift
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 7.3, math.inf])
 def test_values_are_the_norms(p):

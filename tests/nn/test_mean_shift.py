@@ -15,6 +15,8 @@ from linfdist.nn import (
     synchronized,
 )
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4, 5)])
 def test_training_subtracts_the_batch_mean_of_each_feature(shape):

@@ -37,6 +37,7 @@ def small(config: NetConfig, std: float = 0.3):
 MNIST, CIFAR, TINY = (1, 28, 28), (3, 32, 32), (3, 56, 56)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("kind", "layers", "input_shape", "classes", "count"),
     [
@@ -73,6 +74,7 @@ def test_counts_leave_out_biases():
     assert parameter_count(net) == everything - 7 - 4 == 50 * 12 + 12 * 8 + 8 * 7 + 7 * 4
 
 
+@pytest.mark.quick
 def test_net_is_made_as_the_paper_says():
     net = small(NET)
     hidden = [layer for layer in net.features.layers if isinstance(layer, LpDist)]
@@ -84,6 +86,7 @@ def test_net_is_made_as_the_paper_says():
     assert (small(replace(NET, hidden=(60,))).features.layers[1].weight == -10).sum() == 60
 
 
+@pytest.mark.quick
 def test_logits_are_minus_the_last_distances():
     net = small(NET)
     x = torch.rand(3, 2, 5, 5)
@@ -100,6 +103,7 @@ def test_p_defaults_to_infinity(config):
     assert not torch.equal(net(x), net(x, 3.0))
 
 
+@pytest.mark.quick
 @CONFIGS
 def test_lipschitz_constant_is_one_over_std(config):
     net = small(config, std=0.25)
@@ -115,6 +119,7 @@ def test_lipschitz_constant_is_one_over_std(config):
         assert net.feature_lipschitz == 4.0
 
 
+@pytest.mark.quick
 @CONFIGS
 def test_worst_case_margins_bound_every_image_in_the_box(config):
     net = small(config)
@@ -131,6 +136,7 @@ def test_worst_case_margins_bound_every_image_in_the_box(config):
         assert (margins <= bounds + slack).all()
 
 
+@pytest.mark.quick
 def test_intervals_contain_the_values_exactly():
     net = small(NET)
     x = torch.rand(16, 2, 5, 5)
@@ -142,6 +148,7 @@ def test_intervals_contain_the_values_exactly():
         assert (lower <= logits).all() and (logits <= upper).all()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("config", [MLP, CONV], ids=lambda config: config.kind)
 def test_margins_are_those_of_equation_21(config):
     """Against the merged last layer written out image by image, in float64."""
@@ -171,6 +178,7 @@ def test_merged_margins_are_tighter_than_the_difference_of_the_bounds():
     assert (tight[others] < loose[others]).all()
 
 
+@pytest.mark.quick
 def test_training_s_margins_are_the_general_ones_on_a_ball():
     net = small(MLP).double()
     features = torch.randn(5, 8, dtype=torch.float64)

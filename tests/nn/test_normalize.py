@@ -29,6 +29,8 @@ from linfdist.training import BoundTrainConfig, TrainConfig, checkpoint, fit
 from linfdist.training.checkpoint import CheckpointError
 from linfdist.training.recipe import recipe_of
 
+pytestmark = pytest.mark.quick
+
 STD = 0.3758  # bfloat16 makes 0.375 of it
 MEAN = (0.4, 0.6)
 CONSTANTS = ("features.normalize.mean", "features.normalize.divisor")

@@ -18,6 +18,8 @@ from linfdist.nn import (
 )
 from linfdist.ops import lp_dist, lse_dist
 
+pytestmark = pytest.mark.quick
+
 MATCHED = LogSumExp(7.0, matched=True)
 
 

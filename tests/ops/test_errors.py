@@ -1,13 +1,11 @@
 """Bad input: each kind has its own error, which names the value and the fix."""
 
 import math
-import os
-import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
+from helpers.forks import run_script
 
 from linfdist.ops import linf_interval, lp_dist, lse_dist, native
 
@@ -77,12 +75,7 @@ def test_a_device_without_native_kernels_is_named_once():
 
 
 def test_an_instruction_set_that_does_not_exist():
-    done = subprocess.run(
-        [sys.executable, "-c", "from linfdist.ops import backend; backend()"],
-        env={**os.environ, "LINFDIST_ISA": "sse9"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_script("from linfdist.ops import backend; backend()", LINFDIST_ISA="sse9")
     assert "LINFDIST_ISA=sse9 is not an instruction set of this build and machine" in done.stderr
 
 

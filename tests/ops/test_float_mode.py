@@ -2,11 +2,10 @@
 
 import ctypes
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from helpers.forks import run_script
 
 from linfdist.ops import backend, native
 from linfdist.ops.float_mode import check_float_mode
@@ -65,10 +64,7 @@ else:
 
 
 def run(script):
-    environment = {name: v for name, v in os.environ.items() if name != "OMP_NUM_THREADS"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
-    )
+    done = run_script(script)
     if done.returncode == 77:
         pytest.skip("this processor does not flush denormals")
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,8 @@ from helpers.pairs import SHAPES, sample
 
 from linfdist.ops import linf_interval, lp_dist, reference
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", SHAPES)

@@ -10,6 +10,8 @@ from helpers.pairs import P_VALUES, SHAPES, sample
 
 from linfdist.ops import backend, lp_dist, reference
 
+pytestmark = pytest.mark.quick
+
 
 def assert_within(actual, expected, tolerance):
     """Largest error, relative to the largest entry, below the tolerance."""

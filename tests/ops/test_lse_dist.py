@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from linfdist.ops import lp_dist, lse_dist, lse_distance, reference
 from linfdist.ops.lse_distance import RANGES
 
+pytestmark = pytest.mark.quick
+
 DTYPES = [torch.float32, torch.float64]
 T_VALUES = [1e-3, 0.3, 1.0, 4.5, 30.0, 1e3, 1e6]
 

@@ -8,15 +8,12 @@
 
 import itertools
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import emulator
 import pytest
 import torch
 from helpers import not_finite
+from helpers.forks import run_script
 
 from linfdist.ops import backend, linf_interval, lp_dist, lse_dist, native, reference
 
@@ -109,13 +106,7 @@ for case in cases.CASES:
 def test_every_instruction_set_is_the_reference(isa):
     if backend() == "reference":
         pytest.skip("the native kernels are not built")
-    folder = str(Path(not_finite.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, __file__, isa],
-        env={**os.environ, "LINFDIST_ISA": isa, "PYTHONPATH": folder},
-        capture_output=True,
-        text=True,
-    )
+    done = run_script(SCRIPT, __file__, isa, LINFDIST_ISA=isa)
     if "is not an instruction set of this build and machine" in done.stderr:
         pytest.skip(f"{isa} is not on this machine")
     assert done.returncode == 0, done.stderr
@@ -125,7 +116,7 @@ def test_every_instruction_set_is_the_reference(isa):
 def cuda(tmp_path_factory):
     if emulator.compiler() is None:
         pytest.skip("the emulation needs a C++20 compiler: install g++")
-    return emulator.Emulator(emulator.build(tmp_path_factory.mktemp("emulator")))
+    return emulator.Emulator(emulator.built_once(tmp_path_factory))
 
 
 @pytest.mark.parametrize(("kind", "shape", "dtype"), CASES)

@@ -1,14 +1,10 @@
 """What the ops promise beyond values: Lipschitz constants, determinism, memory, torch's tools."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import oracles
+from helpers.forks import run_script
 from helpers.pairs import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,16 +99,7 @@ def test_every_instruction_set(isa):
     """Each set of kernels this machine can run equals the oracle; none falls back silently."""
     if backend() == "reference":
         pytest.skip("the native kernels are not built")
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, isa],
-        env={
-            **os.environ,
-            "LINFDIST_ISA": isa,
-            "PYTHONPATH": str(Path(oracles.__file__).parents[1]),
-        },
-        capture_output=True,
-        text=True,
-    )
+    done = run_script(SCRIPT, isa, LINFDIST_ISA=isa)
     if "is not an instruction set of this build and machine" in done.stderr:
         pytest.skip(f"{isa} is not on this machine")
     assert done.returncode == 0, done.stderr
@@ -133,9 +120,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.parametrize("p", ["8", "8.7", "inf"])
 def test_memory_stays_near_the_outputs(p):
     """512 × 512 × 4096 pairs would be 4 GiB if the differences were ever all there."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, p], capture_output=True, text=True, check=True
-    )
+    done = run_script(MEMORY, p)
+    assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 96 * 1024  # KiB; two gradients of 8 MiB, packed inputs, torch's own
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory):
-    return emulator.Emulator(emulator.build(tmp_path_factory.mktemp("emulator")))
+    return emulator.Emulator(emulator.built_once(tmp_path_factory))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

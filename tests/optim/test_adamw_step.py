@@ -1,17 +1,13 @@
 """The native step is the formula, is what torch's ops give, and knows the edges."""
 
 import math
-import os
 import platform
-import subprocess
-import sys
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
-from helpers import adamw_cases
 from helpers.adamw_cases import P_VALUES, SETTINGS, SHAPES, check, sample
+from helpers.forks import run_script
 
 from linfdist.ops import backend, native
 from linfdist.optim import LpAdamW, set_p
@@ -38,6 +34,7 @@ def path(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.quick
 @DTYPES
 @pytest.mark.parametrize("p", P_VALUES)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -193,13 +190,7 @@ for shape, p, dtype in itertools.product(SHAPES, P_VALUES, (torch.float32, torch
 def test_every_instruction_set(isa):
     if backend() == "reference":
         pytest.skip("the native kernels are not built")
-    folder = str(Path(adamw_cases.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, isa],
-        env={**os.environ, "LINFDIST_ISA": isa, "PYTHONPATH": folder},
-        capture_output=True,
-        text=True,
-    )
+    done = run_script(SCRIPT, isa, LINFDIST_ISA=isa)
     if "is not an instruction set of this build and machine" in done.stderr:
         pytest.skip(f"{isa} is not on this machine")
     assert done.returncode == 0, done.stderr

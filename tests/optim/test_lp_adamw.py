@@ -13,6 +13,8 @@ from linfdist.nn import LpDist, LpDistConv2d, NetConfig, build_net
 from linfdist.ops import native
 from linfdist.optim import LpAdamW, lp_decay_, param_groups, set_p
 
+pytestmark = pytest.mark.quick
+
 
 def decayed(weight, p, rate=0.25):
     result = weight.clone()

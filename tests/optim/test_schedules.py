@@ -6,6 +6,8 @@ import pytest
 
 from linfdist.optim import eps_at, lr_at, p_at, relaxation_at, weight_at
 
+pytestmark = pytest.mark.quick
+
 PAPER = (50, 300, 50)
 
 

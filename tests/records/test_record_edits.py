@@ -164,6 +164,7 @@ TABLES = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("what", TABLES)
 def test_a_table_that_was_edited_is_named(run, what, capsys):
     name, change, message = TABLES[what]

@@ -20,6 +20,8 @@ from linfdist.records import RecordError, RunExists, RunInProgress, environment,
 from linfdist.system import devices
 from linfdist.system.serialise import from_dict
 
+pytestmark = pytest.mark.quick
+
 NAME, SCALE = "table1/mnist_net", "smoke"
 
 

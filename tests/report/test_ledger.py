@@ -90,6 +90,7 @@ def _printed(comparison):
     return getattr(comparison.after.paper, key) - getattr(comparison.before.paper, key)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("certified", "verdict"),
     [
@@ -110,6 +111,7 @@ def test_an_accuracy_is_judged_at_the_papers_scale(folder, certified, verdict):
     assert (after["scale"], after["verdict"]) == ("paper", verdict)
 
 
+@pytest.mark.quick
 def test_a_row_says_what_it_came_from(folder):
     record(folder, NET, 0.9260)
     record(folder, NET, 0.9270, seed=1)
@@ -207,7 +209,8 @@ def test_a_quoted_row_stands_with_its_printed_number(folder):
 )
 def test_times_are_judged_on_a_gpu(backend, seconds, verdict, monkeypatch):
     claim = "CIFAR-10, ℓ∞-dist Net: epoch, of IBP's"
-    assert row(claim)["verdict"] == "not yet run" and pd.isna(row(claim)["here"])
+    empty = row(claim)
+    assert empty["verdict"] == "not yet run" and pd.isna(empty["here"])
     timed = {one.experiment.name: one.paper_seconds or 1.0 for one in table4.TABLE.rows}
     timed["table1/cifar10_net"] = seconds
     times = SimpleNamespace(

@@ -12,6 +12,8 @@ from linfdist.experiments import UnknownName, table6
 from linfdist.nn import NetConfig
 from linfdist.robust.losses import GatedLoss
 
+pytestmark = pytest.mark.quick
+
 NET = "table1/mnist_net"
 ACCURACIES = ("test", "robust", "certified")
 

@@ -12,6 +12,8 @@ from linfdist.robust import interval_certified, interval_radius, margin_radius
 from linfdist.robust.boxes import pixel_box
 from linfdist.robust.certificates import ROUNDING
 
+pytestmark = pytest.mark.quick
+
 NET = NetConfig(kind="net", hidden=(16, 16))
 MLP = NetConfig(kind="net_mlp", hidden=(16, 16), mlp_hidden=8)
 BOTH = pytest.mark.parametrize("config", [NET, MLP], ids=lambda config: config.kind)

@@ -18,6 +18,8 @@ from linfdist.robust import (
     mixture_loss,
 )
 
+pytestmark = pytest.mark.quick
+
 LOGITS = torch.tensor([[1.0, 0.5, -1.0], [0.0, 0.25, 2.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 1])
 # With threshold 1: image 0 has margins 0, 0.5, -1; image 1 has 0.75, 0, 2.75.

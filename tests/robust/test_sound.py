@@ -23,7 +23,8 @@ from linfdist.robust import (
 from linfdist.robust.boxes import pixel_box, sound_pixel_box
 
 
-@pytest.mark.parametrize(("kind", "nets"), [("net", 200), ("net_mlp", 200), ("conv_net_mlp", 100)])
+@pytest.mark.quick
+@pytest.mark.parametrize(("kind", "nets"), [("net", 80), ("net_mlp", 80), ("conv_net_mlp", 40)])
 def test_exact_outputs_of_perturbed_images_stay_inside(kind, nets):
     with one_thread():
         for seed in range(nets):
@@ -46,7 +47,7 @@ BOTH = pytest.mark.parametrize("kind", ["net", "net_mlp", "conv_net_mlp"])
 
 @BOTH
 def test_sound_implies_interval_and_bounds_are_wider(kind):
-    for seed in range(40):
+    for seed in range(16):
         net = random_net(kind, seed)
         images, labels = random_images(net, 16, seed), torch.arange(16) % net.num_classes
         pixels = to_pixels(images)
@@ -60,6 +61,7 @@ def test_sound_implies_interval_and_bounds_are_wider(kind):
             assert (certified <= interval_certified(net, pixels, labels, eps)).all()
 
 
+@pytest.mark.quick
 @BOTH
 def test_radii_are_certified_and_agree_with_the_verdict(kind):
     net, images, labels = trained_like(kind)

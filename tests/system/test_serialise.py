@@ -17,6 +17,8 @@ from linfdist.robust.losses import GatedLoss, HingeLoss, IBPLoss, MixtureLoss
 from linfdist.system.serialise import from_dict, to_dict
 from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig, TrainConfig
 
+pytestmark = pytest.mark.quick
+
 HINGE = TrainConfig(
     epochs=(1, 2, 3),
     loss=HingeLoss(threshold=Fraction(80, 255), mix=0.75),

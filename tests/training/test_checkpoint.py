@@ -8,6 +8,8 @@ import torch
 from linfdist.training import checkpoint
 from linfdist.training.checkpoint import CheckpointError
 
+pytestmark = pytest.mark.quick
+
 PRINT = {"experiment": "table1/x", "seed": 0, "train": {"lr": 0.02, "epochs": [1, 2, 3]}}
 STATE = {"step": 3, "net": {"weight": torch.arange(4.0)}, "rows": [{"p": float("inf"), "a": None}]}
 

@@ -66,6 +66,7 @@ def test_stopped_anywhere_and_resumed_is_bit_equal(tmp_path, net_config, config,
 MIXED = replace(CONFIG, loss=MIXTURE)
 
 
+@pytest.mark.quick
 def test_the_scale_and_its_moments_are_in_the_checkpoint(tmp_path):
     path = tmp_path / "c"
     given = (TRAIN, MIXED, 0, None, "cpu")
@@ -265,6 +266,7 @@ def test_seconds_must_be_positive_and_come_with_a_checkpoint(tmp_path):
         fit(fresh(), TRAIN, CONFIG, seed=0, seconds=5)
 
 
+@pytest.mark.quick
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     net = fresh()
     expected = fit(net, TRAIN, CONFIG, seed=0, checkpoint=tmp_path / "c")
@@ -274,6 +276,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     assert same(net, again)
 
 
+@pytest.mark.quick
 def test_checkpoints_come_at_the_end_and_with_time(tmp_path, monkeypatch):
     steps = []
     real = checkpoints.save

@@ -38,6 +38,7 @@ from linfdist.training import TrainConfig, checks, dist_net, fit, loop
 from linfdist.training.state import TrainingState
 
 
+@pytest.mark.quick
 @LOSSES
 def test_a_run_learns_and_reports_every_epoch(net_config, config):
     net = fresh(net_config)
@@ -51,6 +52,7 @@ def test_a_run_learns_and_reports_every_epoch(net_config, config):
     assert not net.training
 
 
+@pytest.mark.quick
 def test_the_schedules_are_the_paper_s():
     rows = fit(fresh(MLP), TRAIN, replace(CONFIG, loss=IBP), seed=0)
     # 4 steps an epoch; a row holds the values of its epoch's last step.
@@ -65,6 +67,7 @@ def test_the_schedules_are_the_paper_s():
     assert all(row["eps_train"] is None for row in hinge)
 
 
+@pytest.mark.quick
 def test_the_threshold_is_in_pixels(monkeypatch):
     seen = []
 
@@ -77,6 +80,7 @@ def test_the_threshold_is_in_pixels(monkeypatch):
     assert seen == [(pytest.approx(0.3 / 0.4), 0.75)]
 
 
+@pytest.mark.quick
 def test_the_head_s_radius_is_eps_train_in_the_unit_of_features(monkeypatch):
     """eps_train in pixels over the std of 0.4: it rises from 0 over the first two epochs."""
     net, seen = fresh(MLP), []
@@ -145,6 +149,7 @@ def test_a_scale_of_rate_0_or_without_cross_entropy_stays():
         assert scale_of(run).item() == MIXTURE.scale
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("net_config", "loss"), [(NET, MIXTURE), (MLP, GATED)])
 def test_lambda_follows_progress(net_config, loss, monkeypatch):
     config = replace(CONFIG, loss=loss, batch_size=28)  # two steps an epoch
@@ -236,6 +241,7 @@ def test_what_is_certified_is_told_where_layers_are_lipschitz(net_config, config
     assert all((share is None) == (smoothing == "lp") for share in certified[:-2])
 
 
+@pytest.mark.quick
 def test_the_mean_shifts_and_every_parameter_move():
     net, start = fresh(), fresh()
     fit(net, TRAIN, CONFIG, seed=0)
@@ -297,6 +303,7 @@ def test_train_images_takes_the_first_ones():
     assert same(few, same_few)
 
 
+@pytest.mark.quick
 def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     nets = [fresh() for _ in range(3)]
     seeds = (0, 0, 1)
@@ -487,6 +494,7 @@ def test_a_share_of_one_image_is_shifted_by_running_means(monkeypatch, sync, ima
     assert seen == [not alone] * 2
 
 
+@pytest.mark.quick
 @KINDS
 def test_a_row_s_loss_and_accuracy_are_means_over_the_epoch_s_images(
     net_config, config, monkeypatch
@@ -535,6 +543,7 @@ def test_an_epoch_is_judged_at_the_data_set_s_eps_and_the_schedule_s_p(net_confi
     assert other != found  # eps matters here
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("decay", ["lp", "l2", "none"])
 def test_the_optimizer_has_the_configuration_s_settings(decay):
     """None of them the default of the optimizer itself."""
