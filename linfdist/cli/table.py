@@ -4,13 +4,26 @@ import argparse
 
 from linfdist.cli.arguments import Exit, add_scale
 
+DESCRIPTION = """\
+Print a table of the paper beside the recorded numbers.
+
+  python -m linfdist table 1                  Table 1 at the reduced scale
+  python -m linfdist table 1 --scale paper    Table 1 at the paper's scale
+
+A result is the mean over all recorded seeds. Rows without a record show the
+command that records them. The command only prints; it reads the records in
+LINFDIST_RUNS (default: runs/).
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m linfdist table``."""
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "number",
         type=int,
-        help="1, 2, 3, 7, 9 (results), 4 (times), 5, 8 (networks) or 6 (settings)",
+        help="1, 2, 3, 7 or 9 (results), 4 (times), 5 or 8 (networks), 6 (settings)",
     )
     add_scale(parser, default="reduced")
     parser.set_defaults(action=main)

@@ -121,7 +121,7 @@ METHODS = (CNN7_BN, RESNEXT, DENSENET, WIDE_RESNET)
 QUOTED = (
     _quoted(
         RESNEXT,
-        "grouped convolutions in residual blocks, an architecture that this code has not",
+        "grouped convolutions in residual blocks, an architecture that this code lacks",
         "64M",
         21.42,
         20.20,
@@ -129,7 +129,7 @@ QUOTED = (
     ),
     _quoted(
         DENSENET,
-        "layers that concatenate what came before, an architecture that this code has not",
+        "layers that concatenate all earlier outputs, an architecture that this code lacks",
         "575M",
         22.04,
         19.48,
@@ -137,7 +137,7 @@ QUOTED = (
     ),
     _quoted(
         WIDE_RESNET,
-        "an architecture that this code has not, and 15 times the FLOPs of CNN7+BN",
+        "an architecture that this code lacks, with 15 times the FLOPs of CNN7+BN",
         "5.22G",
         27.86,
         20.52,

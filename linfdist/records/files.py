@@ -35,8 +35,8 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise RecordError(
-            f"{path}: ~ must stand for a home folder; there is none. Set HOME, or write the whole "
-            "path."
+            f"{path}: ~ must stand for a home folder; no home folder is known. Set HOME, or write "
+            "the whole path."
         ) from error
 
 
@@ -99,13 +99,13 @@ def _decimals(millionths: pd.Series) -> pd.Series:
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file atomically. If that fails, raise RecordError and keep the previous file."""
-    with named(path, "be written whole; it cannot be", ". What was there before is kept."):
+    with named(path, "be written completely; writing it failed", ". The previous file is kept."):
         disk.replace_file(path, text)
 
 
 def try_file(path: Path) -> None:
     """Raise RecordError unless ``replace_file`` can write there. Call this before the work."""
-    with named(path, "be a file that can be written; it cannot be", ". Nothing was done yet."):
+    with named(path, "be a file that can be written; writing it failed", ". Nothing was done yet."):
         disk.try_file(path)
 
 

@@ -71,13 +71,15 @@ def read_run(path: Path | str) -> Run:
     path = Path(path)
     run = read_anywhere(path)
     if path.resolve().parts[-len(run.place.parts) :] != run.place.parts:
-        raise RecordError(f"{path / 'metrics.json'} says that it is {run.place}. Move it there.")
+        raise RecordError(
+            f"{path / 'metrics.json'} says that the run belongs at {run.place}. Move it there."
+        )
     return run
 
 
 def read_anywhere(path: Path) -> Run:
     """``read_run`` for a folder that need not be the run's own, such as the folder of a copy."""
-    with named(path, "be a folder that can be read; it cannot be", "."):
+    with named(path, "be a folder that can be read; reading it failed", "."):
         lacking = [name for name in FILES if not (path / name).is_file()]
     if lacking:
         raise RecordError(
@@ -125,7 +127,7 @@ def read_checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 def read_text(path: Path, digest: str | None = None) -> str:
     """The text of a file; raises RecordError if it is not text or its SHA-256 is not ``digest``."""
-    with named(path, "be a file that can be read; it cannot be", "."):
+    with named(path, "be a file that can be read; reading it failed", "."):
         content = path.read_bytes()
     actual = hashlib.sha256(content).hexdigest()
     if digest not in (None, actual):
@@ -150,7 +152,7 @@ def read_json(path: Path, digest: str | None = None) -> dict[str, Any]:
 
     def finite(text: str) -> float:
         if math.isinf(number := float(text)):
-            raise ValueError(f"it has {text}, which no float holds")
+            raise ValueError(f"it has {text}, which no float can hold")
         return number
 
     text = read_text(path, digest)
@@ -174,8 +176,9 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path} is not JSON text: {error}. Restore it.") from error
     if digest != actual:
         raise RecordError(
-            f"{path} must have the contents of its {SEAL}, {digest}; theirs is {actual}. The file "
-            "has changed since it was written: restore it, or delete it and make it again."
+            f"{path} must have contents with the {SEAL} that it names, {digest}; theirs is "
+            f"{actual}. The file has changed since it was written: restore it, or delete it and "
+            "make it again."
         )
     return content
 

@@ -52,15 +52,15 @@ def refuse_recorded(experiment: str, scale: str, seed: int) -> Path:
     path = run_dir(experiment, scale, seed)
     if path.exists():
         raise RunExists(
-            f"{path} exists: a run is recorded once. Choose another seed, or delete that folder "
-            "to run it again."
+            f"{path} already exists: a run is recorded only once. Choose another seed, or delete "
+            "that folder to run it again."
         )
     return path
 
 
 def try_recording(path: Path) -> None:
     """Raise RecordError unless a run can be recorded at ``path``. Call this before the work."""
-    with named(path, "be a folder that can be made; it cannot be", _OTHER_RUNS):
+    with named(path, "be a folder that can be created; creating it failed", _OTHER_RUNS):
         disk.try_folder(path)
 
 
@@ -74,11 +74,11 @@ def lock(work: Path) -> Iterator[None]:
         RunInProgress: another process holds the lock.
         RecordError: the folder, or the file ``lock`` in it, cannot be made or locked.
     """
-    with named(work, "be a folder that can be written to; it cannot be", _OTHER_WORK):
+    with named(work, "be a folder that can be written to; writing failed", _OTHER_WORK):
         work.mkdir(parents=True, exist_ok=True)
         descriptor = disk.open_own(work / "lock")
     with os.fdopen(descriptor, "wb") as file:
-        with named(work, "be a folder whose files can be locked; they cannot be", _OTHER_WORK):
+        with named(work, "be a folder whose files can be locked; locking failed", _OTHER_WORK):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -138,9 +138,13 @@ def write_run(
         "certificates.csv": csv_text(certificates),
     }
     again = (
-        ": the same call goes on, or says that the run is recorded. Training and weights are kept."
+        ". Then repeat the call: it continues, or says that the run is recorded. The checkpoint "
+        "and the weights are kept."
     )
-    with named(path, "be written whole; it cannot be", again), _folder_for(path) as unfinished:
+    with (
+        named(path, "be written completely; writing it failed", again),
+        _folder_for(path) as unfinished,
+    ):
         write_files(unfinished, texts)
         read_anywhere(unfinished)  # a record that cannot be read is not kept
         refuse_recorded(experiment, scale, seed)
@@ -255,9 +259,9 @@ def _exchanging(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RecordError(
-            f"{path} cannot be exchanged for another folder: {error}. {disk.advice(error)}, or "
-            "copy the records to a file system that can exchange folders, and set LINFDIST_RUNS. "
-            "The record is as it was."
+            f"{path} cannot be swapped with another folder: {error}. {disk.advice(error)}, or copy "
+            "the records to a file system that can swap folders, and set LINFDIST_RUNS. The record "
+            "is unchanged."
         ) from error
 
 
@@ -302,7 +306,7 @@ def find_runs(
             if path.relative_to(runs_dir()) == run.place:
                 runs.append(run)
             else:
-                _leave_out(path, f"says that it is {run.place}")
+                _leave_out(path, f"says that the run belongs at {run.place}")
     return sorted(runs, key=lambda run: (run.experiment, run.scale, run.seed))
 
 
@@ -319,8 +323,8 @@ def _inside(folder: Path, levels: int) -> list[Path]:
         return []
     except OSError as error:
         raise RecordError(
-            f"{folder} must be a folder that can be read; it cannot be ({error}). "
-            f"{disk.advice(error)}, by LINFDIST_RUNS."
+            f"{folder} must be a folder that can be read; reading it failed ({error}). "
+            f"{disk.advice(error)}. LINFDIST_RUNS sets this folder."
         ) from error
     return [path for name in sorted(names) for path in _inside(folder / name, levels - 1)]
 
