@@ -337,8 +337,8 @@ def sound_columns(
     """
     if not isinstance(certified, Tensor) or certified.dtype != torch.bool:
         raise TypeError(
-            f"sound_columns: certified must be a tensor of bools; got {shown(certified)}. Take it "
-            "of interval_certified."
+            f"sound_columns: certified must be a tensor of bools; got {shown(certified)}. Pass the "
+            "result of interval_certified."
         )
     sound, lower = sound_certificates(net, images, labels, eps, radii)
     if certified.shape != sound.shape:
@@ -349,9 +349,9 @@ def sound_columns(
     wrong = (sound & ~certified).nonzero().flatten().tolist()
     if wrong:
         raise ContradictionError(
-            f"certified_sound implies certified_interval; not so at image {wrong[0]} of these "
-            f"{len(labels)}, at eps {eps}. The verdicts are of other weights or images, or one of "
-            "the two bounds is wrong: report it."
+            f"certified_sound must imply certified_interval; it does not at image {wrong[0]} of "
+            f"these {len(labels)}, at eps {eps}. The verdicts come from different weights or "
+            "images, or one of the two bounds is wrong: please report it."
         )
     return {"sound_radius": lower, "certified_sound": sound}
 

@@ -44,7 +44,7 @@ def prefix_length(layers: Sequence[nn.Module], relus: int) -> int:
     ends = [0, *(index + 1 for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU))]
     if relus >= len(ends):
         raise ValueError(
-            f"prefix_length: relus must be at most {len(ends) - 1}, those of the layers; got "
+            f"prefix_length: relus must be at most {len(ends) - 1}, the number of ReLUs; got "
             f"{relus}."
         )
     return ends[relus]

@@ -163,8 +163,8 @@ def _affine(layer: nn.BatchNorm2d | Normalize, clean: Tensor | None) -> tuple[Te
         mean, variance = layer.running_mean, layer.running_var
     elif clean is None:
         raise ValueError(
-            "interval: clean must be given in training mode, for the batch statistics of a "
-            "BatchNorm2d; got None. Pass the clean images, or call net.eval()."
+            "interval: clean must be given in training mode, because BatchNorm2d takes its "
+            "statistics from it; got None. Pass the clean images, or call net.eval()."
         )
     else:
         mean, variance = clean.mean((0, 2, 3)), clean.var((0, 2, 3), correction=0)

@@ -26,8 +26,8 @@ class MaxMin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] % 2:
             raise ValueError(
-                f"MaxMin: the inputs must be even in number, to pair them; got {x.shape[1]}. Make "
-                "the layer before it one wider."
+                "MaxMin: the number of inputs must be even, because MaxMin pairs them; got "
+                f"{x.shape[1]}. Make the preceding layer one wider."
             )
         first, second = x.chunk(2, 1)
         return torch.cat((torch.maximum(first, second), torch.minimum(first, second)), 1)

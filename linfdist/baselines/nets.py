@@ -59,7 +59,7 @@ class BaselineNet(nn.Module):
         There is no l_p distance here: p is taken, as ∞ alone, to be called like a dist net.
         """
         if not (isinstance(p, int | float) and p == math.inf):
-            raise ValueError(f"net: p must be inf, for a {self.config.kind} has no p; got {p}.")
+            raise ValueError(f"net: p must be inf, because {self.config.kind} has no p; got {p}.")
         check_pixels(x, self.input_shape)
         return self.last(self.features(x))
 

@@ -84,7 +84,7 @@ def measure(
         if distance is None:
             notes[name] = 'not installed: pip install -e ".[bench]"'
         elif name != OURS and estimate > limit:
-            notes[name] = f"left out: about {estimate:.0f} s by its speed at the smaller shape"
+            notes[name] = f"left out: about {estimate:.0f} s, estimated from the smaller shape"
         else:
             precision = peers.SMOOTHED.get(name, "highest")
             contenders[name] = [_call(distance, *given, precision) for given in inputs]

@@ -26,7 +26,7 @@ def in_form(path: Path) -> Iterator[None]:
         yield
     except OF_CONTENT as error:
         raise RecordError(
-            f"{path} must have the form of a bench, as runs/README.md gives it; it has not "
+            f"{path} must have the format of a bench, which runs/README.md describes; it does not "
             f"({type(error).__name__}: {error}). Restore it, or delete it and measure again."
         ) from error
 
@@ -89,14 +89,18 @@ def refuse_existing(path: Path | None) -> None:
     """Raise RunExists if the file already exists."""
     if path is not None and path.exists():
         raise RunExists(
-            f"{path} exists: what it holds is not measured over. --resume goes on with it; else "
-            "name another file by --json, or delete this one."
+            f"{path} already exists and is not overwritten. Pass --resume to continue it, choose "
+            "another file with --json, or delete it."
         )
 
 
 def json_files(folder: Path, prefix: str = "") -> list[Path]:
     """The JSON files of a folder, by name; hidden files (an editor's) are left out."""
-    with named(folder, "be a folder that can be read; it cannot be", ", by LINFDIST_RUNS."):
+    with named(
+        folder,
+        "be a folder that can be read; reading it failed",
+        ". LINFDIST_RUNS sets this folder.",
+    ):
         names = os.listdir(folder) if folder.exists() else []
     matching = [name for name in names if name.endswith(".json") and name.startswith(prefix)]
     return [folder / name for name in sorted(matching) if not name.startswith(".")]

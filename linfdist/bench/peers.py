@@ -72,8 +72,8 @@ def load(names: list[str]) -> dict[str, Peer]:
                 peers[name] = getattr(importlib.import_module(module), function)
             except (ImportError, AttributeError) as error:
                 raise PeerError(
-                    f"bench: --peer {name} cannot be loaded: {error}. The module must be "
-                    "importable here, or lie in the working directory."
+                    f"bench: --peer {name} cannot be loaded: {error}. The module must be installed "
+                    "or lie in the working directory."
                 ) from error
     finally:
         sys.path.pop(0)

@@ -85,7 +85,7 @@ def _check_derived(bench: Bench) -> None:
                 if not math.isclose(row[name], value, rel_tol=1e-6):
                     raise ValueError(
                         f"{row['candidate']}, {shape}, p={p:g}, {passes}: {name} must be "
-                        f"{value:.6g} by its seconds; it is {row[name]:.6g}"
+                        f"{value:.6g}, computed from its seconds; it is {row[name]:.6g}"
                     )
 
 

@@ -10,26 +10,35 @@ from collections.abc import Sequence
 from linfdist.cli.arguments import Exit
 
 DESCRIPTION = """\
-Rerun the tables of "Towards Certifying l-infinity Robustness using Neural Networks with
-l-inf-dist Neurons" (Zhang et al., ICML 2021).
+Train and certify the networks of "Towards Certifying l-infinity Robustness
+using Neural Networks with l-inf-dist Neurons" (Zhang et al., ICML 2021), and
+print its tables beside the recorded numbers.
 
-  python -m linfdist list                                what can be run, and what is recorded
-  python -m linfdist run table1/mnist_net --scale smoke  train, evaluate and record one row
-  python -m linfdist table 1                             the paper beside what is recorded
-  python -m linfdist recertify table1                    last-bit certificates of old records
-  python -m linfdist attack table1/mnist_net             is the recorded net as robust as PGD says?
-  python -m linfdist bench                               speed of the operations on this machine
+  python -m linfdist list
+      show every experiment, its seeds on record and its command
+  python -m linfdist run table1/mnist_net --scale smoke
+      train, evaluate and record one row, in seconds
+  python -m linfdist table 1
+      print the paper's Table 1 beside the recorded runs
+  python -m linfdist attack table1/mnist_net
+      run more attacks than the PGD-20 of the table
   python -m linfdist session --seconds 600 table1/mnist_net
-                                                         build, test, bench and train in 10 minutes
+      build, test, bench and train on a GPU in ten minutes
+
+python -m linfdist COMMAND --help explains each command.
 """
 EPILOG = """\
-LINFDIST_DATA   folder of the data sets, downloaded when missing (default: ~/.cache/linfdist;
-                on macOS ~/Library/Caches/linfdist)
-LINFDIST_RUNS   folder of the records (default: runs/ in the checkout)
-LINFDIST_WORK   folder of checkpoints and weights (default: work/ in the checkout)
-                An installed copy of the package has no checkout: both are then in the working
-                directory.
-OMP_NUM_THREADS threads of a run on a CPU (default: all cores; set it for runs side by side)
+environment variables:
+  LINFDIST_DATA    folder of the data sets (default: ~/.cache/linfdist, or
+                   ~/Library/Caches/linfdist on macOS); missing data sets are
+                   downloaded
+  LINFDIST_RUNS    folder of the records (default: runs/ in the checkout)
+  LINFDIST_WORK    folder of checkpoints and weights (default: work/ in the
+                   checkout)
+  OMP_NUM_THREADS  CPU threads per run (default: all cores; set it when several
+                   runs share the machine)
+
+Without a checkout, runs/ and work/ are in the working directory.
 """
 
 
@@ -46,13 +55,13 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module, text in (
-        ("list", listing, "every experiment, its scales and what is recorded"),
+        ("list", listing, "list every experiment, its scales and its recorded seeds"),
         ("run", run, "train, evaluate and record one experiment"),
-        ("table", table, "a table of the paper beside the recorded numbers"),
-        ("recertify", recertify, "add certificates that no rounding breaks to recorded runs"),
+        ("table", table, "print a table of the paper beside the recorded numbers"),
+        ("recertify", recertify, "add last-bit certificates to older recorded runs"),
         ("attack", attack, "run the full attack ensemble on recorded runs"),
-        ("bench", bench, "speed of the operations beside other libraries"),
-        ("session", session, "build, test, bench and train within a number of seconds"),
+        ("bench", bench, "time the operations beside other libraries"),
+        ("session", session, "build, test, bench and train within a time budget"),
     ):
         module.add_arguments(commands.add_parser(name, help=text))
     return top
@@ -91,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"python -m linfdist: {error}", file=sys.stderr)
         return Exit.BAD_INPUT
     except KeyboardInterrupt:
-        print("\nStopped; what was finished is kept.", file=sys.stderr)
+        print("\nStopped; finished work is kept.", file=sys.stderr)
         return Exit.INTERRUPTED
     except BrokenPipeError:  # the reader of the output has ended, for example `head`
         drop_unread()

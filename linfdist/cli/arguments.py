@@ -25,13 +25,13 @@ def add_scale(parser: argparse.ArgumentParser, default: str | None = None) -> No
     from linfdist.experiments import SCALES
 
     scales = "; ".join(f"{name}: {text}" for name, text in SCALES.items())
-    what = f"default: {default}" if default else "this one only"
+    what = f"default: {default}" if default else "only this scale; default: all"
     parser.add_argument("--scale", default=default, help=f"{what}. {scales}")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
+    parser.add_argument("--device", help="cpu, cuda or cuda:1; default: the GPU, else the CPU")
 
 
 def count(text: str) -> int:

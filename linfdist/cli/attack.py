@@ -13,19 +13,24 @@ from linfdist.records.run import Run
 from linfdist.system import devices
 
 DESCRIPTION = """\
-Attack recorded runs at p = inf, with gradients of the same weights at finite p among others.
+Run the full attack ensemble on recorded runs at p = inf. Some of the attacks
+take gradients of the same weights at finite p.
 
   python -m linfdist attack table1/mnist_net --seed 1      one run
-  python -m linfdist attack table1 table3/e_net            every recorded row, seed 0
-  python -m linfdist attack table1/mnist_net --images 500  the first 500 test images
+  python -m linfdist attack table1 table3/e_net            many rows, seed 0
+  python -m linfdist attack table1/mnist_net --images 500  the first 500 images
 
-Attacks every image that the recorded PGD-20 missed and that is not certified. Also attacks the
---certified certified images with the smallest radii: they can be beaten only if a certificate is
-wrong. Stops attacking an image once it is beaten, unless --each is given, to compare the attacks.
-attacks.csv and attacks.json go beside the record, once; the weights are taken from the work folder.
-A run that is stopped leaves nothing, and the runs before it are recorded.
+The command attacks every image that survived the recorded PGD-20 and has no
+certificate. As a check it also attacks the certified images with the smallest
+radii (--certified): an attack can beat them only if a certificate is wrong.
+Once an attack has beaten an image, the others skip it, unless --each is given.
 
-Exit code: 1 if a certified image was beaten; else 2 if a run could not be attacked; else 0.
+The result is attacks.csv and attacks.json in the run's folder; they are written
+once. The weights come from the work folder. If you stop the command, it records
+nothing for the current run and keeps the results of the runs before.
+
+Exit code: 1 if a certified image was beaten; otherwise 2 if a run could not be
+attacked; otherwise 0.
 """
 
 
@@ -34,13 +39,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("names", nargs="+", help="tables or rows: table1 table1/mnist_net")
-    parser.add_argument("--scale", default="reduced", help="default: reduced")
-    parser.add_argument("--seed", type=seed, default=0, help="of the run; and of the attacks")
     parser.add_argument(
-        "--images", type=positive, help="the first so many test images; default: all"
+        "--scale", default="reduced", help="scale of the runs (default %(default)s)"
     )
-    parser.add_argument("--certified", type=count, default=CERTIFIED, help=f"default: {CERTIFIED}")
-    parser.add_argument("--each", action="store_true", help="every attack on every image")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        help="seed of the runs and of the attacks (default %(default)s)",
+    )
+    parser.add_argument(
+        "--images", type=positive, help="attack this many test images, from the first; default: all"
+    )
+    parser.add_argument(
+        "--certified",
+        type=count,
+        default=CERTIFIED,
+        help="number of certified images to attack (default %(default)s)",
+    )
+    parser.add_argument(
+        "--each", action="store_true", help="try every attack on every image, to compare them"
+    )
     add_device(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(action=main)
@@ -67,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"python -m linfdist attack: {name}: {error}", file=sys.stderr)
             continue
         except KeyboardInterrupt:
-            print(f"\nStopped; nothing is recorded of {name}.", file=sys.stderr)
+            print(f"\nStopped; no attack on {name} was recorded.", file=sys.stderr)
             return Exit.INTERRUPTED
         print(_line(record))
         if len(record.unsound):
@@ -101,5 +120,5 @@ def _alarm(record: AttackRecord) -> str:
     return (
         f"UNSOUND: {len(beaten)} certified images of {record.run.path} were beaten, image "
         f"{', '.join(map(str, beaten['index']))}. A certificate is wrong, or the attack left the "
-        "ball: that is a bug of this package. Please report it."
+        "ball: either is a bug in this package. Please report it."
     )

@@ -21,64 +21,78 @@ from linfdist.records import environment
 from linfdist.system import devices
 
 DESCRIPTION = """\
-Time whole steps of training and the distances alone, ours beside torch.cdist, torch.compile, and
-on a CPU numba and scipy: the paper's nets and shapes on a GPU, smaller ones on a CPU.
+Time training steps and single distance operations, beside torch.cdist and
+torch.compile, and on a CPU also beside numba and scipy. A GPU times the paper's
+networks and shapes; a CPU times smaller ones.
 
+  python -m linfdist bench --quick
   python -m linfdist bench --json runs/bench/my-cpu.json
   python -m linfdist bench --json runs/bench/h100.json --seconds 300 --resume
   python -m linfdist bench --peer my_kernels:distance
-  python -m linfdist bench epochs --help                       epochs of Table 4's methods instead
+  python -m linfdist bench epochs --help    time Table 4's epochs instead
 
-Every peer's result is compared with ours before it is timed. --peer takes any function
-distance(x, weight, p) of a module in the working directory: x (batch, in), weight (out, in) and the
-result (batch, out) are float32 tensors on the device, and gradients go through autograd.
+The command prints tables; with --json it also writes them to a file after each
+case. It compares every peer's result with ours before it times the peer.
+
+--peer names a function distance(x, weight, p) in an installed module or in the
+working directory. x has shape (batch, in), weight has shape (out, in), and the
+result has shape (batch, out). All are float32 tensors on the device, and
+autograd computes the gradients.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--device", help="cpu or cuda; default: the GPU if there is one")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default %(default)s)")
+    parser.add_argument("--device", help="cpu or cuda; default: the GPU, else the CPU")
+    parser.add_argument(
+        "--threads", type=int, help="number of CPU threads; default: torch's own choice"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="number of timed rounds (default %(default)s)"
+    )
     parser.add_argument(
         "--patience",
         type=float,
         default=5.0,
         metavar="SECONDS",
-        help="a candidate slower than this is timed once (default %(default)s)",
+        help="time a candidate slower than this only once (default %(default)s)",
     )
     parser.add_argument(
         "--limit",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="leave out what would take longer at its speed so far (default %(default)s)",
+        help="skip a peer that would take longer at its speed so far (default %(default)s)",
     )
-    parser.add_argument("--quick", action="store_true", help="the smallest net and shape only")
+    parser.add_argument(
+        "--quick", action="store_true", help="time only the smallest network and shape"
+    )
     parser.add_argument(
         "--peer",
         action="append",
         default=[],
         metavar="MODULE:FUNCTION",
-        help="time this distance(x, weight, p) as well; may be given again",
+        help="also time this distance(x, weight, p); repeat the option for more peers",
     )
-    parser.add_argument("--json", type=file, metavar="FILE", help="write the tables here as well")
+    parser.add_argument("--json", type=file, metavar="FILE", help="also write the tables to FILE")
     parser.add_argument(
         "--seconds",
         type=float,
         default=math.inf,
         metavar="N",
-        help="begin no case after N seconds; exit code 3 if one is left",
+        help="start no case after N seconds; exit with code 3 if cases are left",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with FILE: keep its cases of this code on this device, replace all others",
+        help="continue FILE: keep its cases of this code on this device, replace all others",
     )
     parser.set_defaults(action=main)
     others = parser.add_subparsers(metavar="epochs")
-    bench_epochs.add_arguments(others.add_parser("epochs", help="of Table 4's methods instead"))
+    bench_epochs.add_arguments(
+        others.add_parser("epochs", help="time the training epochs of Table 4's methods instead")
+    )
 
 
 def main(args: argparse.Namespace) -> int:

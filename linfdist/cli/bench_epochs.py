@@ -17,47 +17,49 @@ from linfdist.records import environment
 from linfdist.system import devices
 
 DESCRIPTION = """\
-Time the training epoch of every method of Table 4, on steps in the middle of each phase of its
-schedule. Each round times all methods, one after the other; medians over the rounds count.
+Time a training epoch of every method of Table 4, on steps in the middle of each
+phase of its schedule. Each round times all methods one after the other; the
+table shows medians over the rounds.
 
   python -m linfdist bench epochs --scale reduced
   python -m linfdist bench epochs --scale paper --batch 16     on a CPU
   python -m linfdist bench epochs --scale paper --device cuda
 
-A round is written when it is whole, to runs/bench/epochs-<scale>-<device>.json, from where
-`python -m linfdist table 4` has it. A file that is there already is left alone without --resume;
---json runs/bench/epochs-<scale>-mine.json stands beside it.
+The result is runs/bench/epochs-<scale>-<device>.json, which
+`python -m linfdist table 4` reads. The command writes it after each complete
+round. It does not overwrite an existing file: pass --resume to continue the
+file, or --json runs/bench/epochs-<scale>-mine.json to write another one.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--scale", default="reduced", help="of the networks (default %(default)s)")
     parser.add_argument(
-        "--batch", type=several, help="images of a step, at most; default: the recipe's own"
+        "--scale", default="reduced", help="scale of the networks (default %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=several, help="largest number of images per step; default: the recipe's own"
     )
     # These arguments have no default here, so that values given before "epochs" count as well.
     shared = {"default": argparse.SUPPRESS}
-    parser.add_argument("--device", help="cpu or cuda; default: the GPU if there is one", **shared)
+    parser.add_argument("--device", help="cpu or cuda; default: the GPU, else the CPU", **shared)
     parser.add_argument(
-        "--threads", type=int, help="CPU threads; default: torch's own choice", **shared
+        "--threads", type=int, help="number of CPU threads; default: torch's own choice", **shared
     )
-    parser.add_argument("--rounds", type=int, help="timed rounds (default 5)", **shared)
-    parser.add_argument(
-        "--json", type=file, metavar="FILE", help="write here instead of runs/bench", **shared
-    )
+    parser.add_argument("--rounds", type=int, help="number of timed rounds (default 5)", **shared)
+    parser.add_argument("--json", type=file, metavar="FILE", help="write to FILE instead", **shared)
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="N",
-        help="begin no round after N seconds; exit code 3 if one is left",
+        help="start no round after N seconds; exit with code 3 if rounds are left",
         **shared,
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the file: keep its rounds of this code, device and batch, replace others",
+        help="continue the file: keep its rounds of this code, device and batch, replace others",
         **shared,
     )
     parser.set_defaults(action=main)

@@ -5,10 +5,13 @@ import argparse
 from linfdist.cli.arguments import Exit, add_scale
 
 DESCRIPTION = """\
-Every experiment at every scale: the seeds that are recorded, and a command that is not.
+List every experiment at every scale: the seeds on record, and a command that
+records another seed.
 
-  python -m linfdist list                            all of it
-  python -m linfdist list table1 --scale reduced     a table at one scale
+  python -m linfdist list                           every experiment
+  python -m linfdist list table1 --scale reduced    one table at one scale
+
+The command only prints; it reads the records in LINFDIST_RUNS (default: runs/).
 """
 
 

@@ -6,27 +6,38 @@ import sys
 from linfdist.cli.arguments import Exit, add_device, add_scale, seconds, seed
 
 DESCRIPTION = """\
-Train one row of a table, evaluate it on the whole test set and record the result.
+Train one row of a table, evaluate it on the whole test set and record the
+result in runs/<table>/<row>/<scale>/seed<k>/ (LINFDIST_RUNS replaces runs/).
 
-A run is recorded once: to repeat it choose another seed, or delete its folder. A run that is
-stopped, by Ctrl-C, by a scheduler's SIGTERM or otherwise, goes on from its checkpoint when the same
-command is given again: at most a minute of it is lost.
-
+  python -m linfdist run table1/mnist_net --scale smoke
+      a tiny run, in seconds
   python -m linfdist run table1/cifar10_net_mlp --scale reduced --seed 1
-  python -m linfdist run validation/table1/cifar10_net_mlp             without the test set
-  python -m linfdist run table1/cifar10_net_mlp --seconds 600          in parts of ten minutes
-  torchrun --nproc-per-node 4 -m linfdist run table1/cifar10_net_mlp   on four GPUs
-  snakemake -s runs/Snakefile --cores 2 table1 --config seeds=0-3      many rows and seeds
+      a run on the real data
+  python -m linfdist run validation/table1/cifar10_net_mlp
+      without the test set, to choose settings
+  python -m linfdist run table1/cifar10_net_mlp --seconds 600
+      in parts of ten minutes
+  torchrun --nproc-per-node 4 -m linfdist run table1/cifar10_net_mlp
+      on four GPUs
+  snakemake -s runs/Snakefile --cores 2 table1 --config seeds=0-3
+      many rows and seeds
 
-With "validation/" before its name a row is trained without the last 5,000 of the training images (a
-tenth of them where that is fewer) and evaluated on these: it is how settings are chosen. The test
-set is not read, the record lies under validation/, and no table shows it.
+A run is recorded only once. To repeat it, choose another seed or delete its
+folder. If Ctrl-C, SIGTERM or a crash stops a run, give the same command again:
+it continues from the checkpoint and loses at most a minute.
 
-With --seconds, training stops after that time with a checkpoint and exit code 3 (of which torchrun
-makes 1). The call in which training ends evaluates and records as well, however long that takes.
+With --seconds, training stops after that time, saves a checkpoint and exits
+with code 3 (torchrun turns this into 1). The call that finishes the training
+also evaluates and records, however long that takes.
 
-Under torchrun each process trains on its share of every batch; the result is that of one process
-up to the order of summation. With --device cpu they share the CPU.
+With "validation/" before its name, a row is trained without the last 5,000
+training images (without a tenth, if that is fewer) and evaluated on them. The
+run does not read the test set. Its record lies under runs/validation/, and no
+table shows it.
+
+Under torchrun each process trains on its share of every batch. The result is
+that of a single process, up to floating-point summation order. With
+--device cpu the processes share the CPU.
 """
 
 
@@ -34,14 +45,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``python -m linfdist run``."""
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("name", help="an experiment, as `list` shows it: table1/mnist_net")
+    parser.add_argument(
+        "name", help="an experiment from `python -m linfdist list`: table1/mnist_net"
+    )
     add_scale(parser, default="reduced")
-    parser.add_argument("--seed", type=seed, default=0, help="initialisation, order, augmentation")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        help="seed of the weights, the order and the augmentation (default %(default)s)",
+    )
     add_device(parser)
     parser.add_argument(
-        "--seconds", type=seconds, help="train for so long at most, then exit with code 3"
+        "--seconds", type=seconds, help="stop training after this time and exit with code 3"
     )
-    parser.add_argument("--restart", action="store_true", help="drop the checkpoint and start over")
+    parser.add_argument(
+        "--restart", action="store_true", help="delete the checkpoint and start over"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(action=main)
 
@@ -63,11 +83,11 @@ def main(args: argparse.Namespace) -> int:
             seconds=args.seconds,
         )
     except OutOfTime as error:
-        print(f"{error}\nTo go on: {_command(args)}", file=sys.stderr)
+        print(f"{error}\nTo continue: {_command(args)}", file=sys.stderr)
         return Exit.OUT_OF_TIME
     except KeyboardInterrupt:
         checkpoint = records.work_dir(args.name, args.scale, args.seed) / "checkpoint.pt"
-        what = "go on from the last checkpoint" if checkpoint.exists() else "start again"
+        what = "continue from the last checkpoint" if checkpoint.exists() else "start again"
         kept = "" if checkpoint.exists() else " before a checkpoint was written"
         print(f"\nStopped{kept}. To {what}: {_command(args)}", file=sys.stderr)
         return Exit.INTERRUPTED

@@ -26,17 +26,23 @@ from linfdist.records.files import named, read_sealed, replace_file, sealed_text
 from linfdist.system import devices, disk
 from linfdist.system.processes import run_within
 
-_UNDONE = ", by LINFDIST_WORK. What the steps before have done is kept."
+_UNDONE = ". LINFDIST_WORK sets this folder. The results of earlier steps are kept."
 DESCRIPTION = """\
-Build the package, run the tests that need a GPU, record the bench and train rows of the paper's
-tables, one after the other, within a budget of seconds.
+Build the package, run the tests that need a GPU, record the bench and train
+rows of the paper's tables, one step after the other, within a time budget.
 
-  python -m linfdist session --seconds 600 table1/mnist_net table1/cifar10_net --scale paper
+  python -m linfdist session --seconds 600 table1/mnist_net --scale paper
+  python -m linfdist session --seconds 600 table1/mnist_net --dry-run
 
-Given again it leaves out what is done for this code on this device, and training goes on from its
-checkpoint: a row of hours is trained in many short sessions. A step that fails does not stop the
-next, unless it is the build. Exit code 0: all is done; 1: a step failed; 3: the time did not
-suffice. Each step's output is in a file of work/session/<time>/; --dry-run shows the steps.
+Repeat the command to continue: it skips the steps that are done for this code
+on this device, and training continues from its checkpoint. In this way many
+short sessions can train a row that takes hours. If a step fails, the session
+goes on to the next, unless the build failed.
+
+The bench and the rows land in runs/, the output of each step in a file of
+work/session/<time>/.
+
+Exit code: 0 if all is done, 1 if a step failed, 3 if time ran out.
 """
 SANITIZED = "tests/ops/test_cuda.py"
 
@@ -80,25 +86,33 @@ class StepOutcome:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="to train: table1/mnist_net")
-    parser.add_argument("--seconds", type=float, required=True, help="for everything together")
-    parser.add_argument("--scale", default="paper", help="of the rows (default %(default)s)")
-    parser.add_argument("--seed", type=seed, default=0, help="of the rows (default %(default)s)")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="row to train: table1/mnist_net")
+    parser.add_argument(
+        "--seconds", type=float, required=True, help="time budget of the whole session"
+    )
+    parser.add_argument("--scale", default="paper", help="scale of the rows (default %(default)s)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, help="seed of the rows (default %(default)s)"
+    )
     add_device(parser)
     parser.add_argument(
         "--reserve",
         type=float,
         default=20.0,
         metavar="SECONDS",
-        help="kept back for starting and for saving (default %(default)s)",
+        help="time kept for starting and saving (default %(default)s)",
     )
     parser.add_argument(
-        "--sanitize", action="store_true", help="the kernels' tests under compute-sanitizer as well"
+        "--sanitize",
+        action="store_true",
+        help="also run the kernels' tests under compute-sanitizer",
     )
-    parser.add_argument("--epochs", action="store_true", help="time Table 4's epochs as well")
+    parser.add_argument("--epochs", action="store_true", help="also time Table 4's epochs")
     for step in ("build", "tests", "bench"):
-        parser.add_argument(f"--no-{step}", action="store_true", help=f"leave the {step} out")
-    parser.add_argument("--dry-run", action="store_true", help="print the steps and do nothing")
+        parser.add_argument(f"--no-{step}", action="store_true", help=f"skip the {step}")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the steps without running them"
+    )
     parser.set_defaults(action=main)
 
 
@@ -107,8 +121,8 @@ def main(args: argparse.Namespace) -> int:
     started = time.monotonic()
     if not args.seconds > 2 * args.reserve:
         raise SessionError(
-            f"session: --seconds must be more than twice --reserve={args.reserve:g}, which is kept "
-            f"back for starting and for saving; got {args.seconds:g}. Give it more, or lower "
+            f"session: --seconds must be more than twice --reserve={args.reserve:g}, the time "
+            f"kept for starting and saving; got {args.seconds:g}. Raise --seconds, or lower "
             "--reserve."
         )
     device = devices.usable_device(args.device)
@@ -126,7 +140,7 @@ def main(args: argparse.Namespace) -> int:
             if step.essential and outcomes[-1].code:
                 break
     except KeyboardInterrupt:
-        print("Interrupted; the same command goes on.", file=sys.stderr)
+        print("Interrupted. Repeat the same command to continue.", file=sys.stderr)
         return Exit.INTERRUPTED
     finally:
         _print(outcomes, session.folder)
@@ -145,7 +159,8 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[SessionStep]:
     if checkout is None:
         raise SessionError(
             "session: linfdist must be imported from its checkout, which the session builds and "
-            "tests; it is installed as a copy. Run it in the checkout after pip install -e ."
+            "tests; it is installed as a copy. Run the session in the checkout after "
+            "pip install -e ."
         )
     python, on_device = (sys.executable, "-m"), ("--device", str(device))
     pytest = (*python, "pytest", "-q")
@@ -180,7 +195,7 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[SessionStep]:
         recorded = records.run_dir(row, args.scale, args.seed)
         which = (row, "--scale", args.scale, "--seed", str(args.seed))
         command = (*python, "linfdist", "run", *which, *on_device)
-        skip = "recorded already" if recorded.exists() else ""
+        skip = "already recorded" if recorded.exists() else ""
         steps.append(
             SessionStep(name=row, command=command, budgeted=True, leaves=recorded, skip=skip)
         )
@@ -213,13 +228,13 @@ class Session:
         if step.essential:
             gone = find_spec("linfdist.ops._native") is None
         done = step.name in self._done() and not gone
-        return step.skip or ("done already for this code on this device" if done else "")
+        return step.skip or ("already done for this code on this device" if done else "")
 
     def try_writing(self, steps: Iterable[SessionStep]) -> None:
         """Raise RecordError unless the logs, the memory and the steps' results can be written."""
         to_run = [step for step in steps if not self.why_not(step)]
         if to_run:
-            with named(self.folder, "be a folder that can be made; it cannot be", _UNDONE):
+            with named(self.folder, "be a folder that can be created; creating it failed", _UNDONE):
                 disk.try_folder(self.folder)
             try_file(self.memory)
         for left in (step.leaves for step in to_run if step.leaves is not None):
@@ -241,11 +256,11 @@ class Session:
             return StepOutcome(
                 name=step.name, seconds=0, code=code, result=why_not or "not started: out of time"
             )
-        with named(self.folder, "be a folder that can be made; it cannot be", _UNDONE):
+        with named(self.folder, "be a folder that can be created; creating it failed", _UNDONE):
             self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f"{step.name.replace('/', '-')}.log"
         print(f"[{left:4.0f} s left] {step.name}: {shlex.join(command)}", flush=True)
-        with named(log, "be a file that can be written; it cannot be", ", by LINFDIST_WORK."):
+        with named(log, "be a file that can be written; writing it failed", _UNDONE):
             output = disk.create(log)
         with output:
             cwd = records.checkout()

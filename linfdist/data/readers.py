@@ -77,9 +77,9 @@ def _home_known(folder: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise DataError(
-            f"{folder} must be a folder that is known; its home folder is not: HOME is not set, or "
-            "there is no such user. Set LINFDIST_DATA to the folder of the data sets and "
-            "XDG_CACHE_HOME to one that can be written to."
+            f"{folder} must be in a known home folder; HOME is not set, or the user does not "
+            "exist. Set LINFDIST_DATA to the folder of the data sets and XDG_CACHE_HOME to a "
+            "folder that can be written to."
         ) from error
 
 
@@ -94,8 +94,8 @@ def read_original(folder: Path, name: str) -> bytes:
     on_disk = path.stat().st_size
     if on_disk != size:
         raise DataError(
-            f"{path} must have {size} bytes; it has {on_disk}: it is cut short or another file. "
-            "Delete it and load the data set again."
+            f"{path} must have {size} bytes; it has {on_disk}: it is truncated, or a different "
+            "file. Delete it and load the data set again."
         )
     content = path.read_bytes()  # read once, so that the checked bytes are the used ones
     digest = hashlib.md5(content).hexdigest()
@@ -111,16 +111,15 @@ def missing(title: str, looked_in: Path, wanted: str) -> DataError:
     """The error for a data set that is not on disk and may not be downloaded."""
     return DataError(
         f"{title} is not in {looked_in} ({wanted}). Set LINFDIST_DATA to the folder that holds it, "
-        "or let it be downloaded with download=True."
+        "or pass download=True to download it."
     )
 
 
 def not_downloaded(title: str, folder: Path, wanted: str, error: Exception) -> DataError:
     """The error for a download that failed."""
     return DataError(
-        f"{title} is not in {folder} ({wanted}) and could not be downloaded: {error}. "
-        "With no network, copy it from another machine and set LINFDIST_DATA to the folder "
-        "that holds it."
+        f"{title} is not in {folder} ({wanted}) and could not be downloaded: {error}. Without a "
+        "network, copy it from another machine and set LINFDIST_DATA to the folder that holds it."
     )
 
 

@@ -219,8 +219,8 @@ def check_image_set(value: object, what: str) -> None:
     """
     if not isinstance(value, ImageSet):
         raise TypeError(
-            f"{what} must be a linfdist.data.ImageSet; got {type(value).__name__}. Build it of "
-            "all images and labels: ImageSet(images, labels, info)."
+            f"{what} must be a linfdist.data.ImageSet; got {type(value).__name__}. Build one from "
+            "images and labels: ImageSet(images, labels, info)."
         )
 
 
@@ -293,8 +293,8 @@ def split_validation(train: ImageSet) -> tuple[ImageSet, ImageSet]:
     """
     if train.validation or len(train) < 10:
         raise ValueError(
-            "split_validation: train must be at least ten training images, not split before; got "
-            f"{len(train)} {'validation' if train.validation else 'training'} images."
+            "split_validation: train must hold at least ten training images and must not be split "
+            f"already; got {len(train)} {'validation' if train.validation else 'training'} images."
         )
     rest = len(train) - min(VALIDATION_IMAGES, len(train) // 10)
     kept = center_crop(train.images[rest:], train.info.input_shape[-1])

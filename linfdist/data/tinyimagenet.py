@@ -61,7 +61,7 @@ def _number(path: Path) -> int:
     match = re.fullmatch(r".*_([0-9]{1,9})\.JPEG", path.name)
     if not match:
         raise DataError(
-            f"{path} must be called <class>_<number>.JPEG; it is no original: delete it."
+            f"{path} must be called <class>_<number>.JPEG; it is not an original file. Delete it."
         )
     return int(match[1])
 
@@ -116,7 +116,7 @@ def _annotated(root: Path, classes: list[str]) -> dict[str, list[Path]]:
     files = [path.name for some in paths.values() for path in some]
     if len({*files}) < len(files):
         twice = max(files, key=files.count)
-        raise DataError(f"{table} must name each image once; it has {twice} twice. Restore it.")
+        raise DataError(f"{table} must name each image once; it names {twice} twice. Restore it.")
     return {name: sorted(some, key=_number) for name, some in paths.items()}
 
 

@@ -13,9 +13,9 @@ from linfdist.training import AnyTrainConfig
 
 ScaleName = Literal["smoke", "reduced", "paper"]
 SCALES: Mapping[ScaleName, str] = {
-    "smoke": "scikit-learn's digits and a tiny network: seconds, to see that everything runs",
-    "reduced": "the real data, a narrower network, fewer epochs: minutes to two hours on a CPU",
-    "paper": "the paper's setting as it stands: needs a GPU",
+    "smoke": "scikit-learn's digits and a tiny network, to check in seconds that everything runs",
+    "reduced": "real data, narrower networks and fewer epochs, minutes to two hours on a CPU",
+    "paper": "the paper's own setting, which needs a GPU",
 }
 
 

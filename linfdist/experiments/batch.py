@@ -17,14 +17,14 @@ CONFIG_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "scale": "smoke, reduced or paper, or several: smoke,reduced",
         "seeds": "0, or several: 0,2 or 0-7",
-        "train": "False: train nothing, render what is recorded",
-        "seconds": "of training for each run in this call; the same call goes on",
+        "train": "False to train nothing and render the recorded runs",
+        "seconds": "time limit for training each run in this call; the same call continues",
         "device": "cpu, cuda, cuda:1",
     }
 )
 
 
-_WORK = ", by LINFDIST_WORK. Nothing was done yet."
+_WORK = ". LINFDIST_WORK sets this folder. Nothing was done yet."
 
 
 class BatchError(ValueError):
@@ -64,7 +64,7 @@ class Wanted:
         """The state of a run without a record: the last line of its log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         lines = [line.strip() for line in lines if line.strip()]
-        said = [line for line in lines if not line.startswith("To go on: ")]
+        said = [line for line in lines if not line.startswith("To continue: ")]
         return f"{self}: {said[-1]}\n  {self.log}" if said else f"{self}: not started"
 
 
@@ -117,7 +117,7 @@ class Batch:
         missing = [run for run in wanted if self.train and not run.record.exists()]
         for run in missing:
             # The flag may be left from a record that was deleted.
-            with named(run.flag, "be a file that can be deleted; it cannot be", _WORK):
+            with named(run.flag, "be a file that can be deleted; deleting it failed", _WORK):
                 disk.remove(run.flag)
         return missing
 
@@ -155,8 +155,8 @@ def without_braces(folder: Path) -> Path:
     """The folder itself; BatchError if its path has a brace, which a Snakefile cannot escape."""
     if {"{", "}"} & {*str(folder)}:
         raise BatchError(
-            f"Snakemake takes braces in a path for its wildcards; got {folder}. Name a folder "
-            "without braces by LINFDIST_WORK and LINFDIST_RUNS."
+            f"Snakemake reads braces in a path as wildcards; got {folder}. Set LINFDIST_WORK and "
+            "LINFDIST_RUNS to folders without braces."
         )
     return folder
 

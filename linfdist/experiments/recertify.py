@@ -114,7 +114,7 @@ def _said(run: records.Run, done: records.Run | None) -> str:
     if done is not None and "certified_sound" in run.certificates:
         return f"{done.environment['radii_raised']['images']} radii raised to eps"
     if done is None and "certified_sound" in table and table["certified_sound"].notna().all():
-        return "has sound certificates"
+        return "already has sound certificates"
     if done is None:
         return "its network has no sound certificate; see linfdist.robust.SOUND"
     lost = int((table["certified_interval"] - table["certified_sound"]).sum())

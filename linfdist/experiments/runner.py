@@ -166,8 +166,9 @@ def _earlier_environments(
     changed = checkpoints.differences(*({f: call.get(f) for f in fields} for call in (last, now)))
     if changed:
         say(
-            f"{checkpoint} is from another environment: {'; '.join(changed)}. The run goes on, and "
-            "its record says so; but it may not end as it would have in one go."
+            f"{checkpoint} was written in another environment: {'; '.join(changed)}. The run "
+            "continues and its record says so, but the result may differ from that of an "
+            "uninterrupted run."
         )
     return [call for call in calls if call != now]
 
@@ -220,7 +221,8 @@ def load_trained(run: records.Run, path: os.PathLike[str] | str | None = None) -
     except Exception as error:  # damaged bytes make torch.load raise any error
         raise records.RecordError(
             f"{path} must hold the finite weights of this network, and nothing else; it cannot be "
-            f"used ({error}). Its SHA-256 is the record's: both are of another source or version."
+            f"used ({error}). Its SHA-256 matches the record, so both come from another source or "
+            "version."
         ) from error
     return net.eval()
 
@@ -229,8 +231,11 @@ def _save_weights(net: nn.Module, path: Path) -> Path:
     # torch.save writes the file's name into the file; a buffer keeps the bytes free of it.
     buffer = io.BytesIO()
     torch.save({name: value.cpu() for name, value in net.state_dict().items()}, buffer)
-    kept = ": the same call goes on. The checkpoint beside it is kept."
-    with named(path, "be written whole; it cannot be", kept), _unfinished(path) as unfinished:
+    kept = ". Then repeat the call to continue. The checkpoint beside it is kept."
+    with (
+        named(path, "be written completely; writing it failed", kept),
+        _unfinished(path) as unfinished,
+    ):
         write_file(unfinished, buffer.getvalue())
         os.replace(unfinished, path)
         sync_folder(path.parent)
@@ -239,8 +244,8 @@ def _save_weights(net: nn.Module, path: Path) -> Path:
 
 def _try_weights(path: Path) -> None:
     """RecordError unless the weights can be saved at ``path``."""
-    undone = ", by LINFDIST_WORK. Nothing was done yet."
-    with named(path, "be a file that can be written; it cannot be", undone):
+    undone = ". LINFDIST_WORK sets this folder. Nothing was done yet."
+    with named(path, "be a file that can be written; writing it failed", undone):
         disk.refuse_folder(path)
         with _unfinished(path) as unfinished, disk.create(unfinished) as file:
             file.write(b"\n")
@@ -270,7 +275,7 @@ def _cpu_warning(name: str, net: nn.Module, setting: Setting, train: data.ImageS
     days = _epochs_seconds(net, setting, train) * images / 86400
     return (
         f"{name} at the paper's scale trains for {epochs} epochs of {images} images. On this CPU "
-        f"that takes about {days:.1f} days; use a GPU, or --scale reduced. A stopped run goes on "
+        f"that takes about {days:.1f} days; use a GPU, or --scale reduced. A stopped run continues "
         "from its checkpoint."
     )
 

@@ -66,8 +66,8 @@ def trial(
     """
     if not setting.validation:
         raise ValueError(
-            "trial: setting.validation must be True, so that the test set is left alone; got "
-            'False. Take it from get_setting("validation/<row>", scale).'
+            "trial: setting.validation must be True, so that a trial never reads the test set; got "
+            'False. Take the setting from get_setting("validation/<row>", scale).'
         )
     if Path(name).name != name:
         raise ValueError(f"trial: name must be the name of a file, without folders; got {name!r}.")
@@ -116,7 +116,7 @@ def _known(path: Path, setting: Setting) -> dict[str, Any]:
     record = read_sealed(path)
     if record["setting"] != to_dict(setting):
         raise RecordError(
-            f"{path} must be of this setting; it is of another. Give the trial another name, or "
-            "delete the file to make it again."
+            f"{path} must belong to this setting; it belongs to another. Give the trial another "
+            "name, or delete the file to run the trial again."
         )
     return record

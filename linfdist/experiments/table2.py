@@ -118,7 +118,7 @@ def _quoted(title: str, reason: str, flops: str, *accuracies: float) -> QuotedRo
 _QUOTED = (
     _quoted(
         RESNEXT,
-        "grouped convolutions in residual blocks, an architecture that this code has not",
+        "grouped convolutions in residual blocks, an architecture that this code lacks",
         "64M",
         21.42,
         20.20,
@@ -126,7 +126,7 @@ _QUOTED = (
     ),
     _quoted(
         DENSENET,
-        "layers that concatenate what came before, an architecture that this code has not",
+        "layers that concatenate all earlier outputs, an architecture that this code lacks",
         "575M",
         22.04,
         19.48,
@@ -134,7 +134,7 @@ _QUOTED = (
     ),
     _quoted(
         WIDE_RESNET,
-        "an architecture that this code has not, and 15 times the FLOPs of CNN7+BN",
+        "an architecture that this code lacks, with 15 times the FLOPs of CNN7+BN",
         "5.22G",
         27.86,
         20.52,

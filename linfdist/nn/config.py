@@ -45,7 +45,7 @@ class NetConfig:
             raise ValueError(f"NetConfig: mlp_hidden must be at least 1; got {self.mlp_hidden}.")
         if (self.kind == "conv_net_mlp") != bool(self.channels):
             raise ValueError(
-                "NetConfig: channels must be given for 'conv_net_mlp' and for it alone; got "
+                "NetConfig: channels must be given for 'conv_net_mlp' and for no other kind; got "
                 f"{self.channels} for {self.kind!r}."
             )
         if any(min(channel) < 1 for channel in self.channels):

@@ -110,5 +110,5 @@ def _refuse_bound(module: nn.Module) -> None:
         how = "is compiled" if compiled else "has a forward set on the instance"
         raise TypeError(
             "frozen: every module of a network must run by its class's forward; "
-            f"{type(module).__name__} {how}. Pass the network as it was before."
+            f"{type(module).__name__} {how}. Pass the original network."
         )

@@ -72,7 +72,7 @@ class MeanShift(nn.Module):
         elif x.numel() == self.num_features:
             raise ValueError(
                 "MeanShift: in training mode x must hold more than one value for each feature; got "
-                f"{tuple(x.shape)}, of which the mean leaves 0. Give it more images, or call "
+                f"{tuple(x.shape)}. A single value minus its mean is 0. Pass more images, or call "
                 "eval()."
             )
         else:
@@ -155,8 +155,8 @@ def reestimate_mean_shift(
     refuse_inference_tensors(net, "reestimate_mean_shift")
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         raise TypeError(
-            "reestimate_mean_shift: batches must be several tensors of pixels; got "
-            f"{shown(batches)}. A single batch is [x]."
+            "reestimate_mean_shift: batches must be an iterable of tensors of pixels; got "
+            f"{shown(batches)}. Pass a single batch as [x]."
         )
     learner = replica(net, training=True)
     shifts = [module for module in learner.modules() if isinstance(module, MeanShift)]
@@ -166,7 +166,7 @@ def reestimate_mean_shift(
             if not isinstance(batch, Tensor):
                 raise TypeError(
                     "reestimate_mean_shift: batches must be tensors of pixels; got a "
-                    f"{type(batch).__name__}. Pass the images of each batch alone."
+                    f"{type(batch).__name__}. Pass only the images of each batch."
                 )
             seen += len(batch)
             for shift in shifts:

@@ -89,8 +89,8 @@ class Normalize(nn.Module):
     def _check_filled(self, caller: str) -> None:
         if self._empty:
             raise RuntimeError(
-                f"{caller}: the network must hold values; net.to_empty left memory without any. "
-                "Call net.load_state_dict."
+                f"{caller}: the network must hold values; net.to_empty left its memory "
+                "uninitialised. Call net.load_state_dict."
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Normalize":
@@ -121,9 +121,9 @@ class Normalize(nn.Module):
                 device = "cpu" if own.is_meta else own.device  # the weights' is unknown
                 state_dict[prefix + name] = value.to(device, own.dtype, copy=True)
         wrong = [
-            f"{prefix}{name} must be {_text(self._built[name])}, which the network was built with; "
-            f"the state dict holds {_text(value)}. Build the network with the mean and the std "
-            "that the weights were trained with."
+            f"{prefix}{name} must be {_text(self._built[name])}, the value that the network was "
+            f"built with; the state dict holds {_text(value)}. Build the network with the mean and "
+            "the std that the weights were trained with."
             for name, value in recorded.items()
             if value is not None and not self._may_hold(name, value)
         ]
@@ -164,8 +164,8 @@ def _number(name: str, value: object) -> float:
     except (TypeError, ValueError, RuntimeError):
         pass
     raise TypeError(
-        f"Normalize: {name} must be a number{' a channel' * (name == 'mean')}; got {value!r}. One "
-        "std for all channels keeps an l_inf ball an l_inf ball."
+        f"Normalize: {name} must be a number{' per channel' * (name == 'mean')}; got {value!r}. "
+        "One std for all channels keeps an l_inf ball an l_inf ball."
     )
 
 

@@ -25,7 +25,7 @@ def check_state_dict(net: nn.Module, state: Any, what: str, *, older: bool = Fal
     missing = sorted(own.keys() - state.keys())
     if unknown or (missing and not older):
         raise ValueError(
-            f"{what} must hold its own entries; missing are {missing}, unknown are {unknown}"
+            f"{what} must hold exactly the network's entries; it lacks {missing} and adds {unknown}"
         )
     for name, value in state.items():
         if not isinstance(value, Tensor):

@@ -14,8 +14,8 @@ def check_p(op: str, p: float) -> float:
     value = float(p)
     if not value >= 1:
         raise ValueError(
-            f"{op}: p must be in [1, inf], below 1 there is no norm; got p={value}. "
-            "Use math.inf for the l_inf distance."
+            f"{op}: p must be in [1, inf], because there is no norm below 1; got p={value}. Use "
+            "math.inf for the l_inf distance."
         )
     return value
 
@@ -27,8 +27,8 @@ def check_t(op: str, t: float) -> float:
     value = float(t)
     if not value > 0:
         raise ValueError(
-            f"{op}: t must be in (0, inf]; got t={value}. The larger t, the nearer the l_inf "
-            "distance; math.inf is that itself."
+            f"{op}: t must be in (0, inf]; got t={value}. The distance approaches the l_inf "
+            "distance as t grows; math.inf is the l_inf distance itself."
         )
     return value
 

@@ -41,12 +41,12 @@ def _check_sums(caller: str, device: torch.device, elements: int) -> None:
     if wrong[:, ::3].any():
         raise ValueError(
             f"{caller}: denormals must be kept on every thread; they are flushed to 0, which no "
-            "bound here covers. Call torch.set_flush_denormal(False); where that was done, start a "
-            "new process: threads that were made before it keep flushing."
+            "bound here covers. Call torch.set_flush_denormal(False). If that does not help, start "
+            "a new process, because threads that exist already keep flushing."
         )
     raise ValueError(
         f"{caller}: results must be rounded to nearest on every thread; another rounding mode is "
-        "set. Set FE_TONEAREST, as it is in a new process."
+        "set. Set FE_TONEAREST, the mode of every new process."
     )
 
 

@@ -13,8 +13,9 @@ from linfdist.ops.checks import FLOATS, check_p
 
 LEAST_NORMAL = 1e-37  # above float32's smallest normal number, so that no logarithm is infinite
 _ADVICE = (
-    "A state must be of this very parameter: where its data was exchanged, make a new optimizer "
-    "and run the backward pass again; a loaded state is of the same parameters in the same order."
+    "A state must belong to this very parameter. If you replaced the parameter's data, make a new "
+    "optimizer and run the backward pass again. If you loaded the state, it must come from the "
+    "same parameters in the same order."
 )
 SMALLEST = -60.0  # e^-60 of the largest decay is negligible; times lr it is normal
 
@@ -109,7 +110,7 @@ def check_like(weight: Tensor, **others: Tensor) -> None:
     """Refuse tensors unlike ``weight``. This reads only metadata: a step never waits for a GPU."""
     if not weight.is_floating_point():
         raise TypeError(
-            f"LpAdamW: a parameter must be of real numbers; got {weight.dtype}. Convert it with "
+            f"LpAdamW: a parameter must hold real numbers; got {weight.dtype}. Convert it with "
             "parameter.float() first."
         )
     for name, value in others.items():

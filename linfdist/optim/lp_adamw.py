@@ -155,9 +155,9 @@ def _check_plain(name: str, layer: LpDist | LpDistConv2d) -> None:
     for part in ("weight", "bias"):
         if getattr(layer, part, None) is not None and part not in layer._parameters:
             raise ValueError(
-                f"param_groups: {part} of {name} must be a parameter of its own; it is made of "
-                "others, by a parametrization, weight_norm or pruning. Its l_p decay would be of "
-                "those: remove it first, or make groups by hand."
+                f"param_groups: {part} of {name} must be a parameter of its own; a "
+                "parametrization, weight_norm or pruning computes it from other parameters, which "
+                "the l_p decay would then shrink. Remove that first, or make the groups by hand."
             )
 
 

@@ -15,19 +15,19 @@ def check_order(state: dict[str, Any]) -> None:
     if not {"state", "param_groups"} <= state.keys():
         raise ValueError(
             "optimizer: a state must have state and param_groups; got "
-            f"{', '.join(map(str, state))}. Load what state_dict gave."
+            f"{', '.join(map(str, state))}. Load the result of state_dict."
         )
     order = [index for group in state["param_groups"] for index in group["params"]]
     if order != list(range(len(order))):
         raise ValueError(
             "optimizer: the parameters of a state must be numbered in order, 0, 1, 2, …; got "
-            f"{order}. Load what state_dict gave."
+            f"{order}. Load the result of state_dict."
         )
     unknown = set(state["state"]) - set(order)
     if unknown:
         raise ValueError(
-            f"optimizer: a state must be of its {len(order)} parameters; it has moments for "
-            f"{sorted(unknown, key=str)} too. Load what state_dict gave."
+            f"optimizer: a state must have moments for its {len(order)} parameters only; it also "
+            f"has some for {sorted(unknown, key=str)}. Load the result of state_dict."
         )
 
 
@@ -45,6 +45,6 @@ def check_step(step: object) -> None:
     whole = isinstance(step, Tensor) and step.numel() == 1 and float(step).is_integer()
     if not whole or step < 1:
         raise ValueError(
-            f"optimizer: step must be a tensor with a number of steps, 1 or more; got {step!r}. "
-            "Load what state_dict gave."
+            "optimizer: step must be a tensor with a step count of at least 1; got "
+            f"{step!r}. Load the result of state_dict."
         )

@@ -80,7 +80,7 @@ class AttackRecord:
         text = read_text(path)
         if hashlib.sha256(text.encode()).hexdigest() != self.table_sha256:
             raise RecordError(
-                f"{path} must have the SHA-256 that {SUMMARY} says, {self.table_sha256}; it has "
+                f"{path} must have the SHA-256 that {SUMMARY} names, {self.table_sha256}; it has "
                 "another. Restore both from version control."
             )
         try:
@@ -136,20 +136,20 @@ def _contradiction(record: AttackRecord, table: pd.DataFrame) -> str:
     if [*table] != [*ATTACK_COLUMNS, *names, "beaten_by"]:
         return f"its columns are {', '.join(table)}"
     if not (table["index"].isin(first["index"]) & (table["index"].diff().fillna(1) > 0)).all():
-        return "an index is twice there, or of no image that was looked at"
+        return "an index occurs twice, or belongs to an image outside the attacked set"
     for name in ("label", "certified_interval"):
         if table[name].tolist() != first.loc[table["index"], name].tolist():
-            return f"{name} is not that of the run"
+            return f"{name} differs from the run's"
     open_ = first[(first["survived_pgd"] == 1) & (first["certified_interval"] == 0)]
     if not open_["index"].isin(table["index"]).all():
         return "an image that PGD-20 missed and that is not certified has no row"
     if record.certified != int(table["certified_interval"].sum()):
-        return f"it has not the {record.certified} certified images"
+        return f"it does not have the {record.certified} certified images"
     beaten = pd.Series(None, index=table.index, dtype=object)
     for name in names:
         flags, met = table[name], beaten.isna() | record.each
         if not (flags[met].isin([0, 1]).all() and flags[~met].isna().all()):
-            return f"{name} must be 0 or 1 where it was tried, and empty elsewhere"
+            return f"{name} must be 0 or 1 where the attack was tried, and empty elsewhere"
         beaten[beaten.isna() & (flags == 0)] = name
     said = table["beaten_by"].astype(object)
     if beaten.where(beaten.notna(), "").tolist() != said.where(said.notna(), "").tolist():
@@ -167,8 +167,8 @@ def refuse_attack(run: Run) -> None:
     """Raise RunExists if an attack on the run is already recorded."""
     if (run.path / SUMMARY).exists():
         raise RunExists(
-            f"{run.path / SUMMARY} exists: a run is attacked once. Delete it and {TABLE} to "
-            "attack the run again."
+            f"{run.path / SUMMARY} already exists: a run is attacked only once. Delete it and "
+            f"{TABLE} to attack the run again."
         )
 
 
@@ -216,7 +216,7 @@ def read_attack(run: Run) -> AttackRecord:
         ) from error
     if record.weights_sha256 != run.weights_sha256:
         raise RecordError(
-            f"{path} must be of the run's weights, {run.weights_sha256}; it is of "
+            f"{path} must belong to the run's weights, {run.weights_sha256}; it belongs to "
             f"{record.weights_sha256}. Delete it and {TABLE}, and attack the run again."
         )
     return record
@@ -225,9 +225,9 @@ def read_attack(run: Run) -> AttackRecord:
 def _check(record: AttackRecord) -> None:
     """Raise ValueError if the summary contradicts itself or the run."""
     if record.eps != eps_of(record.run):
-        raise ValueError(f"its eps is {record.eps}, not that of the run")
+        raise ValueError(f"its eps is {record.eps}, not the run's")
     if not 1 <= record.images <= len(record.run.certificates):
-        raise ValueError(f"it says {record.images!r} images")
+        raise ValueError(f"its number of images is {record.images!r}")
     if not (record.attacks and record.seconds.keys() == record.attacks.keys()):
         raise ValueError("seconds must have a number for each of attacks")
     if not all(isinstance(one, int | float) for one in record.seconds.values()):

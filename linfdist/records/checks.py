@@ -72,7 +72,9 @@ RECORDED_COLUMNS = ("index", "label", "predicted", *PAIRS[0], "interval_radius",
 def check_summary(path: Path, summary: Mapping[str, Any]) -> None:
     """Check the keys and types of metrics.json. ``check_tables`` derives its metrics again."""
     if summary.keys() != SUMMARY.keys():
-        raise RecordError(f"{path} has other keys than a run's: {', '.join(summary)}. Restore it.")
+        raise RecordError(
+            f"{path} must have the keys of a run; it has {', '.join(summary)}. Restore it."
+        )
     _check_types(path, summary, SUMMARY)
     _check_types(path, summary["metrics"], dict.fromkeys(summary["metrics"], NUMBER))
 
@@ -97,7 +99,7 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
     }
     wrong = [name for name, right in checks.items() if not right]
     if wrong:
-        raise RecordError(f"{path} has a value that no run has in {', '.join(wrong)}. Restore it.")
+        raise RecordError(f"{path} has an impossible value in {', '.join(wrong)}. Restore it.")
 
 
 def check_environment(path: Path, environment: Mapping[str, Any]) -> None:
@@ -143,7 +145,7 @@ def check_tables(run: Run) -> None:
         abs(derived[name] - value) > 1e-9 for name, value in run.metrics.items()
     ):
         raise RecordError(
-            f"{run.path / 'metrics.json'} must have the metrics that certificates.csv gives, "
+            f"{run.path / 'metrics.json'} must have the metrics that follow from certificates.csv, "
             f"{_listed(derived)}; it has {_listed(run.metrics)}. Restore both."
         )
     path, table = run.path / "epochs.csv", run.epochs
@@ -154,7 +156,7 @@ def check_tables(run: Run) -> None:
             "Restore it."
         )
     if "train_accuracy" not in table or not _between(table["train_accuracy"], 0, 1):
-        raise RecordError(f"{path} must have fractions as train_accuracy. Restore it.")
+        raise RecordError(f"{path}: train_accuracy must hold fractions from 0 to 1. Restore it.")
 
 
 def _check_columns(path: Path, table: pd.DataFrame, num_classes: int) -> None:
@@ -178,7 +180,7 @@ def _check_columns(path: Path, table: pd.DataFrame, num_classes: int) -> None:
         if not table[flag].isin([0, 1]).all():
             wrong.append(flag)
     if wrong:
-        raise RecordError(f"{path} has a value that no run has in {', '.join(wrong)}. Restore it.")
+        raise RecordError(f"{path} has an impossible value in {', '.join(wrong)}. Restore it.")
 
 
 def _between(numbers: pd.Series, low: float, high: float) -> bool:
@@ -194,7 +196,9 @@ def _check_types(path: Path, content: Mapping[str, Any], types: Mapping[str, Any
         raise RecordError(f"{path} lacks {', '.join(lacking)}. Restore it.")
     wrong = [name for name, kind in types.items() if not _is(content[name], kind)]
     if wrong:
-        raise RecordError(f"{path} has a value of another type in {', '.join(wrong)}. Restore it.")
+        raise RecordError(
+            f"{path} has a value of the wrong type in {', '.join(wrong)}. Restore it."
+        )
 
 
 def _is(value: Any, kind: Any) -> bool:

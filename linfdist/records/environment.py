@@ -80,8 +80,8 @@ def _commit_and_changes() -> tuple[str | None, str | None]:
         if (checkout / ".git").exists():
             said = (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0]
             warnings.warn(
-                f"{checkout}: its commit cannot be told, and is recorded as null ({said}). Install "
-                "git, or mend the checkout.",
+                f"{checkout}: git cannot tell its commit, so the record says null ({said}). "
+                "Install git, or repair the checkout.",
                 CommitWarning,
                 stacklevel=3,
             )

@@ -36,8 +36,8 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise RecordError(
-            f"{path}: ~ must stand for a home folder; there is none. Set HOME, or write the whole "
-            "path."
+            f"{path}: ~ must stand for a home folder; no home folder is known. Set HOME, or write "
+            "the whole path."
         ) from error
 
 
@@ -100,13 +100,13 @@ def _decimals(millionths: pd.Series) -> pd.Series:
 
 def replace_file(path: Path, text: str) -> None:
     """Write a file atomically. If that fails, raise RecordError and keep the previous file."""
-    with named(path, "be written whole; it cannot be", ". What was there before is kept."):
+    with named(path, "be written completely; writing it failed", ". The previous file is kept."):
         disk.replace_file(path, text)
 
 
 def try_file(path: Path) -> None:
     """Raise RecordError unless ``replace_file`` can write there. Call this before the work."""
-    with named(path, "be a file that can be written; it cannot be", ". Nothing was done yet."):
+    with named(path, "be a file that can be written; writing it failed", ". Nothing was done yet."):
         disk.try_file(path)
 
 
@@ -144,7 +144,7 @@ def read_checksums(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 def read_text(path: Path, digest: str | None = None) -> str:
     """The text of a file; raises RecordError if it is not text or its SHA-256 is not ``digest``."""
-    with named(path, "be a file that can be read; it cannot be", "."):
+    with named(path, "be a file that can be read; reading it failed", "."):
         content = path.read_bytes()
     actual = hashlib.sha256(content).hexdigest()
     if digest not in (None, actual):
@@ -169,7 +169,7 @@ def read_json(path: Path, digest: str | None = None) -> dict[str, Any]:
 
     def finite(text: str) -> float:
         if math.isinf(number := float(text)):
-            raise ValueError(f"it has {text}, which no float holds")
+            raise ValueError(f"it has {text}, which no float can hold")
         return number
 
     text = read_text(path, digest)
@@ -193,8 +193,9 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path} is not JSON text: {error}. Restore it.") from error
     if digest != actual:
         raise RecordError(
-            f"{path} must have the contents of its {SEAL}, {digest}; theirs is {actual}. The file "
-            "has changed since it was written: restore it, or delete it and make it again."
+            f"{path} must have contents with the {SEAL} that it names, {digest}; theirs is "
+            f"{actual}. The file has changed since it was written: restore it, or delete it and "
+            "make it again."
         )
     return content
 

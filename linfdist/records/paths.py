@@ -27,10 +27,10 @@ def runs_dir() -> Path:
     return expanded(os.environ.get("LINFDIST_RUNS") or repository() / "runs")
 
 
-_OTHER_RUNS = ", by LINFDIST_RUNS. Nothing was done yet."
+_OTHER_RUNS = ". LINFDIST_RUNS sets this folder. Nothing was done yet."
 
 
-_OTHER_WORK = ", by LINFDIST_WORK. Nothing was done yet."
+_OTHER_WORK = ". LINFDIST_WORK sets this folder. Nothing was done yet."
 
 
 def run_dir(experiment: str, scale: str, seed: int) -> Path:

@@ -59,15 +59,15 @@ def refuse_recorded(experiment: str, scale: str, seed: int) -> Path:
     path = run_dir(experiment, scale, seed)
     if path.exists():
         raise RunExists(
-            f"{path} exists: a run is recorded once. Choose another seed, or delete that folder "
-            "to run it again."
+            f"{path} already exists: a run is recorded only once. Choose another seed, or delete "
+            "that folder to run it again."
         )
     return path
 
 
 def try_recording(path: Path) -> None:
     """Raise RecordError unless a run can be recorded at ``path``. Call this before the work."""
-    with named(path, "be a folder that can be made; it cannot be", _OTHER_RUNS):
+    with named(path, "be a folder that can be created; creating it failed", _OTHER_RUNS):
         disk.try_folder(path)
 
 
@@ -89,7 +89,7 @@ def lock(work: Path) -> Iterator[None]:
         on_acquired=lambda descriptor: disk.refuse_second_link(descriptor, path),
     )
     with named(
-        work, "be a folder in which a file can be written and locked; it cannot be", _OTHER_WORK
+        work, "be a folder in which a file can be written and locked; locking failed", _OTHER_WORK
     ):
         try:
             held.acquire()
@@ -153,9 +153,13 @@ def write_run(
         "certificates.csv": csv_text(certificates),
     }
     again = (
-        ": the same call goes on, or says that the run is recorded. Training and weights are kept."
+        ". Then repeat the call: it continues, or says that the run is recorded. The checkpoint "
+        "and the weights are kept."
     )
-    with named(path, "be written whole; it cannot be", again), _folder_for(path) as unfinished:
+    with (
+        named(path, "be written completely; writing it failed", again),
+        _folder_for(path) as unfinished,
+    ):
         write_files(unfinished, texts)
         read_anywhere(unfinished)  # a record that cannot be read is not kept
         refuse_recorded(experiment, scale, seed)
@@ -270,9 +274,9 @@ def _exchanging(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RecordError(
-            f"{path} cannot be exchanged for another folder: {error}. {disk.advice(error)}, or "
-            "copy the records to a file system that can exchange folders, and set LINFDIST_RUNS. "
-            "The record is as it was."
+            f"{path} cannot be swapped with another folder: {error}. {disk.advice(error)}, or copy "
+            "the records to a file system that can swap folders, and set LINFDIST_RUNS. The record "
+            "is unchanged."
         ) from error
 
 
@@ -317,7 +321,7 @@ def find_runs(
             if path.relative_to(runs_dir()) == run.place:
                 runs.append(run)
             else:
-                _leave_out(path, f"says that it is {run.place}")
+                _leave_out(path, f"says that the run belongs at {run.place}")
     return sorted(runs, key=lambda run: (run.experiment, run.scale, run.seed))
 
 
@@ -334,8 +338,8 @@ def _inside(folder: Path, levels: int) -> list[Path]:
         return []
     except OSError as error:
         raise RecordError(
-            f"{folder} must be a folder that can be read; it cannot be ({error}). "
-            f"{disk.advice(error)}, by LINFDIST_RUNS."
+            f"{folder} must be a folder that can be read; reading it failed ({error}). "
+            f"{disk.advice(error)}. LINFDIST_RUNS sets this folder."
         ) from error
     return [path for name in sorted(names) for path in _inside(folder / name, levels - 1)]
 
@@ -375,13 +379,13 @@ def read_run(path: Path | str) -> Run:
     path = Path(path)
     run = read_anywhere(path)
     if path.resolve().parts[-len(run.place.parts) :] != run.place.parts:
-        raise RecordError(f"{path / 'metrics.json'} says that it is {run.place}. Move it there.")
+        raise RecordError(f"{path / 'metrics.json'} says that the run belongs at {run.place}. Move it there.")
     return run
 
 
 def read_anywhere(path: Path) -> Run:
     """``read_run`` for a folder that need not be the run's own, such as the folder of a copy."""
-    with named(path, "be a folder that can be read; it cannot be", "."):
+    with named(path, "be a folder that can be read; reading it failed", "."):
         lacking = [name for name in FILES if not (path / name).is_file()]
     if lacking:
         raise RecordError(

@@ -63,8 +63,8 @@ def layers(net: NetConfig, num_classes: int, *, in_channels: int | None = None) 
 def _convolutions(net: NetConfig, in_channels: int | None) -> Iterator[str]:
     if net.channels and in_channels is None:
         raise ValueError(
-            "layers: in_channels must be the images' number of channels for 'conv_net_mlp', whose "
-            "layers Table 8 prints with it; got None. Pass info.input_shape[0]."
+            "layers: in_channels must be the number of channels of the images for 'conv_net_mlp', "
+            "because Table 8 prints it; got None. Pass info.input_shape[0]."
         )
     for out_channels, stride in net.channels:
         strided = "" if stride == 1 else f", stride={stride}"

@@ -41,8 +41,8 @@ def margin_radius(net: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     check_net(net, "margin_radius")
     if not isinstance(net, Lipschitz):
         raise TypeError(
-            "margin_radius: net must be a LinfDistNet, or another whose logits are Lipschitz; got "
-            f"{type(net).__name__}. Use interval_radius."
+            "margin_radius: net must be a LinfDistNet or another network with Lipschitz logits; "
+            f"got {type(net).__name__}. Use interval_radius."
         )
     images, labels = check_images(net, images, labels, "margin_radius")
     lipschitz = checked_lipschitz(net, "margin_radius")

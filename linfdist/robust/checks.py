@@ -24,9 +24,9 @@ from linfdist.system.values import shown, whole
 
 ROUNDED = 1e-3  # pixels: values this far outside [0, 1] count as rounding
 PROTOCOL = (
-    "A network is an nn.Module with num_classes, input_shape, forward(x, p) and, to be certified, "
-    "worst_case_margins_on_box: see linfdist.robust.Classifier. Of a wrapper pass the network "
-    "inside, net.module."
+    "A network is an nn.Module with num_classes, input_shape, forward(x, p) and, for certificates, "
+    "worst_case_margins_on_box: see linfdist.robust.Classifier. If a wrapper holds the network, "
+    "pass net.module."
 )
 
 
@@ -69,7 +69,7 @@ def check_net(net: nn.Module, caller: str, *needed: str) -> None:
     lacking = [part for part in ("num_classes", "input_shape", *needed) if not hasattr(net, part)]
     if lacking:
         raise TypeError(
-            f"{caller}: net must have {', '.join(lacking)}; got {name}, which has not. {PROTOCOL}"
+            f"{caller}: net must have {', '.join(lacking)}; got {name}, which does not. {PROTOCOL}"
         )
     if not _takes_p(net):
         raise TypeError(
@@ -157,16 +157,16 @@ def check_images(
     labels = integer_labels(labels, images, caller)
     if not images.isfinite().all():
         raise ValueError(
-            f"{caller}: images must be finite; got NaN or infinity. Nothing can be certified of "
-            "them: clean the data first."
+            f"{caller}: images must be finite; got NaN or infinity. Nothing can be certified for "
+            "such images: clean the data first."
         )
     if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= 1:
         low, high = float(images.min()), float(images.max())
         small = max(-low, high - 1) <= ROUNDED
         advice = (
-            "A rounding, as of resizing, is cut off by images.clamp(0, 1)."
+            "If resizing rounded them out of range, call images.clamp(0, 1)."
             if small
-            else "The network normalises them itself; levels of 0 to 255 are divided by 255."
+            else "The network normalises images itself. Divide levels of 0 to 255 by 255."
         )
         raise ValueError(
             f"{caller}: images must be pixels in [0, 1]; got values from {low!r} to {high!r}. "
@@ -241,7 +241,7 @@ def radius(
         raise ValueError(f"{caller}: {name} must be at least 0, in pixels; got {eps.min().item()}.")
     if bool((eps > 1).any()):
         raise ValueError(
-            f"{caller}: {name} must be at most 1, for pixels are in [0, 1]; got "
+            f"{caller}: {name} must be at most 1, because pixels are in [0, 1]; got "
             f"{eps.max().item()}. Divide levels by 255; cut larger radii with clamp(max=1)."
         )
     return eps
@@ -254,8 +254,8 @@ def norm(p: object, caller: str, name: str = "p") -> float | LogSumExp:
     value = real(p, caller, name)
     if not value >= 1:
         raise ValueError(
-            f"{caller}: {name} must be in [1, inf] or a LogSumExp, below 1 there is no norm; got "
-            f"{value}. Use math.inf for the l_inf distance."
+            f"{caller}: {name} must be in [1, inf] or a LogSumExp, because there is no norm below "
+            f"1; got {value}. Use math.inf for the l_inf distance."
         )
     return value
 

@@ -138,8 +138,8 @@ def _check_weights(owner: str, weights: Weights) -> None:
         )
     if (weights[1] == 0) != (weights[2] == 0):
         raise ValueError(
-            f"{owner}: weights must end above 0 if e2 starts above 0, and at 0 if it starts there: "
-            f"the fall is exponential; got {weights}."
+            f"{owner}: weights must end above 0 if e2 starts above 0, and at 0 if e2 starts at 0, "
+            f"because they fall exponentially; got {weights}."
         )
 
 

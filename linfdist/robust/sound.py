@@ -168,14 +168,14 @@ def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> tuple
     if not isinstance(net, SOUND) or dtypes != {torch.float32}:
         raise TypeError(
             f"{caller}: net must be a LinfDistNet or a LinfDistNetMLP in float32; got "
-            f"{', '.join([type(net).__name__, *sorted(map(str, dtypes))])}. Use "
-            "interval_certified: for other networks rounding is not accounted for."
+            f"{', '.join([type(net).__name__, *sorted(map(str, dtypes))])}. For other networks use "
+            "interval_certified, which does not account for rounding."
         )
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise TypeError(
             f"{caller}: images must be uint8, 0 to 255, so that the ball is exact; got "
             f"{images.dtype if isinstance(images, Tensor) else shown(images)}. Pass the images "
-            "themselves, not linfdist.data.to_pixels of them."
+            "themselves, not the result of linfdist.data.to_pixels."
         )
     _, labels = check_images(net, to_pixels(images), labels, caller)
     check_finite(net, caller)

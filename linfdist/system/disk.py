@@ -15,29 +15,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-_TAKEN = "Move away what has that name, or name another folder"
-_DENIED = "Change the owner or the mode of the folder, or name another folder"
+_TAKEN = "Move the file or folder of that name away, or choose another folder"
+_DENIED = "Change the owner or the mode of the folder, or choose another folder"
 _FULL = "Free some space"
 _ADVICE = {
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
-    errno.EROFS: "Name a folder that can be written to",
+    errno.EROFS: "Choose a folder that can be written to",
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EFBIG: _FULL,
     errno.ENOTDIR: _TAKEN,
     errno.EEXIST: _TAKEN,
     errno.EISDIR: _TAKEN,
-    errno.ENAMETOOLONG: "Give a shorter name",
-    errno.ELOOP: "Delete the symbolic link of that name: none is followed there",
-    errno.EMLINK: "Delete the link of that name: the file that it shares would be overwritten",
-    errno.ENOENT: "Make the folder that is missing, or name another folder",
+    errno.ENAMETOOLONG: "Choose a shorter name",
+    errno.ELOOP: "Delete the symbolic link of that name: linfdist does not follow links there",
+    errno.EMLINK: "Delete the link of that name: writing would overwrite the file that it shares",
+    errno.ENOENT: "Create the missing folder, or choose another folder",
 }
 
 
 def advice(error: OSError) -> str:
     """What to do about an OSError, by its errno: a sentence without its full stop."""
-    return _ADVICE.get(error.errno, "Mend that")
+    return _ADVICE.get(error.errno, "Remove the cause and try again")
 
 
 def open_own(path: Path) -> int:

@@ -63,8 +63,8 @@ def _own_device(name: torch.device | str | None) -> torch.device:
         return usable_device(name)
     if str(name) != "cuda":
         raise DeviceError(
-            f"device {str(name)!r} is one GPU, for {processes} processes. Use cuda: each process "
-            "takes a GPU of its own."
+            f"device {str(name)!r} is one GPU, but there are {processes} processes. Use cuda, so "
+            "that each process takes its own GPU."
         )
     if processes > torch.cuda.device_count():
         raise DeviceError(

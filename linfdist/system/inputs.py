@@ -33,7 +33,7 @@ def real(value: object, caller: str, name: str) -> float:
     try:
         return float(value)
     except OverflowError as error:
-        raise ValueError(f"{caller}: {name} must be a float64 number; got a larger one.") from error
+        raise ValueError(f"{caller}: {name} must fit into float64; got a larger number.") from error
 
 
 def finite(value: object, caller: str, name: str) -> float:
@@ -80,8 +80,8 @@ def pixel_radius(value: object, caller: str, name: str = "eps") -> Fraction:
         levels = number <= 255 and number == int(number)
         meant = f"Fraction({int(number)}, 255)" if levels else "1, which reaches every image"
         raise ValueError(
-            f"{caller}: {name} must be at most 1, for pixels are in [0, 1]; got {number}. Did you "
-            f"mean {meant}?"
+            f"{caller}: {name} must be at most 1, because pixels are in [0, 1]; got {number}. Did "
+            f"you mean {meant}?"
         )
     return Fraction(number.item() if isinstance(number, np.generic) else number)
 
@@ -114,8 +114,8 @@ def channel_means(value: object, channels: int, caller: str) -> tuple[float, ...
         value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(
-            f"{caller}: mean must be a sequence, one number a channel; got {shown(value)}. "
-            "For grey images pass (0.5,)."
+            f"{caller}: mean must be a sequence of one number per channel; got {shown(value)}. For "
+            "grey images pass (0.5,)."
         )
     means = tuple(finite(number, caller, "each of mean") for number in value)
     if len(means) != channels:
@@ -130,8 +130,8 @@ def deviation(value: object, caller: str) -> float:
     """The std of all channels: one number above 0."""
     if isinstance(value, Sequence | np.ndarray) or (isinstance(value, Tensor) and value.ndim):
         raise TypeError(
-            f"{caller}: std must be one number for all channels, so that an l_inf ball stays one; "
-            f"got {shown(value)}. Pass their mean."
+            f"{caller}: std must be one number for all channels, so that an l_inf ball stays an "
+            f"l_inf ball; got {shown(value)}. Pass their mean."
         )
     number = finite(value.item() if isinstance(value, Tensor) else value, caller, "std")
     if not number > 0:
@@ -191,8 +191,8 @@ def refuse_inference_tensors(net: nn.Module, caller: str) -> None:
         return
     if any(weight.is_inference() for weight in (*net.parameters(), *net.buffers())):
         raise ValueError(
-            f"{caller}: net must not be of inference tensors; got {type(net).__name__}. Build and "
-            "load it outside of torch.inference_mode()."
+            f"{caller}: net must not hold inference tensors; got {type(net).__name__}. Build and "
+            "load it outside torch.inference_mode()."
         )
 
 

@@ -82,7 +82,7 @@ def _checked_number(kind: type, value: Any, what: str, finite: bool) -> Any:
     except OverflowError:
         number, finite = math.inf, True
     if not isinstance(value, numbers.Rational) and number == number and number != value:
-        raise TypeError(f"{what} must be a number that float64 holds; got {shown(value)}.")
+        raise TypeError(f"{what} must be a number that float64 can hold; got {shown(value)}.")
     if finite and not math.isfinite(number):
         raise ValueError(f"{what} must be a finite number; got {value}.")
     if isinstance(value, numbers.Integral) and (kind is Fraction or number == value):

@@ -73,8 +73,8 @@ def file(value: Any, what: str) -> Path:
         return Path(value).expanduser()
     except RuntimeError as error:
         raise ValueError(
-            f"{what} must lie in a folder that is known; the home folder of {os.fspath(value)} is "
-            "not. Write the whole path."
+            f"{what} must lie in a known folder; the home folder of {os.fspath(value)} is "
+            "unknown. Write the whole path."
         ) from error
 
 

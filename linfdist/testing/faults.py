@@ -61,7 +61,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="disk full in a checkpoint",
+        name="disk full while saving a checkpoint",
         stage="checkpoint",
         outcome="named error, then exact resume",
         error="CheckpointError",
@@ -72,7 +72,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="two processes at one checkpoint",
+        name="two processes writing one checkpoint",
         stage="checkpoint",
         outcome="named error",
         error="CheckpointError",
@@ -99,7 +99,7 @@ FAULTS = (
         tests=("faults/test_fuzz.py::test_a_damaged_checkpoint_is_never_loaded",),
     ),
     Fault(
-        name="a checkpoint of before checksums, damaged or not",
+        name="a checkpoint written before checksums existed, damaged or not",
         stage="checkpoint",
         outcome="named error",
         error="CheckpointError",
@@ -110,10 +110,10 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="a checkpoint of a right checksum with nonsense in it",
+        name="a checkpoint with a correct checksum and nonsense inside",
         stage="checkpoint",
         outcome="named error",
-        error="CheckpointError; the network stays as it was",
+        error="CheckpointError; the network stays unchanged",
         times=1000,
         tests=(
             "training/test_checkpoint_state.py::test_nonsense_anywhere_in_a_checkpoint_is_named",
@@ -135,7 +135,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="a checkpoint whose moments are of other parameters, or missing",
+        name="a checkpoint whose moments are missing or belong to other parameters",
         stage="checkpoint",
         outcome="named error",
         error="CheckpointError",
@@ -150,7 +150,7 @@ FAULTS = (
         tests=("faults/test_kills.py::test_killed_at_every_step_of_recording",),
     ),
     Fault(
-        name="disk full at an fsync of a record",
+        name="disk full during an fsync of a record",
         stage="record",
         outcome="named error, then exact resume",
         error="RecordError",
@@ -158,7 +158,7 @@ FAULTS = (
         tests=("faults/test_kills.py::test_a_disk_that_is_full_at_any_fsync_of_recording",),
     ),
     Fault(
-        name="disk full in a write of a record",
+        name="disk full during a write of a record",
         stage="record",
         outcome="named error, then exact resume",
         error="RecordError",
@@ -181,7 +181,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="two processes at one run",
+        name="two processes working on one run",
         stage="record",
         outcome="named error",
         error="RunInProgress or RunExists",
@@ -204,14 +204,14 @@ FAULTS = (
         name="a damaged record with checksums of the damaged files",
         stage="record",
         outcome="named error",
-        error="RecordError, where it shows: it may not",
+        error="RecordError if the damage shows; it may not",
         times=300,
         tests=(
             "faults/test_fuzz.py::test_a_damaged_record_with_new_checksums_raises_nothing_else",
         ),
     ),
     Fault(
-        name="a record that was edited, with checksums that fit",
+        name="a record that was edited together with its checksums",
         stage="record",
         outcome="named error",
         error="RecordError",
@@ -234,7 +234,7 @@ FAULTS = (
         tests=("faults/test_fuzz.py::test_a_record_without_its_checksums_is_refused",),
     ),
     Fault(
-        name="a radius below eps of an image that is certified at eps",
+        name="a radius below eps for an image that is certified at eps",
         stage="record",
         outcome="same result",
         times=2,
@@ -255,7 +255,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="folders that cannot be written to: no permission, read-only, full, a file, too long",
+        name="unwritable folders: no permission, read-only, full, a file in the way, a long name",
         stage="record",
         outcome="named error",
         error="RecordError or CheckpointError, before any work",
@@ -276,10 +276,10 @@ FAULTS = (
         tests=("system/test_disk.py::test_records_that_cannot_be_read_are_named",),
     ),
     Fault(
-        name="links in the place of work files",
+        name="links in place of work files",
         stage="record",
         outcome="named error",
-        error="RecordError or CheckpointError; the file that they lead to is as it was",
+        error="RecordError or CheckpointError; the linked file stays unchanged",
         times=20,
         tests=(
             "system/test_disk.py::test_no_link_is_followed_by_the_lock",
@@ -309,7 +309,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="a clone whose line endings git changes",
+        name="a clone in which git changes the line endings",
         stage="record",
         outcome="same result",
         times=3,
@@ -319,7 +319,7 @@ FAULTS = (
         name="a bench or an attack cut short, or with a bit flipped",
         stage="record",
         outcome="named error",
-        error="RecordError, unless it still says the same",
+        error="RecordError, unless the contents are still the same",
         times=300,
         tests=(
             "faults/test_fuzz.py::test_a_damaged_file_that_stands_alone_is_named_or_says_the_same",
@@ -340,7 +340,7 @@ FAULTS = (
         tests=("training/test_training.py::test_a_loss_that_is_not_finite_names_step_p_and_lr",),
     ),
     Fault(
-        name="NaN or infinity in weights or moments, the loss finite",
+        name="NaN or infinity in weights or moments while the loss is finite",
         stage="training",
         outcome="named error, then exact resume",
         error="FloatingPointError",
@@ -348,7 +348,7 @@ FAULTS = (
         tests=("faults/test_inputs.py::test_an_update_that_is_not_finite_is_never_saved",),
     ),
     Fault(
-        name="a field of a configuration that is of another type, or cannot be saved",
+        name="a configuration field that has the wrong type or cannot be saved",
         stage="training",
         outcome="named error",
         error="TypeError or ValueError",
@@ -359,7 +359,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="a batch, a share or a set of one image, of which a mean shift leaves nothing",
+        name="a batch, a share or a set of one image, which a mean shift turns into 0",
         stage="training",
         outcome="named error",
         error="ValueError",
@@ -373,7 +373,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="torch's default device or dtype is another",
+        name="another default device or dtype in torch",
         stage="training",
         outcome="same result",
         times=6,
@@ -384,7 +384,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="a parameter of a notebook of another type",
+        name="a notebook parameter of the wrong type",
         stage="training",
         outcome="named error",
         error="WrongParameter; nothing runs",
@@ -406,7 +406,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="arrays that do not fit each other, given to native code",
+        name="mismatched arrays passed to native code",
         stage="arguments",
         outcome="named error",
         error="ValueError or TypeError, before memory is touched",
@@ -420,7 +420,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="a parameter, gradient or moment exchanged under the optimizer",
+        name="a parameter, gradient or moment replaced outside the optimizer",
         stage="arguments",
         outcome="named error",
         error="ValueError or TypeError",
@@ -431,7 +431,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="an optimizer state of other parameters",
+        name="an optimizer state that belongs to other parameters",
         stage="arguments",
         outcome="named error",
         error="ValueError or TypeError; nothing is changed",
@@ -442,7 +442,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="a setting of the optimizer that is none, by any way in",
+        name="an invalid optimizer setting, however it arrives",
         stage="arguments",
         outcome="named error",
         error="ValueError or TypeError",
@@ -450,7 +450,7 @@ FAULTS = (
         tests=("optim/test_lp_adamw.py::test_a_setting_is_checked_however_it_comes",),
     ),
     Fault(
-        name="a layer's size that is no integer",
+        name="a layer size that is not an integer",
         stage="arguments",
         outcome="named error",
         error="ValueError or TypeError",
@@ -458,7 +458,7 @@ FAULTS = (
         tests=("nn/test_dist.py::test_a_size_that_is_no_integer_is_refused_by_name",),
     ),
     Fault(
-        name="worker threads that flush denormals after one call did",
+        name="worker threads that keep flushing denormals after one call",
         stage="arithmetic",
         outcome="same result",
         times=3,
@@ -554,7 +554,7 @@ FAULTS = (
         tests=("nn/test_normalize.py::test_weights_of_another_mean_or_std_are_refused_by_name",),
     ),
     Fault(
-        name="memory without values, after to_empty or on the device meta",
+        name="uninitialised memory, after to_empty or on the meta device",
         stage="weights",
         outcome="named error",
         error="RuntimeError or ValueError",
@@ -596,7 +596,7 @@ FAULTS = (
         tests=("robust/test_float32.py::test_every_answer_is_that_of_float32",),
     ),
     Fault(
-        name="several threads at one network",
+        name="several threads using one network",
         stage="certificate",
         outcome="same result",
         times=4,
@@ -614,7 +614,7 @@ FAULTS = (
         tests=("robust/test_wrapped.py::test_every_entry_refuses_what_wraps_a_network",),
     ),
     Fault(
-        name="a rounding without its step or slack",
+        name="a bound without its rounding step or slack",
         stage="certificate",
         outcome="caught by a test",
         times=17,
@@ -628,10 +628,10 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="code in a file that is loaded",
+        name="code inside a loaded file",
         stage="any file",
         outcome="named error",
-        error="CheckpointError, RecordError or DataError; the code is not run",
+        error="CheckpointError, RecordError or DataError; the code does not run",
         times=6,
         tests=(
             "faults/test_inputs.py::test_no_file_executes_code",
@@ -653,7 +653,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="other files of MNIST beside the originals",
+        name="other MNIST files beside the originals",
         stage="data",
         outcome="same result",
         tests=("faults/test_inputs.py::test_only_the_originals_are_read",),
@@ -684,7 +684,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="no home folder, or a ~ that nothing expands",
+        name="no home folder, or a ~ that cannot be expanded",
         stage="data",
         outcome="named error",
         error="DataError, where a home folder is needed",
@@ -696,10 +696,10 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="a data file or a cache that another user alone can read",
+        name="a data file or a cache that only another user can read",
         stage="data",
         outcome="named error",
-        error="DataError; a cache is made again",
+        error="DataError; a cache is rebuilt",
         times=4,
         tests=(
             "data/test_data.py::test_files_that_cannot_be_read_are_named_and_not_to_be_deleted",
@@ -715,7 +715,7 @@ FAULTS = (
         tests=("data/test_data.py::test_tinyimagenet_is_read_in_every_layout",),
     ),
     Fault(
-        name="an own data set with labels from 1",
+        name="a user's data set whose labels start at 1",
         stage="data",
         outcome="named error",
         error="ValueError, which does not ask to delete a file",
@@ -724,7 +724,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="rubbish in the place of a data file",
+        name="rubbish in place of a data file",
         stage="data",
         outcome="named error",
         error="DataError",
@@ -737,7 +737,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="an argument of a certificate, an attack, a loss or an evaluation that is none",
+        name="an invalid argument of a certificate, an attack, a loss or an evaluation",
         stage="arguments",
         outcome="named error",
         error="TypeError or ValueError, which names the function",
@@ -750,7 +750,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="the same argument of another kind: integers, layouts, numpy, a radius of each image",
+        name="the same argument in another form: integers, layouts, numpy, a radius per image",
         stage="arguments",
         outcome="same result",
         times=500,
@@ -771,7 +771,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        name="an argument of a network's or data set's constructor that is none",
+        name="an invalid argument of a network's or data set's constructor",
         stage="arguments",
         outcome="named error",
         error="TypeError or ValueError, which names the function",
@@ -779,7 +779,7 @@ FAULTS = (
         tests=("nn/test_arguments.py::test_what_an_argument_must_not_be_is_refused_by_name",),
     ),
     Fault(
-        name="an argument of a function of the theory that is none",
+        name="an invalid argument of a theory function",
         stage="arguments",
         outcome="named error",
         error="TypeError or ValueError, which names the function",

@@ -120,7 +120,7 @@ def train(
     batch_size = whole(batch_size, "train: batch_size", least=2)
     if batch_size > len(images):
         raise ValueError(
-            f"train: batch_size must be at most {len(images)}, the images there are; got "
+            f"train: batch_size must be at most {len(images)}, the number of images; got "
             f"{batch_size}."
         )
     lr, seed = positive(lr, "train", "lr"), checked_seed(seed, "train")

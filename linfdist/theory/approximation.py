@@ -156,8 +156,8 @@ def approximate(
     rounding = precision * (4 * chosen + max(map(abs, box.lower)) + 2 * abs(middle))
     if offset is None and rounding > eps / 2:
         raise ValueError(
-            f"approximate: eps must be above {2 * rounding:.2g}, what {dtype} rounds to on this "
-            f"box; got {eps:g}. Pass dtype=torch.float64."
+            f"approximate: eps must be above {2 * rounding:.2g}, the rounding error of {dtype} on "
+            f"this box; got {eps:g}. Pass dtype=torch.float64."
         )
     spared, quantum = (rounding, power * precision) if offset is None else (0.0, 0.0)
     tops = pyramids(function, box, eps - spared, layout=layout, quantum=quantum)

@@ -99,7 +99,9 @@ def vc_relu(size: ReLUSize, *, sparse: bool = False) -> int:
     counts as one output.
     """
     if not isinstance(size, ReLUSize):
-        raise TypeError(f"vc_relu: size must be a ReLUSize; got {shown(size)}. Take relu_size's.")
+        raise TypeError(
+            f"vc_relu: size must be a ReLUSize; got {shown(size)}. Pass the result of relu_size."
+        )
     layers = size.sparse_layer_parameters if sparse else size.layer_parameters
     outputs = size.widths[-1]
     totals = list(accumulate((*layers[:-1], layers[-1] // outputs)))

@@ -235,11 +235,11 @@ def evaluate(function: Function, points: Tensor) -> Tensor:
         values = function(points)
     if not isinstance(values, Tensor):
         raise TypeError(
-            f"function: must take a tensor (n, d) to a tensor (n,); took it to {shown(values)}."
+            f"function: must map a tensor (n, d) to a tensor (n,); it returned {shown(values)}."
         )
     if values.shape != points.shape[:1]:
         raise ValueError(
-            f"function: must take (n, d) to (n,); took {tuple(points.shape)} to "
+            f"function: must map (n, d) to (n,); it mapped {tuple(points.shape)} to "
             f"{tuple(values.shape)}."
         )
     if not values.isfinite().all():

@@ -44,7 +44,8 @@ def draw_network(
     sizes = [layers[0].shape[1], *(len(weight) for weight in layers)]
     if not isinstance(names, Sequence) or not all(isinstance(each, Sequence) for each in names):
         raise TypeError(
-            f"draw_network: names must be a sequence of texts for each column; got {shown(names)}."
+            "draw_network: names must hold a sequence of strings for each column; got "
+            f"{shown(names)}."
         )
     if [len(column) for column in names] != sizes:
         raise ValueError(

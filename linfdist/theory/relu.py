@@ -108,7 +108,7 @@ def linf_relu(weight: Tensor, *, lean: bool = False) -> nn.Sequential:
     if weight.dim() != 2 or weight.numel() == 0:
         raise ValueError(
             "linf_relu: weight must have shape (out_features, in_features), both at least 1; got "
-            f"{tuple(weight.shape)}. Unsqueeze a single neuron's."
+            f"{tuple(weight.shape)}. For a single neuron pass weight.unsqueeze(0)."
         )
     items = _Items.of_input(weight.shape[1], weight)
     layers: list[nn.Module] = []
@@ -129,7 +129,7 @@ def to_relu(net: LinfDistNet, *, lean: bool = False) -> nn.Sequential:
     if not isinstance(net, LinfDistNet):
         raise TypeError(
             f"to_relu: net must be a LinfDistNet; got {type(net).__name__}, whose head is not made "
-            "of distances. Take the widths of its features to relu_size."
+            "of distances. Pass the widths of its features to relu_size."
         )
     weight = net.last.weight.detach()
     normalize = net.features.normalize
@@ -176,8 +176,8 @@ def check_widths(widths: Sequence[int], caller: str) -> tuple[int, ...]:
     widths = wholes(widths, caller, "widths")
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(
-            f"{caller}: widths must be the input's and those of one layer or more, each at least "
-            f"1; got {tuple(widths)}. One neuron of 784 inputs is (784, 1)."
+            f"{caller}: widths must be the width of the input and of at least one layer, each at "
+            f"least 1; got {tuple(widths)}. One neuron of 784 inputs is (784, 1)."
         )
     return widths
 

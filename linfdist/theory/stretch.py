@@ -40,7 +40,7 @@ def lipschitz_constant(widths: Sequence[int], p: float, norm: float = math.inf) 
     if not norm >= p:
         raise ValueError(
             f"lipschitz_constant: norm must be at least p={p:g}; got {norm:g}. In a norm below p "
-            "the layers' constants do not multiply to one that a net attains."
+            "no net attains the product of the layers' constants."
         )
     ends = (math.log(widths[-1]) - math.log(widths[0])) / norm
     return math.exp(ends + sum(map(math.log, widths[:-1])) / p)

@@ -45,7 +45,7 @@ def _check_all(functions: tuple[Function, ...], caller: str) -> None:
     for each in functions:
         check_function(each, caller, "each of functions")
     if not functions:
-        raise ValueError(f"{caller}: functions must be at least one; got none.")
+        raise ValueError(f"{caller}: functions must hold at least one function; got none.")
 
 
 def clipped(function: Function, low: float, high: float) -> Function:

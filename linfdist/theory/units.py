@@ -69,8 +69,8 @@ def maximum(
         raise ValueError(f"maximum: sign must be 1 or -1; got {sign}.")
     if j == k:
         raise ValueError(
-            f"maximum: j and k must be two inputs; got {j} twice. A neuron has one weight an "
-            "input, so v_j and -v_j cannot meet in one."
+            f"maximum: j and k must be two inputs; got {j} twice. A neuron has one weight per "
+            "input, so it cannot hold both v_j and -v_j."
         )
     return _neuron(in_features, {j: (sign, shift), k: (1, 0.0)}, offset, constant, "maximum")
 

@@ -91,8 +91,8 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
         if not isinstance(cause, OSError):
             raise
         raise CheckpointError(
-            f"checkpoint: {path} must be written whole; it cannot be ({cause}). The last "
-            f"one that was whole is kept. {disk.advice(cause)}: the same call goes on."
+            f"checkpoint: {path} must be written completely; writing it failed ({cause}). The last "
+            f"complete checkpoint is kept. {disk.advice(cause)}. Then repeat the call to continue."
         ) from error
 
 
@@ -108,7 +108,7 @@ def try_saving(path: Path) -> None:
             disk.remove(temporary)
     except OSError as error:
         raise CheckpointError(
-            f"checkpoint: {path} must be a file that can be written; it cannot be ({error}). "
+            f"checkpoint: {path} must be a file that can be written; writing it failed ({error}). "
             f"{disk.advice(error)}. Nothing was trained yet."
         ) from error
 
@@ -147,8 +147,8 @@ def _alone(temporary: Path) -> Iterator[BinaryIO]:
             ours = False
         if not ours:
             raise CheckpointError(
-                f"checkpoint: {temporary} must be written by one process; another is at it. Two "
-                "processes are at one run: stop one of them, or give it another path."
+                f"checkpoint: {temporary} must be written by one process; another process is "
+                "writing it. Stop one of the two processes, or give one of them another path."
             )
         try:
             file.truncate(0)
@@ -184,7 +184,7 @@ def environments(path: Path) -> list[dict[str, Any]]:
 def damaged(path: Path, error: object) -> CheckpointError:
     """The error for a file that is not a whole checkpoint."""
     return CheckpointError(
-        f"checkpoint: {path} must be a whole checkpoint; it cannot be read ({error}). Training "
+        f"checkpoint: {path} must be a whole checkpoint; reading it failed ({error}). Training "
         "does not start over by itself: delete the file or pass restart=True."
     )
 
@@ -197,7 +197,7 @@ def _read(path: Path, device: torch.device | str, **how: bool) -> tuple[Any, dic
         version, fingerprint = content["format"], json.loads(content["fingerprint"])
         state = content["state"]
         if not all(isinstance(call, dict) for call in state.get("environments", [])):
-            raise ValueError("its environments are no dictionaries")
+            raise ValueError("its environments are not dictionaries")
         if version == FORMAT and not has_checksum:
             raise ValueError("its checksum is missing")
     except Exception as error:  # damaged bytes make torch.load raise any error

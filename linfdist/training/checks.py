@@ -25,12 +25,13 @@ def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrain
         raise ValueError("fit: train must hold at least one image; got none.")
     if config.train_images is not None and config.train_images > len(train):
         raise ValueError(
-            f"fit: train_images must be at most {len(train)}, the images there are; got "
+            f"fit: train_images must be at most {len(train)}, the number of images; got "
             f"{config.train_images}."
         )
     if isinstance(config, TrainConfig) and len(train.take(config.train_images)) == 1:
         raise ValueError(
-            "fit: train must hold at least two images; got one, of which a mean shift leaves 0."
+            "fit: train must hold at least two images; got one. A mean shift turns a single image "
+            "into 0."
         )
     for images, name in _shapes(train, test, config):
         if images != net.input_shape:
@@ -49,8 +50,8 @@ def check_share(config: AnyTrainConfig) -> None:
     if isinstance(config, TrainConfig) and config.batch_size < 2 * processes:
         raise ValueError(
             f"fit: batch_size must be at least {2 * processes} for {processes} processes with "
-            f"sync_mean_shift=False; got {config.batch_size}. A mean shift leaves nothing of a "
-            "share of one image."
+            f"sync_mean_shift=False; got {config.batch_size}. A mean shift turns a share of one "
+            "image into 0."
         )
 
 
@@ -59,8 +60,8 @@ def check_seconds(seconds: Any, checkpoint: CheckpointConfig | None) -> float | 
     seconds = values.seconds(seconds, "fit: seconds")
     if seconds is not None and checkpoint is None:
         raise ValueError(
-            f"fit: seconds={seconds:g} must come with a checkpoint to go on from; got none. Pass "
-            "checkpoint, a path."
+            f"fit: seconds={seconds:g} must come with a checkpoint to continue from; got none. "
+            "Pass a path as checkpoint."
         )
     return seconds
 

@@ -148,6 +148,6 @@ def fit(
         done, epochs = run.step / run.steps_per_epoch, sum(config.epochs)
         raise OutOfTime(
             f"fit: out of time after {seconds:g} seconds: {done:.2f} of {epochs} epochs are done, "
-            f"{epochs - done:.2f} are left. The same call goes on from the checkpoint."
+            f"{epochs - done:.2f} are left. Repeat the call to continue from the checkpoint."
         )
     return run.rows

@@ -69,15 +69,15 @@ def _check_rows(state: Mapping[str, Any], run: "TrainingState") -> None:
     rows, ended = state["rows"], state["step"] // run.steps_per_epoch
     if not isinstance(rows, list) or len(rows) != ended:
         raise ValueError(
-            f"its rows must be {ended}, one for each epoch that ended by step {state['step']}; it "
-            f"has {len(rows) if isinstance(rows, list) else repr(rows)}"
+            f"its rows must number {ended}, one for each epoch that ended by step {state['step']}; "
+            f"it has {len(rows) if isinstance(rows, list) else repr(rows)}"
         )
     watched = f"{run.watched}_accuracy", f"{run.watched}_certified"
     for number, row in enumerate(rows, 1):
         what = f"its row of epoch {number}"
         _check_keys(row, (*ROW, *watched), what)
         if type(row["epoch"]) is not int or row["epoch"] != number:
-            raise ValueError(f"{what} must be in its place; it says {row['epoch']!r}")
+            raise ValueError(f"{what} must have that number; it has {row['epoch']!r}")
         # The schedule's values at the epoch's last step, up to another machine's rounding.
         run.recipe.set_progress((number * run.steps_per_epoch - 1) / run.steps_per_epoch)
         for name in ("p", "lr", "eps_train"):
@@ -110,7 +110,9 @@ def _check_same(recorded: Any, wanted: float | None, what: str) -> None:
 def _check_mean_distances(recorded: Any, run: "TrainingState") -> None:
     layers = len(mean_distances(run.net))
     if not isinstance(recorded, list) or len(recorded) != layers:
-        raise ValueError(f"its mean distances must be {layers}, one a layer; they are {recorded!r}")
+        raise ValueError(
+            f"its mean distances must be {layers}, one per layer; they are {recorded!r}"
+        )
     dtype = next(run.net.parameters()).dtype
     for mean in recorded:
         if mean is not None and not (_is_scalar(mean, dtype) and 0 < mean.item() < math.inf):
@@ -132,7 +134,9 @@ def _check_optimizer(state: Mapping[str, Any], run: "TrainingState") -> None:
     moments = recorded["state"]
     names = run.recipe.state if state["step"] else ()
     if not isinstance(moments, dict) or not moments.keys() <= set(range(len(parameters))):
-        raise ValueError(f"its optimizer's state must be of parameters 0..{len(parameters) - 1}")
+        raise ValueError(
+            f"its optimizer's state must belong to parameters 0..{len(parameters) - 1}"
+        )
     for index, parameter in enumerate(parameters):
         what = f"its optimizer's state of parameter {index}"
         entry = moments.get(index, {})
@@ -141,7 +145,7 @@ def _check_optimizer(state: Mapping[str, Any], run: "TrainingState") -> None:
             if name == "step":
                 good = _is_scalar(value) and value.is_floating_point()
                 good = good and value.item() == state["step"]
-                wanted = f"{state['step']}, the steps that were made"
+                wanted = f"{state['step']}, the number of steps done"
             else:
                 good = _is_like(value, parameter) and bool(value.isfinite().all())
                 good = good and (name != "exp_avg_sq" or bool((value >= 0).all()))

@@ -136,7 +136,7 @@ class TrainingState:
             raise FloatingPointError(
                 f"fit: the loss must be finite; got {loss.item()} at step {step} (epoch "
                 f"{step // self.steps_per_epoch + 1}, p={p:g}, lr={lr:g}). Lower the learning rate "
-                "or p_end; the last checkpoint is from before."
+                "or p_end; the last checkpoint is older."
             )
         # A finite loss can have a gradient that is not finite; its update must not be saved.
         changed = dict(self._values())
@@ -146,7 +146,7 @@ class TrainingState:
             raise FloatingPointError(
                 f"fit: weights and moments must be finite; {[*changed][finite.index(False)]} is "
                 f"not after step {step} (epoch {step // self.steps_per_epoch + 1}, p={p:g}, "
-                f"lr={lr:g}). Lower the learning rate or p_end; the last checkpoint is from before."
+                f"lr={lr:g}). Lower the learning rate or p_end; the last checkpoint is older."
             )
         self.unchecked.clear()
 
@@ -235,7 +235,7 @@ class TrainingState:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise CheckpointError(
-                    f"checkpoint: {path} must be a file that can be deleted; it cannot be "
+                    f"checkpoint: {path} must be a file that can be deleted; deleting it failed "
                     f"({error}). Give another path."
                 ) from error
         if path.exists():
@@ -246,7 +246,7 @@ class TrainingState:
         if len(set(steps)) > 1:
             raise CheckpointError(
                 f"fit: all processes must find the same checkpoint at {path}; they are at steps "
-                f"{steps}. Let it lie in a folder that all of them see."
+                f"{steps}. Put it on a file system that all processes share."
             )
 
     def load(self) -> None:

@@ -123,7 +123,7 @@ def test_a_convolution_is_the_linear_layer_of_its_matrix(kernel, stride):
 def test_max_min_sorts_pairs():
     x = torch.tensor([[1.0, 5.0, 3.0, 2.0]])
     assert MaxMin()(x).tolist() == [[3.0, 5.0, 1.0, 2.0]]
-    with pytest.raises(ValueError, match="must be even in number, to pair them; got 3"):
+    with pytest.raises(ValueError, match="must be even, because MaxMin pairs them; got 3"):
         MaxMin()(x[:, :3])
 
 

@@ -146,7 +146,7 @@ def test_layers_that_have_no_zonotope_are_named():
     steps = interval_trace(net.features, x, x).steps
     with pytest.raises(TypeError, match=r"got BatchNorm2d\. Train it on intervals"):
         zonotope_point(steps, x, x, [torch.zeros_like(x)] * 9)
-    with pytest.raises(ValueError, match="relus must be at most 3, those of the layers; got 4"):
+    with pytest.raises(ValueError, match="relus must be at most 3, the number of ReLUs; got 4"):
         prefix_length(small("colt").features, 4)
 
 

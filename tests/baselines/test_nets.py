@@ -161,7 +161,7 @@ def test_an_image_s_bound_does_not_depend_on_its_batch(kind):
 
 def test_only_groupsort_is_lipschitz():
     x, labels = batch()
-    with pytest.raises(TypeError, match="whose logits are Lipschitz; got BaselineNet"):
+    with pytest.raises(TypeError, match="with Lipschitz logits; got BaselineNet"):
         margin_radius(small("dm_large").float(), x.float(), labels)
 
 
@@ -172,7 +172,7 @@ def test_a_config_survives_json():
 
 def test_errors():
     net = small("dm_large")
-    with pytest.raises(ValueError, match=r"p must be inf, for a dm_large has no p; got 8\.0"):
+    with pytest.raises(ValueError, match=r"p must be inf, because dm_large has no p; got 8\.0"):
         net(torch.zeros(1, *SHAPE), 8.0)
     with pytest.raises(TypeError, match=r"got torch.uint8\. Convert images with"):
         net(torch.zeros(1, *SHAPE, dtype=torch.uint8))

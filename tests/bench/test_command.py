@@ -57,7 +57,7 @@ def test_out_of_time_keeps_what_is_done_and_resume_measures_the_rest(tmp_path, c
     before = read_sealed(out)
     capsys.readouterr()
     assert bench("--json", out) == 2
-    assert "bench.json exists: what it holds is not measured over. --resume goes on with it" in (
+    assert "bench.json already exists and is not overwritten. Pass --resume to continue it" in (
         capsys.readouterr().err
     )
     assert read_sealed(out) == before

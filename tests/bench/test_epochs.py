@@ -180,7 +180,7 @@ def test_out_of_time_leaves_rounds_that_resume_measures(folders, two, capsys):
     assert "2 rounds are left; --resume measures them." in capsys.readouterr().err
     assert bench("--rounds", "1") == 0
     assert bench("--rounds", "2") == 2  # not over what is recorded
-    assert "epochs-smoke-cpu.json exists: " in capsys.readouterr().err
+    assert "epochs-smoke-cpu.json already exists and " in capsys.readouterr().err
     assert bench("--rounds", "2", "--resume") == 0
     (path,) = (folders / "runs" / "bench").iterdir()
     assert EpochTimes.load(path).rounds == 2

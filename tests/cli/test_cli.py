@@ -47,7 +47,7 @@ def test_a_run_is_listed_tabled_and_not_repeated(capsys):
     assert main(run) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "a run is recorded once" in captured.err
+    assert "a run is recorded only once" in captured.err
 
 
 def test_a_list_of_some_rows_at_one_scale(capsys):
@@ -160,13 +160,13 @@ def test_a_stopped_run_says_how_to_go_on(capsys, monkeypatch, stopped):
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     assert main(["run", NET, "--seed", "3", "--device", "cpu"]) == 130
-    assert "Stopped. To go on from the last checkpoint: " in capsys.readouterr().err
+    assert "Stopped. To continue from the last checkpoint: " in capsys.readouterr().err
 
 
 def test_any_stopped_command_ends_without_a_traceback(capsys, monkeypatch, stopped):
     monkeypatch.setattr("linfdist.experiments.recertify.recertify_all", stopped)
     assert main(["recertify", NET]) == 130
-    assert capsys.readouterr().err == "\nStopped; what was finished is kept.\n"
+    assert capsys.readouterr().err == "\nStopped; finished work is kept.\n"
 
 
 def test_output_that_nobody_reads_ends_without_a_traceback():
@@ -185,23 +185,27 @@ def test_a_run_in_parts_says_how_to_go_on_and_ends_with_a_record(capsys):
     assert captured.out == ""
     assert "0.04 of 14 epochs are done, 13.96 are left" in captured.err
     again = f"run {NET} --scale smoke --seed 0 --device cpu --seconds 0.001"
-    assert captured.err.endswith(f"\nTo go on: python -m linfdist {again}\n")
+    assert captured.err.endswith(f"\nTo continue: python -m linfdist {again}\n")
     assert records.find_runs() == []
     assert main([*again.split()[:-1], "1000", "--quiet"]) == 0
     (run,) = records.find_runs()
     assert len(run.epochs) == 14 and run.environment["processes"] == 1
 
 
+COMMANDS = "list", "run", "table", "recertify", "attack", "bench", "bench epochs", "session"
+
+
 @pytest.mark.quick
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], *([name, "--help"] for name in ("list", "run", "table", "recertify"))],
-)
-def test_help_teaches(arguments, capsys):
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_teaches_by_examples_in_80_columns(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stopped:
-        main(arguments)
+        main([*command.split(), "--help"])
     assert stopped.value.code == 0
-    assert "python -m linfdist" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    example = f"  python -m linfdist {command}".rstrip() + " "
+    assert sum(line.startswith(example) for line in lines) >= 2
+    assert max(map(len, lines)) <= 80
 
 
 def test_another_system_is_named(monkeypatch):

@@ -126,9 +126,9 @@ def test_a_recorded_row_is_left_out(capsys):
     records.run_dir(NET, "smoke", 3).mkdir(parents=True)
     only = ("--no-build", "--no-tests", "--no-bench")
     assert run(NET, "--scale", "smoke", "--seed", 3, *only, "--dry-run") == 0
-    assert capsys.readouterr().out == f"{NET}: recorded already\n"
+    assert capsys.readouterr().out == f"{NET}: already recorded\n"
     assert run(NET, "--scale", "smoke", "--seed", 3, *only) == 0
-    assert table(capsys.readouterr().out) == {NET: "recorded already"}
+    assert table(capsys.readouterr().out) == {NET: "already recorded"}
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_recorded_row_is_left_out(capsys):
         ([NET, "--scale", "papre"], "Did you mean 'paper'"),
         (["table1/mnist_nte"], "Did you mean 'table1/mnist_net'"),
         (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
-        (["--seconds", "4"], "must be more than twice --reserve=2, .*; got 4. Give it more"),
+        (["--seconds", "4"], "must be more than twice --reserve=2, .*; got 4. Raise --seconds"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(arguments, message, capsys, folders):
@@ -181,7 +181,7 @@ def test_a_failed_build_does(steps, capsys):
 
 def test_what_is_done_is_not_done_again_for_the_same_code(steps, capsys, monkeypatch):
     steps += [python("tests", "print('passed')"), python("bench", "raise SystemExit(1)")]
-    again = "done already for this code on this device"
+    again = "already done for this code on this device"
     assert run() == 1
     capsys.readouterr()
     assert run() == 1  # the one that failed is run again
@@ -197,7 +197,7 @@ def test_what_is_done_is_not_done_again_for_the_same_code(steps, capsys, monkeyp
 def test_what_is_done_is_done_again_where_its_file_is_gone(steps, capsys, tmp_path, monkeypatch):
     file = tmp_path / "bench.json"
     steps.append(python("bench", f"open({str(file)!r}, 'w'); print('measured')", leaves=file))
-    for expected in ("measured", "done already for this code on this device"):
+    for expected in ("measured", "already done for this code on this device"):
         assert run() == 0
         assert table(capsys.readouterr().out) == {"bench": expected}
     file.unlink()
@@ -286,4 +286,4 @@ def test_whoever_stops_a_session_stops_its_step(sign, folders):
     os.kill(process.pid, sign)
     out, _ = process.communicate(timeout=40)
     assert process.returncode == 130, out
-    assert "Interrupted; the same command goes on." in out
+    assert "Interrupted. Repeat the same command to continue." in out

@@ -192,7 +192,7 @@ def test_images_to_choose_by_are_cut_as_test_images_are():
 
 def test_images_are_split_once():
     _, validation = data.split_validation(dataset(200))
-    with pytest.raises(ValueError, match="not split before; got 20 validation images"):
+    with pytest.raises(ValueError, match="not be split already; got 20 validation images"):
         data.split_validation(validation)
     with pytest.raises(ValueError, match=r"at least ten training images.*got 9 training images"):
         data.split_validation(dataset(9))

@@ -288,7 +288,7 @@ def test_a_failed_download_is_explained(name, tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("urllib.request.urlopen", no_network)
-    with pytest.raises(DataError, match=r"could not be downloaded: .*With no network, copy it"):
+    with pytest.raises(DataError, match=r"could not be downloaded: .*Without a network, copy it"):
         data.load(name, "train", root=tmp_path)
 
 
@@ -345,13 +345,15 @@ def homeless(monkeypatch):
 
 def test_without_a_home_folder_the_digits_are_there_and_the_rest_is_named(homeless, monkeypatch):
     assert len(data.load("digits", "train")) == 1440
-    message = r"Set LINFDIST_DATA to the folder of the data sets and XDG_CACHE_HOME to one that can"
+    message = (
+        r"Set LINFDIST_DATA to the folder of the data sets and XDG_CACHE_HOME to a folder that can"
+    )
     for name in FILE_SETS:
         with pytest.raises(DataError, match=message):
             data.load(name, "train")
     for given in ("~/data", "~nobody/data"):
         monkeypatch.setenv("LINFDIST_DATA", given)
-        with pytest.raises(DataError, match=f"{given} must be a folder that is known.*{message}"):
+        with pytest.raises(DataError, match=f"{given} must be in a known home folder.*{message}"):
             data.load("mnist", "train")
         with pytest.raises(ValueError, match=f"load: root must .* home folder of {given} is"):
             data.load("mnist", "train", root=given)
@@ -360,7 +362,7 @@ def test_without_a_home_folder_the_digits_are_there_and_the_rest_is_named(homele
 def test_a_cache_needs_a_home_folder_too(tmp_path, homeless):
     """The files are read from another folder, the decoded images go to the cache."""
     root = tiny_imagenet(tmp_path)
-    with pytest.raises(DataError, match="XDG_CACHE_HOME to one that can be written to"):
+    with pytest.raises(DataError, match="XDG_CACHE_HOME to a folder that can be written to"):
         data.load("tinyimagenet", "test", root=root.parent)
 
 

@@ -93,7 +93,7 @@ def test_an_attack_is_recorded_beside_the_run_and_once(folder, capsys):
 
     before = (run.path / "attacks.csv").read_bytes()
     assert main(COMMAND) == 2
-    assert "a run is attacked once" in capsys.readouterr().err
+    assert "a run is attacked only once" in capsys.readouterr().err
     assert (run.path / "attacks.csv").read_bytes() == before
     assert records.read_run(run.path).metrics == metrics  # the record itself is as it was
 
@@ -216,7 +216,7 @@ def test_a_stopped_attack_leaves_nothing(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(experiments_attack, "survivors", stop)
     assert main(COMMAND) == 130
-    assert "nothing is recorded of table1/mnist_net" in capsys.readouterr().err
+    assert "no attack on table1/mnist_net was recorded" in capsys.readouterr().err
     assert sorted(path.name for path in only_run().path.iterdir()) == sorted(
         [*records.FILES, records.CHECKSUMS]
     )
@@ -234,7 +234,9 @@ def test_an_attack_that_cannot_be_written_can_be_made_again(folder, monkeypatch,
     run = only_run()
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(RecordError, match=r"attacks\..* must be written whole.*No space left"):
+        with pytest.raises(
+            RecordError, match=r"attacks\..* must be written completely.*No space left"
+        ):
             experiments_attack.attack_run(run, images=100, progress=False)
     assert find_attacks() == []
     assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
@@ -246,7 +248,7 @@ def test_damaged_records_are_refused_by_name(folder):
     with pytest.raises(RecordError, match=r"must hold attacks\.csv and attacks\.json"):
         read_attack(run)
     experiments_attack.attack_run(run, images=100, progress=False)
-    with pytest.raises(RunExists, match="a run is attacked once"):
+    with pytest.raises(RunExists, match="a run is attacked only once"):
         experiments_attack.attack_run(run)
     path = run.path / "attacks.json"
     good = path.read_text()
@@ -256,9 +258,9 @@ def test_damaged_records_are_refused_by_name(folder):
 
     for bad, message in (
         (good[:-9], "is not JSON"),
-        (good.replace('"images": 100', '"images": 101'), "must have the contents of its sha256"),
+        (good.replace('"images": 100', '"images": 101'), "must have contents with the sha256"),
         (sealed_with('"eps"', '"esp"'), "is not the summary of an attack"),
-        (sealed_with(run.weights_sha256, "0" * 64), "must be of the run's weights"),
+        (sealed_with(run.weights_sha256, "0" * 64), "must belong to the run's weights"),
     ):
         path.write_text(bad)
         with pytest.raises(RecordError, match=message):

@@ -234,7 +234,7 @@ def test_the_state_of_a_run_is_the_last_thing_that_it_said(empty):
     wanted = BOTH[0]
     assert wanted.state() == f"{NET}, smoke, seed 0: not started"
     wanted.log.parent.mkdir(parents=True)
-    wanted.log.write_text("epoch 1\nfit: out of time\nTo go on: python -m linfdist run\n\n")
+    wanted.log.write_text("epoch 1\nfit: out of time\nTo continue: python -m linfdist run\n\n")
     assert wanted.state() == f"{NET}, smoke, seed 0: fit: out of time\n  {wanted.log}"
 
 
@@ -242,7 +242,9 @@ def test_the_state_of_a_run_is_the_last_thing_that_it_said(empty):
 def test_braces_in_a_path_are_refused_by_name(name, tmp_path):
     """Snakemake takes them for wildcards, and has nothing to escape them with."""
     assert batch.without_braces(tmp_path) == tmp_path
-    with pytest.raises(BatchError, match="Name a folder without braces by LINFDIST_WORK and"):
+    with pytest.raises(
+        BatchError, match="Set LINFDIST_WORK and LINFDIST_RUNS to folders without braces"
+    ):
         batch.without_braces(tmp_path / name)
 
 
@@ -252,7 +254,7 @@ def test_the_snakefile_names_braces(empty, tmp_path, monkeypatch, variable):
     monkeypatch.setenv(variable, str(tmp_path / "w{o}rk"))
     ended = called(tmp_path, "-n", NET, "--config", "scale=smoke")
     assert ended.returncode == 1
-    assert "Snakemake takes braces in a path for its wildcards; got" in ended.stdout
+    assert "Snakemake reads braces in a path as wildcards; got" in ended.stdout
 
 
 def test_seconds_and_device_go_to_every_run():

@@ -129,7 +129,7 @@ def test_a_file_system_that_cannot_exchange_is_named(old, monkeypatch):
         raise OSError(22, "Invalid argument", str(one), None, str(other))
 
     monkeypatch.setattr(store, "swap_folders", cannot)
-    with pytest.raises(RecordError, match=r"seed0 cannot be exchanged for another folder: .*copy"):
+    with pytest.raises(RecordError, match=r"seed0 cannot be swapped with another folder: .*copy"):
         recertify.recertify(run)
     assert files(run.path) == before and os.listdir(run.path.parent) == ["seed0"]
 
@@ -149,7 +149,9 @@ def test_a_contradiction_is_a_bug(old):
     first = table.index[table["certified_interval"] == "1"][0]
     table.loc[first, "certified_interval"] = "0"
     made_records.rewrite(run.path, table)
-    with pytest.raises(evaluation.ContradictionError, match="certified_sound implies certified_in"):
+    with pytest.raises(
+        evaluation.ContradictionError, match="certified_sound must imply certified_in"
+    ):
         recertify.recertify(records.read_run(run.path))
 
 
@@ -201,4 +203,4 @@ def test_the_command_goes_on_after_missing_weights(old, capsys):
     assert main([*again[:3], "1", *again[4:]]) == 1
     assert "these are not the weights of" in capsys.readouterr().err
     assert main(["recertify", "table3", "--quiet"]) == 1
-    assert "Nothing of this is recorded" in capsys.readouterr().err
+    assert "No run of these is recorded" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_a_smoke_run_learns_and_is_recorded(name):
         predicted = net(data.to_pixels(test.images)).argmax(1)
     assert predicted.tolist() == run.certificates["predicted"].tolist()
 
-    with pytest.raises(RunExists, match="a run is recorded once"):
+    with pytest.raises(RunExists, match="a run is recorded only once"):
         runner.run(name, scale="smoke")
 
 
@@ -139,8 +139,11 @@ def test_a_run_resumed_in_another_environment_says_so(tiny, monkeypatch, capsys)
     warned = capsys.readouterr().err.splitlines()
     assert len(warned) == 1
     threads = now["threads"]
-    assert "is from another environment: commit: 'one' there, 'two' here; threads: " in warned[0]
-    assert f"threads: {threads} there, 64 here. The run goes on" in warned[0]
+    assert (
+        "was written in another environment: commit: 'one' there, 'two' here; threads: "
+        in warned[0]
+    )
+    assert f"threads: {threads} there, 64 here. The run continues" in warned[0]
 
     monkeypatch.setattr(environment, "describe", lambda device: calls[-1])
     run = runner.run(NET, scale="smoke", progress=False)

@@ -125,7 +125,7 @@ def test_a_trial_is_noted_and_made_once(folders, setting, monkeypatch):
 
     monkeypatch.setattr("linfdist.experiments.search.fit", None)  # nothing is trained again
     assert trial("as it is", setting, folder=folder, progress=False) == found
-    with pytest.raises(RecordError, match="must be of this setting; it is of another"):
+    with pytest.raises(RecordError, match="must belong to this setting; it belongs to another"):
         trial("as it is", other, folder=folder, progress=False)
 
 

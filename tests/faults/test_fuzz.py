@@ -89,7 +89,9 @@ def test_a_checkpoint_of_before_is_refused_damaged_or_not(tmp_path):
             with pytest.raises(CheckpointError):
                 read()
         tried += 1
-    assert tried >= faults.get("a checkpoint of before checksums, damaged or not").times
+    assert (
+        tried >= faults.get("a checkpoint written before checksums existed, damaged or not").times
+    )
 
 
 # --- records ------------------------------------------------------------------------------------
@@ -160,9 +162,9 @@ def test_a_damaged_record_with_new_checksums_raises_nothing_else(run):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("seed", "0", "a value of another type in seed"),
-        ("metrics", {"clean_accuracy": "1"}, "a value of another type in clean_accuracy"),
-        ("other", 1, "has other keys than a run's"),
+        ("seed", "0", "a value of the wrong type in seed"),
+        ("metrics", {"clean_accuracy": "1"}, "a value of the wrong type in clean_accuracy"),
+        ("other", 1, "must have the keys of a run"),
     ],
 )
 def test_metrics_of_other_types_are_named(run, key, value, message):
@@ -214,7 +216,7 @@ def only_data_errors(read, copies):
         except DataError:
             pass
         tried += 1
-    assert tried >= faults.get("rubbish in the place of a data file").times // 4
+    assert tried >= faults.get("rubbish in place of a data file").times // 4
 
 
 @pytest.mark.parametrize("trailing", [(), (3, 2)])

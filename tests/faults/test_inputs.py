@@ -116,7 +116,7 @@ def test_a_run_that_another_process_recorded_meanwhile_stays(tmp_path, monkeypat
 
         patch.setattr(store, "refuse_recorded", look)
         patch.setattr(records, "refuse_recorded", look)
-        with pytest.raises(RunExists, match="a run is recorded once"):
+        with pytest.raises(RunExists, match="a run is recorded only once"):
             runner.run(deaths.NAME, scale="smoke", device="cpu", progress=False)
         assert len(seen) == 5
         assert (records.run_dir(deaths.NAME, "smoke", 0) / "theirs").exists()

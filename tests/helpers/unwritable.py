@@ -98,7 +98,7 @@ CAUSES = {
     "read-only": (
         lambda folder: failing(folder, errno.EROFS),
         "Read-only file system",
-        "Name a folder that can be written to",
+        "Choose a folder that can be written to",
     ),
     "full": (
         lambda folder: failing(folder, errno.ENOSPC),

@@ -260,7 +260,7 @@ def test_errors_name_the_value_and_the_fix():
         ({"hidden": (5, 0)}, r"at least one positive width; got \(5, 0\)"),
         ({"mlp_hidden": 5}, "None for 'net'; got 5"),
         ({"kind": "net_mlp"}, "got None for 'net_mlp'"),
-        ({"channels": ((4, 1),)}, "for 'conv_net_mlp' and for it alone"),
+        ({"channels": ((4, 1),)}, "for 'conv_net_mlp' and for no other kind"),
         ({"kind": "conv_net_mlp", "mlp_hidden": 5}, "channels must be given"),
     ],
 )

@@ -207,7 +207,7 @@ def test_what_is_no_number_is_named():
     for std in ((0.2, 0.2, 0.2), None, "0.3", torch.ones(3)):
         with pytest.raises(TypeError, match="Normalize: std must be a number; got"):
             Normalize((0.5,), std)
-    with pytest.raises(TypeError, match="Normalize: mean must be a number a channel; got None"):
+    with pytest.raises(TypeError, match="Normalize: mean must be a number per channel; got None"):
         Normalize((None,), 0.5)
     with pytest.raises(ValueError, match=r"mean must be finite; got \[nan\]"):
         Normalize((math.nan,), 0.5)
@@ -337,7 +337,9 @@ def test_memory_without_values_is_refused_everywhere(of_meta):
     torch.nn.init.normal_(net.last.weight)
     images, labels = torch.zeros(4, 2, 4, 4, dtype=torch.uint8), torch.zeros(4).long()
     for entry in entries(net, images, labels):
-        with pytest.raises(RuntimeError, match=r"hold values; net\.to_empty left memory without"):
+        with pytest.raises(
+            RuntimeError, match=r"hold values; net\.to_empty left its memory uninit"
+        ):
             entry()
     net.load_state_dict(recorded_before(net_of()))
     assert net(to_pixels(images)).isfinite().all()
@@ -390,7 +392,9 @@ def test_a_checkpoint_without_the_constants_is_refused(tmp_path):
     for name in CONSTANTS:
         del content["state"]["net"][name]
     checkpoint.save(path, json.loads(content["fingerprint"]), content["state"])
-    with pytest.raises(CheckpointError, match="its network must hold its own entries; missing are"):
+    with pytest.raises(
+        CheckpointError, match="its network must hold exactly the network's entries; it lacks"
+    ):
         fit(net_of(), test, config, seed=0, checkpoint=path, progress=False)
 
 

@@ -420,7 +420,7 @@ def test_a_moment_that_was_replaced_is_refused(
 def test_a_parameter_that_is_not_real_is_refused():
     param = torch.nn.Parameter(torch.zeros(3, 4, dtype=torch.complex64))
     param.grad = torch.ones_like(param)
-    with pytest.raises(TypeError, match=r"of real numbers; got torch\.complex64"):
+    with pytest.raises(TypeError, match=r"hold real numbers; got torch\.complex64"):
         LpAdamW([param]).step()
 
 

@@ -86,5 +86,7 @@ def test_damage_in_a_run_s_own_place_still_stops(run):
 def test_each_row_s_list_warns_of_its_own_folders_alone(run):
     copy(run, *LEFT_OUT["a copy of the row"])
     assert len(records.find_runs(NET)) == 1  # a warning here would be an error
-    with pytest.warns(NotARunWarning, match="says that it is table1/mnist_net/reduced/seed0"):
+    with pytest.warns(
+        NotARunWarning, match="says that the run belongs at table1/mnist_net/reduced/seed0"
+    ):
         assert records.find_runs("table1/mnist_net_old") == []

@@ -88,7 +88,7 @@ def test_a_checkout_that_git_cannot_read_is_said(own, monkeypatch):
     folder, _ = own
     for name in ("HEAD", "config"):
         (folder / ".git" / name).unlink()
-    with pytest.warns(CommitWarning, match="its commit cannot be told, and is recorded as null"):
+    with pytest.warns(CommitWarning, match="git cannot tell its commit, so the record says null"):
         assert environment.describe("cpu")["commit"] is None
 
 

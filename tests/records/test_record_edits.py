@@ -155,7 +155,7 @@ TABLES = {
     "an accuracy": (
         "certificates.csv",
         column("certified_sound", 0, slice(0, 3000)),
-        "must have the metrics that certificates.csv gives",
+        "must have the metrics that follow from certificates.csv",
     ),
     "half of the epochs": ("epochs.csv", lambda t: t[::2], "each of the 20 epochs"),
     "no epoch": ("epochs.csv", lambda t: t[:0], "each of the 20 epochs"),
@@ -179,7 +179,7 @@ def test_what_cannot_be_read_is_not_recorded(tmp_path, monkeypatch):
     """Metrics of other images: refused before the record has its name."""
     monkeypatch.setenv("LINFDIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(records, "accuracies", lambda table: {"clean_accuracy": 1.0})
-    with pytest.raises(RecordError, match="must have the metrics that certificates"):
+    with pytest.raises(RecordError, match="must have the metrics that follow from certificates"):
         made_records.record(tmp_path, epochs=[{"epoch": 1, "train_accuracy": 0.5}])
     assert records.find_runs() == [] and not [*(tmp_path / "runs").rglob("seed*")]
 
@@ -295,5 +295,7 @@ def test_a_speed_that_its_seconds_do_not_give_is_named(tmp_path, name):
     timed = next(row for row in content["rows"] if "seconds" in row)
     timed[name] *= 10
     path.write_text(sealed_text(content))
-    with pytest.raises(RecordError, match=r"cpu\.json must have the form of.* by its seconds"):
+    with pytest.raises(
+        RecordError, match=r"cpu\.json must have the format of.* computed from its seconds"
+    ):
         benches.load(path)

@@ -156,7 +156,9 @@ def test_a_net_without_margins_has_no_margin_accuracy(weights):
 def test_a_run_is_never_overwritten(weights):
     first = write(weights)
     before = (first.path / "metrics.json").read_bytes()
-    with pytest.raises(RunExists, match=r"seed0 exists: a run is recorded once\. Choose another"):
+    with pytest.raises(
+        RunExists, match=r"seed0 already exists: a run is recorded only once\. Choose another"
+    ):
         write(weights, seconds=1.0)
     assert (first.path / "metrics.json").read_bytes() == before
     assert write(weights, seed=1).seed == 1
@@ -197,14 +199,16 @@ def test_a_damaged_run_is_named(weights):
         records.read_run(run.path)
     (run.path / "metrics.json").write_text('{"experiment": "a/b"}')
     made_records.seal(run.path)
-    with pytest.raises(RecordError, match=r"metrics\.json has other keys than a run's"):
+    with pytest.raises(RecordError, match=r"metrics\.json must have the keys of a run; it has"):
         records.read_run(run.path)
 
 
 def test_a_moved_run_is_named(weights):
     run = write(weights)
     moved = run.path.rename(run.path.with_name("seed7"))
-    with pytest.raises(RecordError, match=r"says that it is table1/mnist_net/smoke/seed0"):
+    with pytest.raises(
+        RecordError, match=r"says that the run belongs at table1/mnist_net/smoke/seed0"
+    ):
         records.read_run(moved)
 
 

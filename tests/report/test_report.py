@@ -159,7 +159,7 @@ def test_table2_is_reported_too():
         *("not yet run", "quoted", "quoted", "quoted", "not yet run")
     ]
     text = report.text(2, "paper")
-    assert ", WideResNet, TinyImageNet: quoted: an architecture that this code has not" in text
+    assert ", WideResNet, TinyImageNet: quoted: an architecture that this code lacks" in text
 
 
 def beside(table):

@@ -448,7 +448,7 @@ def test_a_network_that_was_built_in_inference_mode_is_certified_in_it_and_not_a
         found = robust.margin_radius(net, PIXELS, LABELS)
         assert same(found, robust.margin_radius(NET, PIXELS, LABELS))
         for attack in (robust.pgd, robust.guided_pgd, robust.strongest):
-            with pytest.raises(ValueError, match="net must not be of inference tensors"):
+            with pytest.raises(ValueError, match="net must not hold inference tensors"):
                 attack(net, PIXELS, LABELS, EPS)
 
 
@@ -483,7 +483,7 @@ def test_what_a_resize_leaves_outside_is_shown_and_told_to_be_cut_off():
     images[0, 0, 0, 0] = -1e-9
     with pytest.raises(ValueError, match=r"from -9\.99\d*e-10 to .*images\.clamp\(0, 1\)"):
         robust.margin_radius(NET, images, LABELS)
-    with pytest.raises(ValueError, match=r"to 255\.0\. .*levels of 0 to 255 are divided by 255"):
+    with pytest.raises(ValueError, match=r"to 255\.0\. .*Divide levels of 0 to 255 by 255"):
         robust.margin_radius(NET, (PIXELS * 255).round().clamp_min(255), LABELS)
 
 

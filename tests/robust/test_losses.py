@@ -213,7 +213,7 @@ def test_a_nan_of_the_network_is_not_hidden():
         ({"weights": (1.0, -0.1, 0.1)}, "MixtureLoss: weights must be three finite numbers"),
         ({"weights": (math.nan, 0.1, 0.1)}, "weights must be a finite number; got nan"),
         ({"weights": (1.0, 0.1, 0.0)}, "must end above 0 if e2 starts above 0.*exponential"),
-        ({"weights": (1.0, 0.0, 0.1)}, "and at 0 if it starts there"),
+        ({"weights": (1.0, 0.0, 0.1)}, "and at 0 if e2 starts at 0"),
         ({"scale": 0.0}, "scale must be above 0 and finite; got 0.0"),
         ({"scale": math.nan}, "scale must be a finite number; got nan"),
         ({"scale_rate": -1.0}, "scale_rate must be at least 0 and finite; got -1.0"),

@@ -120,11 +120,11 @@ class Half(nn.Module):
 
 def test_what_a_network_lacks_is_named():
     for name in ("evaluate", "interval_certified", "interval_radius"):
-        message = f"{name}: net must have worst_case_margins_on_box; got Half, which has not"
+        message = f"{name}: net must have worst_case_margins_on_box; got Half, which does not"
         with pytest.raises(TypeError, match=message):
             ENTRIES[name](Half())
     assert pgd(Half(), X, LABELS, EPS).survived.shape == (4,)
     del Half.num_classes
     for name in ("pgd", "accuracy"):
-        with pytest.raises(TypeError, match="net must have num_classes; got Half, which has not"):
+        with pytest.raises(TypeError, match="net must have num_classes; got Half, which does not"):
             ENTRIES[name](Half())

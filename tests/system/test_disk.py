@@ -104,7 +104,7 @@ def test_a_file_in_the_place_of_a_folder_is_named_before_any_work(
     words = [file if word.endswith("mine.json") else word for word in words]
     assert main(words) == code
     err = capsys.readouterr().err
-    assert str(folders / "file") in err and "Move away what has that name" in err, err
+    assert str(folders / "file") in err and "Move the file or folder of that name away" in err, err
     assert (folders / "file").read_text() == "mine"
 
 
@@ -134,7 +134,7 @@ def test_records_that_are_a_file_are_named(folders, monkeypatch, capsys):
 def test_a_name_that_is_too_long_is_named_before_any_work(folders, monkeypatch, capsys):
     monkeypatch.setenv("LINFDIST_WORK", str(folders / ("w" * 300)))
     assert main(RUN) == 2
-    assert "Give a shorter name" in capsys.readouterr().err
+    assert "Choose a shorter name" in capsys.readouterr().err
     file = folders / "runs" / "bench" / f"{'b' * 300}.json"
     assert main(["bench", "--device", "cpu", "--quick", "--json", str(file)]) == 2
     assert "File name too long" in capsys.readouterr().err
@@ -152,7 +152,11 @@ def test_a_folder_in_the_place_of_a_work_file_is_named(folders, name, monkeypatc
     taken.mkdir(parents=True)
     assert main(RUN) == 2
     err = capsys.readouterr().err
-    way_out = "delete the file" if name == "checkpoint.pt" else "Move away what has that name"
+    way_out = (
+        "delete the file"
+        if name == "checkpoint.pt"
+        else "Move the file or folder of that name away"
+    )
     assert str(taken) in err and way_out in err
 
 
@@ -160,7 +164,9 @@ def test_a_training_that_cannot_be_saved_does_not_begin(place, monkeypatch):
     monkeypatch.setattr(
         "linfdist.training.state.TrainingState.train_step", lambda run: pytest.fail("a step")
     )
-    message = r"c\.pt must be a file that can be written; it cannot be .*Permission denied.*owner"
+    message = (
+        r"c\.pt must be a file that can be written; writing it failed .*Permission denied.*owner"
+    )
     with denied(place), pytest.raises(CheckpointError, match=message):
         fit(fresh(), TRAIN, CONFIG, seed=0, checkpoint=place / "c.pt", progress=False)
 
@@ -188,8 +194,8 @@ def test_a_disk_that_fails_later_is_named_with_what_is_kept(folders, monkeypatch
     monkeypatch.setattr(os, "replace", full)
     assert main(["bench", "--device", "cpu", "--quick", "--json", str(file)]) == 2
     err = capsys.readouterr().err
-    assert f"{file} must be written whole; it cannot be" in err
-    assert "Free some space. What was there before is kept." in err
+    assert f"{file} must be written completely; writing it failed" in err
+    assert "Free some space. The previous file is kept." in err
 
 
 def test_any_other_error_of_the_system_ends_a_command_without_a_traceback(monkeypatch, capsys):
@@ -199,7 +205,8 @@ def test_any_other_error_of_the_system_ends_a_command_without_a_traceback(monkey
     monkeypatch.setattr(records, "find_runs", fails)
     assert main(["list"]) == 2
     assert capsys.readouterr().err == (
-        "python -m linfdist: [Errno 5] Input/output error: '/somewhere'. Mend that.\n"
+        "python -m linfdist: [Errno 5] Input/output error: '/somewhere'. "
+        "Remove the cause and try again.\n"
     )
 
 
@@ -227,7 +234,7 @@ def linked(request, place):
 
 def test_no_link_is_followed_by_the_lock(place, linked):
     linked(place / "work" / "lock")
-    with pytest.raises(RecordError, match=r"cannot be .*\. Delete the .*link of that name"):
+    with pytest.raises(RecordError, match=r"failed .*\. Delete the .*link of that name"):
         with records.lock(place / "work"):
             pytest.fail("it has it")
 
@@ -235,7 +242,7 @@ def test_no_link_is_followed_by_the_lock(place, linked):
 def test_no_link_is_followed_by_a_checkpoint(place, linked):
     linked(place / "c.tmp")
     for write in (lambda: checkpoint.save(place / "c", {}, {"step": 1}), _try(place / "c")):
-        with pytest.raises(CheckpointError, match=r"cannot be .*\. Delete the .*link of that name"):
+        with pytest.raises(CheckpointError, match=r"failed .*\. Delete the .*link of that name"):
             write()
 
 
@@ -325,4 +332,4 @@ def test_a_bench_in_another_form_is_named(folders, form, capsys):
         else:
             words = [*words, "--scale", "paper"]
         assert main(words) == 2
-        assert "must have the form of a bench" in capsys.readouterr().err
+        assert "must have the format of a bench" in capsys.readouterr().err

@@ -281,7 +281,7 @@ def test_points_of_another_dimension_are_refused_by_the_network():
 
 
 def test_a_function_that_gives_no_tensor_is_refused():
-    with pytest.raises(TypeError, match=r"function: must take a tensor \(n, d\) to a tensor"):
+    with pytest.raises(TypeError, match=r"function: must map a tensor \(n, d\) to a tensor"):
         max_of_pyramids.pyramids(lambda x: 1.0, BOX, 0.5)
 
 

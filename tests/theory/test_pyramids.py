@@ -136,7 +136,7 @@ def test_errors():
     with pytest.raises(ValueError, match=r"layout must be 'paper' or 'centred'; got 'hex'"):
         pyramids(flat, Box.unit(2), 0.1, layout="hex")
     with pytest.raises(
-        ValueError, match=r"function: must take \(n, d\) to \(n,\); took \(9, 2\) to \(9, 2\)"
+        ValueError, match=r"function: must map \(n, d\) to \(n,\); it mapped \(9, 2\) to \(9, 2\)"
     ):
         pyramids(lambda x: x, Box.unit(2), 1)
     with pytest.raises(ValueError, match=r"must be finite on the box; it is not at 0, 0\.5"):

@@ -137,7 +137,9 @@ def test_nonsense_anywhere_in_a_checkpoint_is_named(tmp_path, monkeypatch, case)
                 run.load()
             tried += 1
     assert same(net, untouched) and run.step == 0 and run.rows == []
-    assert tried >= faults.get("a checkpoint of a right checksum with nonsense in it").times // 4
+    assert (
+        tried >= faults.get("a checkpoint with a correct checksum and nonsense inside").times // 4
+    )
 
 
 def is_possible(path, value):
@@ -163,12 +165,16 @@ def is_possible(path, value):
         (("step",), 2.5, r"it is 2\.5"),
         (("step",), "a", "it is 'a'"),
         (("step",), None, "it is None"),
-        (("step",), 20, "its rows must be 5, one for each epoch that ended by step 20; it has 1"),
-        (("step",), 5, r"parameter 0: step must be 5, the steps that were made; it is tensor\(6"),
-        (("rows",), "x", "its rows must be 1, .*; it has 'x'"),
-        (("rows",), [], "its rows must be 1, .*; it has 0"),
+        (
+            ("step",),
+            20,
+            "its rows must number 5, one for each epoch that ended by step 20; it has 1",
+        ),
+        (("step",), 5, r"parameter 0: step must be 5, the number of steps done; it is tensor\(6"),
+        (("rows",), "x", "its rows must number 1, .*; it has 'x'"),
+        (("rows",), [], "its rows must number 1, .*; it has 0"),
         (("rows", 0), {"epoch": 1}, "its row of epoch 1 must hold epoch, p, .*; it holds epoch"),
-        (("rows", 0, "epoch"), 2, "its row of epoch 1 must be in its place; it says 2"),
+        (("rows", 0, "epoch"), 2, "its row of epoch 1 must have that number; it has 2"),
         (("rows", 0, "p"), 9.0, r"its row of epoch 1: p must be 8\.0; it is 9\.0"),
         (("rows", 0, "eps_train"), 0.1, r"eps_train must be None; it is 0\.1"),
         (("rows", 0, "train_accuracy"), 1.5, "train_accuracy must be a number from 0 to 1"),
@@ -177,13 +183,13 @@ def is_possible(path, value):
         (("correct",), torch.tensor(33), r"in 0\.\.32, the images of the epoch's 2 batches"),
         (("seconds",), -1.0, r"its seconds must be a number from 0 to inf; it is -1\.0"),
         (("optimizer", "state", 0), {}, "parameter 0 must hold step, exp_avg, exp_avg_sq"),
-        (("optimizer", "state", 9), {}, r"must be of parameters 0\.\.3"),
+        (("optimizer", "state", 9), {}, r"must belong to parameters 0\.\.3"),
         (("optimizer", "state", 0, "exp_avg"), torch.zeros(12, 40), r"of shape \(12, 36\)"),
         (("optimizer", "state", 0, "exp_avg_sq"), -torch.ones(12, 36), "exp_avg_sq must be finite"),
         (("net", "last.bias"), torch.zeros(1, 3).double(), "must be torch.float32 of shape"),
         (("net", "last.bias"), torch.zeros(3, dtype=torch.complex64), "it is torch.complex64"),
         (("net", "last.bias"), torch.tensor([0, math.nan, 0]), "last.bias holds NaN"),
-        (("net", "other"), torch.zeros(3), r"unknown are \['other'\]"),
+        (("net", "other"), torch.zeros(3), r"adds \['other'\]"),
     ],
 )
 def test_the_error_says_what_is_wrong(tmp_path, path, value, message):

@@ -252,9 +252,10 @@ def test_a_row_of_a_table_in_two_processes(tmp_path, monkeypatch):
     assert stopped.returncode == 1 and stopped.stdout == ""
     again = "torchrun --nproc-per-node 2 -m linfdist run table1/mnist_net --scale smoke --seed 0"
     message = (
-        "0.04 of 14 epochs are done, 13.96 are left. The same call goes on from the checkpoint."
+        "0.04 of 14 epochs are done, 13.96 are left. Repeat the call to continue from the "
+        "checkpoint."
     )
-    assert stopped.stderr.count(f"{message}\nTo go on: {again} --seconds 0.001\n") == 1
+    assert stopped.stderr.count(f"{message}\nTo continue: {again} --seconds 0.001\n") == 1
     assert stopped.stderr.count("out of time") == 1
 
     ended = torchrun("-m", "linfdist", "run", *RUN)

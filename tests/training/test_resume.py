@@ -244,7 +244,7 @@ def test_a_run_in_parts_of_so_many_seconds_is_bit_equal(tmp_path, monkeypatch, n
     message = (
         r"fit: out of time after 10 seconds: [01]\.\d\d of 5 epochs are done, [34]\.\d\d are left"
     )
-    assert re.fullmatch(message + r"\. The same call goes on from the checkpoint\.", calls[0])
+    assert re.fullmatch(message + r"\. Repeat the call to continue from the checkpoint\.", calls[0])
     assert same(whole, parts) and timeless(rows) == timeless(expected)
 
 
@@ -390,7 +390,7 @@ def test_moments_of_other_parameters_are_refused(tmp_path, method, change):
     change(state["optimizer"])
     checkpoints.save(path, run.fingerprint, state)
     before = path.read_bytes()
-    with pytest.raises(CheckpointError, match=r"must be a whole checkpoint; it cannot be read"):
+    with pytest.raises(CheckpointError, match=r"must be a whole checkpoint; reading it failed"):
         run.load()
     assert path.read_bytes() == before
 
