@@ -379,7 +379,9 @@ def read_run(path: Path | str) -> Run:
     path = Path(path)
     run = read_anywhere(path)
     if path.resolve().parts[-len(run.place.parts) :] != run.place.parts:
-        raise RecordError(f"{path / 'metrics.json'} says that the run belongs at {run.place}. Move it there.")
+        raise RecordError(
+            f"{path / 'metrics.json'} says that the run belongs at {run.place}. Move it there."
+        )
     return run
 
 

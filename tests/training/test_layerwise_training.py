@@ -11,12 +11,12 @@ from helpers.dots import TEST, TRAIN, batch, fresh, same, timeless
 from linfdist.baselines import (
     BaselineConfig,
     build_baseline,
-    flop_count,
     instability,
     interval_trace,
     latent_attack,
     prefix_length,
 )
+from linfdist.nn import flop_count
 from linfdist.system.serialise import from_dict, to_dict
 from linfdist.training import LayerwiseTrainConfig, fit
 from linfdist.training.recipe import recipe_of
