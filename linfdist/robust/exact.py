@@ -225,12 +225,9 @@ class Search:
         while len(rival):
             if nodes >= max_nodes:
                 return Decision(None, nodes)
-            rest = (lower[:-BOXES], upper[:-BOXES], rival[:-BOXES])
-            lower, upper, rival = (
-                lower[-BOXES:].clone(),
-                upper[-BOXES:].clone(),
-                rival[-BOXES:],
-            )
+            last = slice(-min(BOXES, max_nodes - nodes), None)
+            rest = (lower[: last.start], upper[: last.start], rival[: last.start])
+            lower, upper, rival = lower[last].clone(), upper[last].clone(), rival[last]
             nodes += len(rival)
             granted = self.tighten(lower, upper, rival)
             alive = ~(lower > upper).any(1)  # NaN bounds prove nothing, so such a box stays alive
