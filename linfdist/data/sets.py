@@ -254,15 +254,16 @@ def load(
     read = READERS[name]
     if root is not None:
         root = file(root, "load: root")
-    folder = root if root or read is readers.read_digits else readers.data_dir()
+    in_a_package = read is readers.read_digits  # it needs no folder
+    folder = root or (Path() if in_a_package else readers.data_dir())
     try:
-        images, labels, num_classes = read(folder, split, download)
+        pixels, classes, num_classes = read(folder, split, download)
     except OSError as error:
         raise DataError(
             f"{info.title} in {folder} must be readable; it is not ({error}). Change the "
             "permissions, or set LINFDIST_DATA to a copy."
         ) from error
-    images, labels = torch.from_numpy(images), torch.from_numpy(labels)
+    images, labels = torch.from_numpy(pixels), torch.from_numpy(classes)
     outside = _first_outside(labels, num_classes)
     if outside is not None:
         raise DataError(

@@ -163,8 +163,9 @@ def _kept(cached: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     except OSError:
         return None
     images, digest = np.split(content, [max(0, len(content) - 32)])
-    whole = len(images) == math.prod(shape) and digest.tobytes() == hashlib.sha256(images).digest()
-    return images.reshape(shape) if whole else None
+    if len(images) != math.prod(shape) or digest.tobytes() != hashlib.sha256(images.data).digest():
+        return None
+    return images.reshape(shape)
 
 
 def _decode(path: Path) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Count a network's parameters and operations as the paper does, for every method alike."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +35,7 @@ def flop_count(net: nn.Module, input_shape: tuple[int, int, int] | None = None) 
     shape = image_shape(net.input_shape if input_shape is None else input_shape, "flop_count")
     counts = []
 
-    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def count(module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         positions = output[0, 0].numel()  # 1 after a layer without axes of space
         counts.append(module.weight.numel() * positions)
 

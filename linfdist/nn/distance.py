@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,8 @@ def _init_weight(weight: Tensor, identity_value: float | None, groups: int = 1) 
     rows = torch.arange(len(weight), device=weight.device)
     centre = tuple(size // 2 for size in weight.shape[2:])
     with torch.no_grad():
-        weight[(rows, rows % out_features % in_features, *centre)] = identity_value
+        index: Any = (rows, rows % out_features % in_features, *centre)
+        weight[index] = identity_value
 
 
 class LpDist(nn.Module):
@@ -76,9 +78,9 @@ class LpDist(nn.Module):
                 f"{in_features} and {out_features}."
             )
         shape = (self.out_features, self.in_features)
-        factory = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(shape, **factory))
-        self.bias = nn.Parameter(torch.zeros(self.out_features, **factory)) if bias else None
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        zeros = torch.zeros(self.out_features, device=device, dtype=dtype)
+        self.bias = nn.Parameter(zeros) if bias else None
         self.distance = Distance()
         _init_weight(self.weight, identity_value)
 

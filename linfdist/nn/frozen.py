@@ -4,6 +4,7 @@ import copy
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def refuse_wrapped(net: object, caller: str) -> None:
     raise TypeError(f"{caller}: net must be a network itself; got {type(net).__name__}. {hint}")
 
 
-def _twin(module: nn.Module, training: bool, known: dict[int, object]) -> nn.Module:
+def _twin(module: nn.Module, training: bool, known: dict[int, Any]) -> nn.Module:
     """A replica of ``module`` and its parts; a shared part is shared in the replica too."""
     if id(module) in known:
         return known[id(module)]
@@ -84,7 +85,8 @@ def _twin(module: nn.Module, training: bool, known: dict[int, object]) -> nn.Mod
             if buffer is not None:
                 twin._buffers[name] = known.setdefault(id(buffer), buffer.clone())
     if parametrize.is_parametrized(module):
-        for name, values in twin._modules.pop("parametrizations").items():
+        parametrizations: Any = twin._modules.pop("parametrizations")
+        for name, values in parametrizations.items():
             twin._parameters[name] = nn.Parameter(values(), requires_grad=False)
     return twin
 
@@ -95,7 +97,7 @@ def _kind(module: nn.Module) -> type[nn.Module]:
     return kind.__bases__[0] if parametrize.is_parametrized(module) else kind
 
 
-def _alias(parameter: Tensor, known: dict[int, object]) -> Tensor:
+def _alias(parameter: Tensor, known: dict[int, Any]) -> nn.Parameter:
     if id(parameter) not in known:
         known[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     return known[id(parameter)]

@@ -43,9 +43,9 @@ class BoundedLinear(nn.Module):
         out_features = whole(out_features, "BoundedLinear: out_features", least=1)
         self.in_features = in_features
         self.out_features = out_features
-        factory = {"device": device, "dtype": dtype}
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, **factory))
-        self.bias = nn.Parameter(torch.zeros(self.out_features, **factory))
+        weight = torch.empty(out_features, in_features, device=device, dtype=dtype)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(out_features, device=device, dtype=dtype))
         self.scale = 1 / math.sqrt(self.in_features)
         nn.init.normal_(self.weight)
 

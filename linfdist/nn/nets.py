@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from linfdist.system.inputs import (
     image_shape,
     integer_labels,
 )
-from linfdist.system.values import shown
+from linfdist.system.values import shown, whole
 
 
 def check_pixels(x: Tensor, input_shape: tuple[int, int, int]) -> None:
@@ -60,6 +61,7 @@ class DistFeatures(nn.Module):
         self.normalize = Normalize(mean, deviation(std, "build_net"))
         self.layers = nn.ModuleList()
         channels, height, width = input_shape
+        layer: LpDist | LpDistConv2d
         for out_channels, stride in config.channels:
             layer = LpDistConv2d(
                 channels, out_channels, 3, stride, 1, identity_value=config.identity_value
@@ -91,6 +93,7 @@ class DistFeatures(nn.Module):
         check_pixels(lower, self.input_shape)
         check_pixels(upper, self.input_shape)
         lower, upper = self.normalize.interval(lower, upper)
+        layer: Any  # every layer except Flatten has ``interval``
         for layer in self.layers:
             if isinstance(layer, nn.Flatten):
                 lower, upper = layer(lower), layer(upper)
@@ -155,9 +158,10 @@ class LinfDistNetMLP(nn.Module):
         self.config = config
         self.num_classes = num_classes
         self.features = features
-        self.fc1 = BoundedLinear(features.out_features, config.mlp_hidden)
+        hidden = whole(config.mlp_hidden, "build_net: mlp_hidden", least=1)
+        self.fc1 = BoundedLinear(features.out_features, hidden)
         self.tanh = BoundedTanh()
-        self.fc2 = BoundedLinear(config.mlp_hidden, num_classes)
+        self.fc2 = BoundedLinear(hidden, num_classes)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -94,10 +94,10 @@ class Normalize(nn.Module):
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Normalize":
-        before = dict(self._buffers)
+        before = {name: getattr(self, name) for name in self._built}
         super()._apply(fn, recurse)
         for name, old in before.items():
-            new = self._buffers[name]
+            new = getattr(self, name)
             # A cast or a move equals the old buffer after ``to``; anything else has no values.
             if not new.is_meta and (old.is_meta or not torch.equal(old.to(new), new)):
                 self._empty = True
@@ -117,7 +117,7 @@ class Normalize(nn.Module):
         if all(value is None for value in recorded.values()):  # recorded before it held constants
             state_dict = dict(state_dict)
             for name, value in self._built.items():
-                own = self._buffers[name]
+                own = getattr(self, name)
                 device = "cpu" if own.is_meta else own.device  # the weights' is unknown
                 state_dict[prefix + name] = value.to(device, own.dtype, copy=True)
         wrong = [
@@ -146,8 +146,8 @@ class Normalize(nn.Module):
         True for a tensor without values or of another shape: torch itself checks those.
         """
         own = [self._built[name]]
-        if not self._empty and not self._buffers[name].is_meta:
-            own.append(self._buffers[name])
+        if not self._empty and not getattr(self, name).is_meta:
+            own.append(getattr(self, name))
         if value.is_meta or value.numel() != own[0].numel():
             return True
         return any(_same(value.detach().reshape(one.shape), one) for one in own)
@@ -156,7 +156,7 @@ class Normalize(nn.Module):
         return f"channels={len(self.mean)}, std={self.std}"
 
 
-def _number(name: str, value: object) -> float:
+def _number(name: str, value: Any) -> float:
     """``value`` as a float: a Python or numpy number, or a tensor that holds one number."""
     try:
         if not isinstance(value, str | bytes):

@@ -62,4 +62,5 @@ def _sums() -> tuple[Tensor, Tensor, Tensor]:
     """
     one, half = 0x3F800000, 0x33800000  # 1 and 2^-24; one more in the bits is the next number
     bits = ((1, one, one), (0, half, half + 0x400000), (1, one, one + 1))
-    return tuple(torch.tensor(row, dtype=torch.int32, device="cpu").repeat(1024) for row in bits)
+    a, b, total = (torch.tensor(row, dtype=torch.int32, device="cpu").repeat(1024) for row in bits)
+    return a, b, total

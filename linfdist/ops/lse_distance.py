@@ -129,12 +129,16 @@ def _lse_dist_backward(
         if decided is not False:
             gradients = _products_backward(grad / total, x, weight, centre, t, *wants)
         if decided is not True:  # the direct sum writes both gradients
-            made = zip(gradients, (x, weight), strict=True)
-            gradients = tuple(g if g.numel() else torch.empty_like(of) for g, of in made)
+            grad_x, grad_weight = gradients
+            gradients = (
+                grad_x if grad_x.numel() else torch.empty_like(x),
+                grad_weight if grad_weight.numel() else torch.empty_like(weight),
+            )
             _direct_backward(grad, x, weight, for_native(total), gradients, fits, t)
-    return tuple(
-        gradient if wanted else x.new_empty(0)
-        for gradient, wanted in zip(gradients, wants, strict=True)
+    wants_x, wants_weight = wants
+    return (
+        gradients[0] if wants_x else x.new_empty(0),
+        gradients[1] if wants_weight else x.new_empty(0),
     )
 
 
@@ -216,7 +220,7 @@ def _products_backward(
             p = _product(part, f, p)
         if wants_weight:
             native.call("lse_combine", _product(part.t(), e), f, grad_weight[block])
-    if wants_x:
+    if p is not None:
         grad_x = torch.empty_like(x)
         native.call("lse_combine", p, e, grad_x)
     return grad_x, grad_weight

@@ -31,6 +31,14 @@ def module() -> ModuleType | None:
         return None
 
 
+def compiled() -> ModuleType:
+    """``module()``, where the caller knows that there is one."""
+    built = module()
+    if built is None:
+        raise RuntimeError("linfdist: the native kernels were not built. Reinstall the package.")
+    return built
+
+
 def runs_on(device: torch.device) -> bool:
     """Whether the native kernels of this build accept tensors of ``device``."""
     if device.type == "cpu":
@@ -40,7 +48,7 @@ def runs_on(device: torch.device) -> bool:
 
 @functools.cache
 def _runs_on_gpu(device: torch.device) -> bool:
-    return covers(module().cuda_architectures, _capability(device))
+    return covers(compiled().cuda_architectures, _capability(device))
 
 
 def covers(architectures: str, capability: tuple[int, int] | None) -> bool:
@@ -63,23 +71,23 @@ def _capability(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
 
 
-def call(name: str, *tensors_then_p: Tensor | float) -> None:
+def call(name: str, first: Tensor, *others: Tensor | float) -> None:
     """Run a native function on the device of its first tensor.
 
     On a GPU the kernels are queued on torch's current stream of that device.
     """
-    function, device = getattr(module(), name), tensors_then_p[0].device
+    function, device = getattr(compiled(), name), first.device
     if device.type == "cpu":
-        function(*tensors_then_p)
+        function(first, *others)
         return
     with torch.cuda.device(device):
-        function(*tensors_then_p, torch.cuda.current_stream(device).cuda_stream)
+        function(first, *others, torch.cuda.current_stream(device).cuda_stream)
 
 
 def share_float_mode() -> None:
     """Copy the calling thread's floating-point mode to its workers, if there is a module."""
     if module() is not None:
-        module().share_float_mode()
+        compiled().share_float_mode()
 
 
 def backward_workspace(x: Tensor, weight: Tensor, p: float) -> tuple[Tensor, ...]:
@@ -100,7 +108,7 @@ def lse_workspace(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
 def _workspace(name: str, x: Tensor, weight: Tensor, *p: float) -> tuple[Tensor]:
     sizes = (x.shape[0], weight.shape[0], x.shape[1])
     with torch.cuda.device(x.device):
-        size = getattr(module(), name)(*sizes, *p, x.element_size())
+        size = getattr(compiled(), name)(*sizes, *p, x.element_size())
     return (torch.empty(size, dtype=torch.uint8, device=x.device),)
 
 
@@ -125,4 +133,4 @@ def backend(device: torch.device | str = "cpu") -> str:
     device = torch.device(device)
     if not runs_on(device):
         return "reference"
-    return f"native ({module().cpu_isa() if device.type == 'cpu' else 'cuda'})"
+    return f"native ({compiled().cpu_isa() if device.type == 'cpu' else 'cuda'})"

@@ -24,7 +24,7 @@ IEEE = "ieee"
 ORDER = (IEEE, "highest", "high", "medium")  # the strictest first
 # The devices for which torch has autocast.
 AUTOCAST = ("cpu", "cuda", "mps", "xpu", "hpu", "xla", "mtia", "maia", "ipu", "privateuseone")
-_backends = torch.backends
+_backends: Any = torch.backends  # torch declares no types for these settings
 _PRODUCTS = (_backends.cuda.matmul, _backends.mkldnn.matmul)
 _ON_CPU = (_backends.mkldnn.conv, _backends.mkldnn.rnn)
 _ON_GPU = (_backends.cudnn.conv, _backends.cudnn.rnn)

@@ -67,7 +67,7 @@ class LpAdamW(Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -138,7 +138,7 @@ def param_groups(net: nn.Module, decay: str = "lp") -> list[dict[str, Any]]:
         ValueError: a dist layer's weight is computed from other parameters, as ``weight_norm``
             does. The l_p decay must act on the weight itself.
     """
-    dist = []
+    dist: list[nn.Parameter] = []
     for name, module in net.named_modules():
         if isinstance(module, LpDist | LpDistConv2d):
             _check_plain(name or "net", module)

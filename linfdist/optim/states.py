@@ -40,10 +40,10 @@ def check_names(moments: dict[str, Any], wanted: set[str]) -> None:
         )
 
 
-def check_step(step: object) -> None:
+def check_step(step: Any) -> None:
     """Check that ``step`` is a tensor that holds a number of steps."""
-    whole = isinstance(step, Tensor) and step.numel() == 1 and float(step).is_integer()
-    if not whole or step < 1:
+    counts = isinstance(step, Tensor) and step.numel() == 1
+    if not (counts and float(step).is_integer() and float(step) >= 1):
         raise ValueError(
             "optimizer: step must be a tensor with a step count of at least 1; got "
             f"{step!r}. Load the result of state_dict."

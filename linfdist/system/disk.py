@@ -37,7 +37,7 @@ _ADVICE = {
 
 def advice(error: OSError) -> str:
     """What to do about an OSError, by its errno: a sentence without its full stop."""
-    return _ADVICE.get(error.errno, "Remove the cause and try again")
+    return _ADVICE.get(error.errno or 0, "Remove the cause and try again")
 
 
 def open_own(path: Path) -> int:

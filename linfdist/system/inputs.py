@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from linfdist.system.values import shown, whole
 _REALS = (int, float, Fraction, np.integer, np.float16, np.float32)
 
 
-def is_real(value: object) -> bool:
+def is_real(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a real number of Python or numpy, not a bool, text or a tensor."""
     return isinstance(value, _REALS) and not isinstance(value, bool)
 
