@@ -89,7 +89,7 @@ def lock(work: Path) -> Iterator[None]:
         on_acquired=lambda descriptor: disk.refuse_second_link(descriptor, path),
     )
     with named(
-        work, "be a folder in which a file can be written and locked; locking failed", _OTHER_WORK
+        work, "be a folder in which a file can be written and locked; this failed", _OTHER_WORK
     ):
         try:
             held.acquire()

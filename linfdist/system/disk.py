@@ -62,7 +62,7 @@ def open_own(path: Path) -> int:
 def refuse_second_link(descriptor: int, path: Path) -> None:
     """Raise OSError if the open file has another hard link: it could be another user's file."""
     if os.fstat(descriptor).st_nlink > 1:
-        raise OSError(errno.EMLINK, "the file has another name as well", str(path))
+        raise OSError(errno.EMLINK, "the file has a second hard link", str(path))
 
 
 def create(path: Path) -> BinaryIO:
