@@ -323,8 +323,8 @@ def trained_state(shapes=((6, 5), (6,))):
             r"in order, 0, 1, 2, …; got \[1, 0\]",
         ),
         (lambda s: s["param_groups"][0].update(params=[0, 0]), r"in order.*got \[0, 0\]"),
-        (lambda s: s["param_groups"][0].update(params=[0]), r"of its 1 parameters.*\[1\]"),
-        (lambda s: s["state"].update({7: s["state"][0]}), r"of its 2 parameters.*\[7\]"),
+        (lambda s: s["param_groups"][0].update(params=[0]), r"for its 1 parameters.*\[1\]"),
+        (lambda s: s["state"].update({7: s["state"][0]}), r"for its 2 parameters.*\[7\]"),
         (lambda s: s["state"][0].pop("exp_avg"), "must have exp_avg, exp_avg_sq, step; got"),
         (
             lambda s: s["state"][0].update(max_exp_avg_sq=torch.zeros(6, 5)),
