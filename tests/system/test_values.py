@@ -162,7 +162,7 @@ def test_a_configuration_that_cannot_be_recorded_is_refused_before_training(
         ({"seconds": 0}, ValueError, "seconds must be above 0; got 0"),
         ({"checkpoint": 3}, TypeError, "checkpoint must be a path, as text or a Path; got 3"),
         ({"checkpoint": b"c"}, TypeError, "checkpoint must be a path, as text or a Path; got b'c'"),
-        ({"checkpoint": "~nobody-here/c"}, ValueError, "the home folder of ~nobody-here/c is unknown"),
+        ({"checkpoint": "~nobody-here/c"}, ValueError, "home folder of ~nobody-here/c is unknown"),
         ({"config": {"epochs": 3}}, TypeError, "config must be a TrainConfig, .*; got dict"),
         ({"net": torch.nn.Linear(2, 2)}, TypeError, "net must be a network itself; got Linear"),
     ],
@@ -182,7 +182,7 @@ def test_fit_names_an_argument_of_another_type(tmp_path, nothing_trains, change,
         ({"restart": "false"}, TypeError, r"restart must be True or False; got 'false' \(str\)"),
         ({"restart": 0}, TypeError, "restart must be True or False; got 0"),
         ({"path": 3}, TypeError, "path must be a path, as text or a Path; got 3"),
-        ({"path": "~nobody-here/c"}, ValueError, "the home folder of ~nobody-here/c is unknown"),
+        ({"path": "~nobody-here/c"}, ValueError, "home folder of ~nobody-here/c is unknown"),
     ],
 )
 def test_a_checkpoints_settings_of_another_type_are_named(tmp_path, change, error, message):
