@@ -95,11 +95,12 @@ class Setting:
         return self.net, self.train
 
     def hinge(self) -> HingeLoss:
-        """The hinge loss of an l_inf-dist Net; TypeError for any other loss or method."""
-        _, train = self.dist_net()
-        if not isinstance(train.loss, HingeLoss):
+        """The hinge loss of an l_inf-dist Net; TypeError for Net+MLP and for any other loss."""
+        net, train = self.dist_net()
+        if net.kind != "net" or not isinstance(train.loss, HingeLoss):
             raise TypeError(
-                f"Setting: train.loss must be a HingeLoss; got {type(train.loss).__name__}."
+                "Setting: net.kind must be 'net' and train.loss a HingeLoss; got "
+                f"{net.kind!r} and {type(train.loss).__name__}."
             )
         return train.loss
 

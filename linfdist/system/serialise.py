@@ -227,7 +227,8 @@ def _member(members: tuple[Any, ...], data: Any, what: str) -> Any:
     members = tuple(member for member in members if member is not type(None))
     if isinstance(data, Mapping):
         for member in members:
-            if dataclasses.is_dataclass(member) and _serialised_name(member) == data.get("type"):
+            named = isinstance(member, type) and dataclasses.is_dataclass(member)
+            if named and _serialised_name(member) == data.get("type"):
                 return member
     if len(members) > 1:
         names = ", ".join(member.__name__ for member in members)

@@ -78,8 +78,18 @@ def test_what_is_no_configuration_is_refused():
 @pytest.mark.parametrize(
     ("config", "change", "error", "message"),
     [
-        (HINGE, {"lr": "fast"}, ValueError, r"TrainConfig\.lr must be a number; got 'fast' \(str\)"),
-        (HINGE, {"lr": [0.1]}, TypeError, r"TrainConfig\.lr must be a number or its text; got \[0\.1"),
+        (
+            HINGE,
+            {"lr": "fast"},
+            ValueError,
+            r"TrainConfig\.lr must be a number; got 'fast' \(str\)",
+        ),
+        (
+            HINGE,
+            {"lr": [0.1]},
+            TypeError,
+            r"TrainConfig\.lr must be a number or its text; got \[0\.1",
+        ),
         (HINGE, {"lr": True}, TypeError, r"TrainConfig\.lr must be a number or its text; got True"),
         (HINGE, {"epochs": [1, 2]}, ValueError, r"TrainConfig\.epochs must be a list of 3 values"),
         (HINGE, {"loss": 7}, ValueError, r"TrainConfig\.loss must be one of HingeLoss, .*; got 7"),
@@ -211,7 +221,12 @@ def plain(data):
         (HINGE.augmentation, {"flip": 1}, TypeError, "flip must be True or False; got 1"),
         (HINGE.augmentation, {"flip": "no"}, TypeError, "flip must be True or False; got 'no'"),
         (SETTING, {"dataset": 7}, TypeError, r"Setting: dataset must be text; got 7 \(int\)"),
-        (SETTING, {"net": HINGE}, TypeError, "Setting: net must be NetConfig or BaselineConfig; got"),
+        (
+            SETTING,
+            {"net": HINGE},
+            TypeError,
+            "Setting: net must be NetConfig or BaselineConfig; got",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_named(config, change, error, message):
