@@ -262,7 +262,7 @@ def test_a_setting_gives_a_dist_net_or_says_what_it_has_instead():
     net = experiments.get_setting("table1/mnist_net", "paper")
     assert net.dist_net() == (net.net, net.train) and net.hinge() is net.train.loss
     baseline = experiments.get_setting("table1/mnist_ibp", "paper")
-    with pytest.raises(TypeError, match="an l_inf-dist net.*; got BaselineConfig and BoundTrain"):
+    with pytest.raises(TypeError, match=r"an l_inf-dist net.*; got BaselineConfig and BoundTrain"):
         baseline.dist_net()
     mlp = experiments.get_setting("table1/mnist_net_mlp", "paper")
     with pytest.raises(TypeError, match="a HingeLoss; got 'net_mlp' and IBPLoss"):
