@@ -87,12 +87,10 @@ def _assigned(cell: str) -> list[tuple[str, ast.expr]]:
     cells = []
     for statement in ast.parse(cell).body:
         if isinstance(statement, ast.Assign):
-            targets = statement.targets
+            targets, value = statement.targets, statement.value
         elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            targets = [statement.target]
+            targets, value = [statement.target], statement.value
         else:
             continue
-        cells += [
-            (target.id, statement.value) for target in targets if isinstance(target, ast.Name)
-        ]
+        cells += [(target.id, value) for target in targets if isinstance(target, ast.Name)]
     return cells

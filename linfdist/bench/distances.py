@@ -90,13 +90,12 @@ def measure(
             contenders[name] = [_call(distance, *given, precision) for given in inputs]
     timings = race(contenders, device, rounds=rounds, patience=patience, compiled=peers.COMPILED)
     least = roofline.least_seconds(pairs, p, backward, hardware)
-    ours = timings[OURS]
+    notes |= {name: reason for name, reason in timings.items() if isinstance(reason, str)}
+    timed = {name: timing for name, timing in timings.items() if isinstance(timing, Timing)}
+    ours = timed[OURS]
     what = case(shape, p, backward)
     rows = []
-    for name, timing in timings.items():
-        if not isinstance(timing, Timing):
-            notes[name] = timing
-            continue
+    for name, timing in timed.items():
         row = what | {"candidate": name} | timing.columns()
         row["giga_pairs_per_second"] = pairs / timing.seconds / 1e9
         row["ours_is_faster_by"] = timing.seconds / ours.seconds

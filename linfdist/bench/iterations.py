@@ -9,7 +9,7 @@ loss, gradients, ``LpAdamW``. Two comparisons give a sense of scale:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -62,7 +62,7 @@ def measure(
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else None
     setting = experiments.get_setting(name, scale)
     step = _Step(setting, p, device)
-    calls = {
+    calls: dict[tuple[str, str], list[Callable[[], object]]] = {
         (FORWARD_BACKWARD, OURS): [step.forward_backward],
         (ITERATION, OURS): [step.iteration],
         (OPTIMIZER, OURS): [step.optimizer.step],
@@ -89,8 +89,9 @@ def measure(
         row |= timing.columns()
         if part == OPTIMIZER:
             row.pop("peak_memory_mb", None)  # it includes the other optimizer's moments
-        if least[part] is not None and candidate not in SMOOTHED:  # LogSumExp computes no powers
-            row["roofline_share"] = least[part] / timing.seconds
+        bound = least[part]
+        if bound is not None and candidate not in SMOOTHED:  # LogSumExp computes no powers
+            row["roofline_share"] = bound / timing.seconds
         rows.append(row | {"note": timing.note})
     return rows
 
@@ -100,21 +101,22 @@ class _Step:
 
     def __init__(self, setting: Setting, p: float, device: torch.device) -> None:
         info = data.DATASETS[setting.dataset]
-        batch, loss = setting.train.batch_size, setting.train.loss
+        config, train = setting.dist_net()
+        loss = setting.hinge()
         self.p = p
         on_gpu = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(on_gpu), device:  # 10^8 weights take seconds on a CPU
             torch.manual_seed(0)
             self.net = build_net(
-                setting.net,
+                config,
                 input_shape=info.input_shape,
                 num_classes=info.num_classes,
                 mean=info.mean,
                 std=info.std,
             ).train()
-            self.pixels = torch.rand(batch, *info.input_shape)
-            self.labels = torch.randint(info.num_classes, (batch,))
-        self.threshold, self.mix = float(loss.threshold) * self.net.lipschitz, loss.mix
+            self.pixels = torch.rand(train.batch_size, *info.input_shape)
+            self.labels = torch.randint(info.num_classes, (train.batch_size,))
+        self.threshold, self.mix = float(loss.threshold) * self.net.features.lipschitz, loss.mix
         self.optimizer = LpAdamW(param_groups(self.net), lr=STILL_LR)
         set_p(self.optimizer, p)
         self.adamw = torch.optim.AdamW(self.net.parameters(), lr=STILL_LR, fused=True)

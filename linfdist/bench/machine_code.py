@@ -62,8 +62,9 @@ def _roofline(title: str, gpu: roofline.Hardware) -> float:
     """The roofline for a kernel's title, in 10^12 pairs per second; NaN if it has none."""
     whole = re.match(r"p = (\d+|∞), (forward|both gradients)", title)
     real = re.match(r"(real p|large p), (forward|both gradients)(?!.*nothing counts)", title)
-    if not (whole or real):
+    matched = real or whole
+    if matched is None:
         return math.nan
-    p = 8.7 if real else float(whole[1].replace("∞", "inf"))
-    rate = roofline.pairs_per_second(p, (whole or real)[2] == "both gradients", gpu)
+    p = 8.7 if real else float(matched[1].replace("∞", "inf"))
+    rate = roofline.pairs_per_second(p, matched[2] == "both gradients", gpu)
     return math.nan if rate is None else rate / 1e12

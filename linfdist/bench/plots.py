@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from pandas.io.formats.style import Styler
 
 from linfdist.bench import roofline
@@ -111,9 +112,10 @@ def _rooflines(ax: Axes, rows: pd.DataFrame) -> None:
 
 def _finish(figure: Figure, bench: Bench, colors: dict[str, str]) -> Figure:
     for ax in figure.axes:  # start at a whole decade; the panels of a row share the axis
-        lowest = min(bar.get_height() for bar in ax.patches if bar.get_height() > 0)
+        heights = [bar.get_height() for bar in ax.patches if isinstance(bar, Rectangle)]
+        lowest = min(height for height in heights if height > 0)
         ax.set_ylim(bottom=min(10 ** math.floor(math.log10(lowest)), ax.get_ylim()[0]))
-    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
+    handles = [Rectangle((0, 0), 1, 1, color=color) for color in colors.values()]
     figure.legend(handles, colors, loc="outside lower center", ncols=len(colors), fontsize=9)
     figure.suptitle(bench.title, fontsize=11)
     return figure
@@ -125,7 +127,8 @@ def roofline_table(gpu: roofline.Hardware, p_values: tuple[float, ...]) -> pd.Da
     for p in p_values:
         for backward in (False, True):
             cost = roofline.instructions(p, backward, gpu.capability)
-            if cost is None:
+            rate = roofline.pairs_per_second(p, backward, gpu)
+            if cost is None or rate is None:
                 continue
             lines.append(
                 {
@@ -135,7 +138,7 @@ def roofline_table(gpu: roofline.Hardware, p_values: tuple[float, ...]) -> pd.Da
                     "min or max": cost.min_max,
                     "special functions": cost.special,
                     "pairs a clock": roofline.pairs_per_clock(cost, gpu.capability),
-                    "10¹² pairs a second": roofline.pairs_per_second(p, backward, gpu) / 1e12,
+                    "10¹² pairs a second": rate / 1e12,
                 }
             )
     return pd.DataFrame(lines)

@@ -19,6 +19,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -72,7 +73,7 @@ def hardware(device: torch.device) -> Hardware | None:
     )
 
 
-def _clock_mhz(properties: object) -> float | None:
+def _clock_mhz(properties: Any) -> float | None:
     """The highest clock: from torch, else from nvidia-smi, else None."""
     if clock_khz := getattr(properties, "clock_rate", 0):
         return clock_khz / 1e3

@@ -40,12 +40,13 @@ class Timing:
 
     def columns(self) -> dict[str, object]:
         """The columns of a row of the bench; those that do not exist on a CPU are left out."""
-        cells = {"seconds": self.seconds, "median_seconds": self.median_seconds}
-        cells["rounds"] = self.rounds
-        for name in ("launch_seconds", "peak_memory_mb"):
-            if getattr(self, name) is not None:
-                cells[name] = getattr(self, name)
-        return cells
+        cells: dict[str, object] = {
+            "seconds": self.seconds,
+            "median_seconds": self.median_seconds,
+            "rounds": self.rounds,
+        }
+        on_gpu = {"launch_seconds": self.launch_seconds, "peak_memory_mb": self.peak_memory_mb}
+        return cells | {name: value for name, value in on_gpu.items() if value is not None}
 
 
 def input_sets(bytes_of_one: int, device: torch.device) -> int:

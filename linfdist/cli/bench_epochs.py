@@ -42,25 +42,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=several, help="largest number of images per step; default: the recipe's own"
     )
     # These arguments have no default here, so that values given before "epochs" count as well.
-    shared = {"default": argparse.SUPPRESS}
-    parser.add_argument("--device", help="cpu or cuda; default: the GPU, else the CPU", **shared)
+    left_out = argparse.SUPPRESS
     parser.add_argument(
-        "--threads", type=int, help="number of CPU threads; default: torch's own choice", **shared
+        "--device", default=left_out, help="cpu or cuda; default: the GPU, else the CPU"
     )
-    parser.add_argument("--rounds", type=int, help="number of timed rounds (default 5)", **shared)
-    parser.add_argument("--json", type=file, metavar="FILE", help="write to FILE instead", **shared)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=left_out,
+        help="number of CPU threads; default: torch's own choice",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=left_out, help="number of timed rounds (default 5)"
+    )
+    parser.add_argument(
+        "--json", type=file, metavar="FILE", default=left_out, help="write to FILE instead"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="N",
         help="start no round after N seconds; exit with code 3 if rounds are left",
-        **shared,
+        default=left_out,
     )
     parser.add_argument(
         "--resume",
         action="store_true",
         help="continue the file: keep its rounds of this code, device and batch, replace others",
-        **shared,
+        default=left_out,
     )
     parser.set_defaults(action=main)
 

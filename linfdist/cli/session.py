@@ -176,8 +176,8 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[SessionStep]:
         skip = "" if here else "skipped: compute-sanitizer is not on PATH"
         for tool in ("memcheck", "racecheck"):
             sanitizer = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "1")
-            command = (*sanitizer, *pytest, SANITIZED)
-            steps.append(SessionStep(name=tool, command=command, skip=skip))
+            check = (*sanitizer, *pytest, SANITIZED)
+            steps.append(SessionStep(name=tool, command=check, skip=skip))
     if not args.no_bench:
         cpu = device.type == "cpu"
         name = "cpu.json" if cpu else file_name(devices.device_name(device))
@@ -188,8 +188,8 @@ def plan(args: argparse.Namespace, device: torch.device) -> list[SessionStep]:
         experiments.check_scale(args.scale)
         timed = epochs_file.path_of(args.scale, device)
         epochs = (*python, "linfdist", "bench", "epochs", "--scale", args.scale, *on_device)
-        command = (*epochs, "--resume")
-        steps.append(SessionStep(name="epochs", command=command, budgeted=True, leaves=timed))
+        resumed = (*epochs, "--resume")
+        steps.append(SessionStep(name="epochs", command=resumed, budgeted=True, leaves=timed))
     for row in args.rows:
         experiments.get_setting(row, args.scale)
         recorded = records.run_dir(row, args.scale, args.seed)

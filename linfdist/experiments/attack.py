@@ -19,6 +19,7 @@ from linfdist.records import attacks as records_attacks
 from linfdist.records import environment
 from linfdist.records.attacks import AttackRecord
 from linfdist.records.run import Run
+from linfdist.robust import Classifier
 from linfdist.robust.attacks.ensemble import CONVENTIONAL, GUIDED, AttackSetting
 from linfdist.system import devices, values
 from linfdist.system.terminal import shows_bar
@@ -131,7 +132,7 @@ def pick(run: Run, images: int, certified: int) -> pd.DataFrame:
 
 
 def survivors(
-    net: nn.Module,
+    net: Classifier,
     pixels: Tensor,
     labels: Tensor,
     eps: Fraction,

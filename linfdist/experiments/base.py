@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
 
 from linfdist import data
 from linfdist.baselines import BaselineConfig
 from linfdist.nn import NetConfig
-from linfdist.system.serialise import OMITTED_AT_DEFAULT, serialised_as
-from linfdist.training import AnyTrainConfig
+from linfdist.robust import HingeLoss
+from linfdist.system.serialise import OMITTED_AT_DEFAULT, check_fields, serialised_as
+from linfdist.training import AnyTrainConfig, TrainConfig
 
-ScaleName = Literal["smoke", "reduced", "paper"]
-SCALES: Mapping[ScaleName, str] = {
+SCALES: Mapping[str, str] = {
     "smoke": "scikit-learn's digits and a tiny network, to check in seconds that everything runs",
     "reduced": "real data, narrower networks and fewer epochs, minutes to two hours on a CPU",
     "paper": "the paper's own setting, which needs a GPU",
@@ -53,8 +52,17 @@ class PaperNumbers:
             certified: certified accuracy.
             train: accuracy on the training set.
         """
-        printed = (test, robust, certified, train)
-        return cls(flops, *(None if number is None else number / 100 for number in printed))
+        return cls(
+            flops,
+            clean_accuracy=test / 100,
+            pgd_accuracy=_fraction(robust),
+            certified_accuracy=_fraction(certified),
+            train_accuracy=_fraction(train),
+        )
+
+
+def _fraction(percent: float | None) -> float | None:
+    return None if percent is None else percent / 100
 
 
 @serialised_as("Scale")  # its name in the records
@@ -73,6 +81,28 @@ class Setting:
     train: AnyTrainConfig
     test_images: int | None = None
     validation: bool = field(default=False, metadata=OMITTED_AT_DEFAULT)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def dist_net(self) -> tuple[NetConfig, TrainConfig]:
+        """The network and the training of an l_inf-dist net; TypeError for a compared method."""
+        if not isinstance(self.net, NetConfig) or not isinstance(self.train, TrainConfig):
+            raise TypeError(
+                "Setting: net and train must be those of an l_inf-dist net, NetConfig and "
+                f"TrainConfig; got {type(self.net).__name__} and {type(self.train).__name__}."
+            )
+        return self.net, self.train
+
+    def hinge(self) -> HingeLoss:
+        """The hinge loss of an l_inf-dist Net; TypeError for Net+MLP and for any other loss."""
+        net, train = self.dist_net()
+        if net.kind != "net" or not isinstance(train.loss, HingeLoss):
+            raise TypeError(
+                "Setting: net.kind must be 'net' and train.loss a HingeLoss; got "
+                f"{net.kind!r} and {type(train.loss).__name__}."
+            )
+        return train.loss
 
     def train_set(self) -> data.ImageSet:
         """The images to train on; ``DataError`` if they are missing."""
@@ -98,7 +128,7 @@ class Experiment:
     name: str
     title: str
     paper: PaperNumbers
-    scales: Mapping[ScaleName, Setting]
+    scales: Mapping[str, Setting]
     switches: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from linfdist.baselines import BaselineConfig
+from linfdist.baselines.config import BaselineKind
 from linfdist.data import DATASETS, Augmentation
 from linfdist.experiments.base import Experiment, PaperNumbers, Setting
 from linfdist.training import BoundTrainConfig, LayerwiseTrainConfig
@@ -89,15 +90,17 @@ _PVT = replace(_CIFAR10, bound="pvt", eps_train=DATASETS["cifar10"].eps)
 
 # An eighth of the width, and a tenth of MNIST's epochs, in batches half as large.
 _SHORT = MappingProxyType({"epochs": (1, 9, 6), "lr": 2e-3, "lr_drops": (14,), "batch_size": 128})
-_NARROW = MappingProxyType({"width": 0.125})
+_NARROW = 0.125
 
 
-def _tiny(train: BoundTrainConfig | LayerwiseTrainConfig, eps_train: Fraction) -> Any:
+def _tiny(
+    train: BoundTrainConfig | LayerwiseTrainConfig, eps_train: Fraction
+) -> BoundTrainConfig | LayerwiseTrainConfig:
     """The training at the smoke scale."""
     tiny = replace(train, eps_train=eps_train, batch_size=64, augmentation=Augmentation())
-    if isinstance(train, LayerwiseTrainConfig):
+    if isinstance(tiny, LayerwiseTrainConfig):
         return replace(tiny, epochs=(2, 2, 2), mix_epochs=1, lr_epochs=1, lr=0.1)
-    threshold = None if train.threshold is None else DATASETS["digits"].eps
+    threshold = None if tiny.threshold is None else DATASETS["digits"].eps
     return replace(tiny, epochs=(1, 2, 1), threshold=threshold, lr=5e-3, lr_drops=())
 
 
@@ -106,10 +109,10 @@ def _row(
     title: str,
     dataset: str,
     paper: PaperNumbers,
-    kind: str,
+    kind: BaselineKind,
     train: BoundTrainConfig | LayerwiseTrainConfig,
     reduced: Mapping[str, Any],
-    width: Mapping[str, float] = _NARROW,
+    width: float = _NARROW,
     test_images: int | None = None,
 ) -> Experiment:
     full = Setting(
@@ -131,7 +134,7 @@ def _row(
             ),
             "reduced": replace(
                 full,
-                net=replace(full.net, **width),
+                net=BaselineConfig(kind=kind, width=width),
                 train=replace(train, **reduced),
                 test_images=test_images,
             ),
@@ -165,7 +168,7 @@ EXPERIMENTS = (
         "groupsort",
         _GROUP_SORT,
         {"epochs": (0, 0, 10), "batch_size": 256},
-        {},
+        width=1.0,
     ),
     _row(
         "mnist_colt",
@@ -179,7 +182,7 @@ EXPERIMENTS = (
             **{"epochs": (6, 6, 6), "mix_epochs": 2, "lr_epochs": 2},
             **{"lr": 0.05, "stability": 2e-3, "l1": 1e-4},
         },
-        {"width": 0.25},
+        width=0.25,
         test_images=1_000,
     ),
     _row(
@@ -208,7 +211,7 @@ EXPERIMENTS = (
         "cap",
         _CAP,
         {"epochs": (0, 4, 4), "train_images": 5_120},
-        {"width": 0.25},  # bounds take 30 ms per image in training, 280 ms at full width
+        width=0.25,  # bounds take 30 ms per image in training, 280 ms at full width
         test_images=1_000,
     ),
     _row(
@@ -246,7 +249,7 @@ EXPERIMENTS = (
         "pvt",
         _PVT,
         {**_SHORT, "train_images": 20_480},
-        {"width": 0.5},
+        width=0.5,
     ),
     _row(
         "cifar10_colt",
@@ -256,7 +259,7 @@ EXPERIMENTS = (
         "colt",
         _COLT,
         {**_COLT_SHORT, "lr": 0.1, "stability": 1e-2, "l1": 1e-4, "batch_size": 128},
-        {"width": 0.25},
+        width=0.25,
         test_images=1_000,
     ),
     _row(

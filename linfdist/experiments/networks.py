@@ -1,5 +1,8 @@
 """Build any network of this package from its configuration."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from linfdist.baselines import BaselineConfig, build_baseline
@@ -20,11 +23,14 @@ def build(config: NetConfig | BaselineConfig, info: DatasetInfo, seed: int) -> N
         ValueError: the images are too small for the network, or the seed is out of range.
     """
     seed = values.seed(seed, "build")
-    build_any = build_baseline if isinstance(config, BaselineConfig) else build_net
+    build_any: Callable[..., Net] = (
+        partial(build_baseline, config)
+        if isinstance(config, BaselineConfig)
+        else partial(build_net, config)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_any(
-            config,
             input_shape=info.input_shape,
             num_classes=info.num_classes,
             mean=info.mean,

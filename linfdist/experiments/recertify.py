@@ -59,6 +59,7 @@ def recertify(
     records.try_amending(run.path)
     device = devices.usable_device(device)
     net = load_trained(run).to(device)
+    assert isinstance(net, SOUND)  # as untrained(run) is
     started = time.perf_counter()
     setting = setting_of(run)
     test = setting.test_set().to(device)

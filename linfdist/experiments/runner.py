@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from linfdist import data, experiments, records
 from linfdist.evaluation import evaluate
@@ -27,6 +26,7 @@ from linfdist.system.serialise import from_dict, to_dict
 from linfdist.system.terminal import say
 from linfdist.training import CheckpointConfig, fit
 from linfdist.training import checkpoint as checkpoints
+from linfdist.training.config import Net
 from linfdist.training.recipe import recipe_of
 
 WEIGHTS = "weights.pt"  # in the work folder
@@ -163,7 +163,8 @@ def _earlier_environments(
     calls = checkpoints.environments(checkpoint)
     last = calls[-1] if calls else now
     fields = ("commit", "dirty", "threads", "processes", "backend")
-    changed = checkpoints.differences(*({f: call.get(f) for f in fields} for call in (last, now)))
+    before, after = ({name: call.get(name) for name in fields} for call in (last, now))
+    changed = checkpoints.differences(before, after)
     if changed:
         say(
             f"{checkpoint} was written in another environment: {'; '.join(changed)}. The run "
@@ -173,12 +174,12 @@ def _earlier_environments(
     return [call for call in calls if call != now]
 
 
-def build(setting: Setting, info: data.DatasetInfo, seed: int) -> nn.Module:
+def build(setting: Setting, info: data.DatasetInfo, seed: int) -> Net:
     """The network of a setting, on the CPU; its weights depend only on ``seed``."""
     return networks.build(setting.net, info, seed)
 
 
-def counts(net: nn.Module) -> dict[str, int]:
+def counts(net: Net) -> dict[str, int]:
     """The numbers of weights and of FLOPs."""
     return {"parameters": parameter_count(net), "flops": flop_count(net)}
 
@@ -194,23 +195,22 @@ def setting_of(run: records.Run) -> Setting:
         ) from error
 
 
-def untrained(run: records.Run) -> nn.Module:
+def untrained(run: records.Run) -> Net:
     """The network of a recorded run as it was before training."""
     setting = setting_of(run)
     info = replace(data.DATASETS[setting.dataset], num_classes=run.config["num_classes"])
     return build(setting, info, run.seed)
 
 
-def load_trained(run: records.Run, path: os.PathLike[str] | str | None = None) -> nn.Module:
+def load_trained(run: records.Run, path: os.PathLike[str] | str | None = None) -> Net:
     """The trained network of a recorded run, with weights from the work folder or ``path``.
 
     Raises:
         RecordError: the weights are missing, or are not those of the record.
     """
     if path is None:
-        path = records.work_dir(run.experiment, run.scale, run.seed) / "weights.pt"
+        path = records.work_dir(run.experiment, run.scale, run.seed) / WEIGHTS
     path = values.file(path, "load_trained: path")
-    path = path or records.work_dir(run.experiment, run.scale, run.seed) / WEIGHTS
     records.check_weights(run, path)
     net = untrained(run)
     try:
@@ -227,7 +227,7 @@ def load_trained(run: records.Run, path: os.PathLike[str] | str | None = None) -
     return net.eval()
 
 
-def _save_weights(net: nn.Module, path: Path) -> Path:
+def _save_weights(net: Net, path: Path) -> Path:
     # torch.save writes the file's name into the file; a buffer keeps the bytes free of it.
     buffer = io.BytesIO()
     torch.save({name: value.cpu() for name, value in net.state_dict().items()}, buffer)
@@ -268,7 +268,7 @@ def _check_test_images(setting: Setting, test: data.ImageSet, num_classes: int) 
         )
 
 
-def _cpu_warning(name: str, net: nn.Module, setting: Setting, train: data.ImageSet) -> str:
+def _cpu_warning(name: str, net: Net, setting: Setting, train: data.ImageSet) -> str:
     """A warning with the estimated days of a run at the paper's scale on this CPU."""
     images = len(train.take(setting.train.train_images))
     epochs = sum(setting.train.epochs)
@@ -280,7 +280,7 @@ def _cpu_warning(name: str, net: nn.Module, setting: Setting, train: data.ImageS
     )
 
 
-def _epochs_seconds(net: nn.Module, setting: Setting, train: data.ImageSet) -> float:
+def _epochs_seconds(net: Net, setting: Setting, train: data.ImageSet) -> float:
     """Estimated seconds for one image in all epochs: a small batch timed mid-way in each phase.
 
     The phases differ: a power costs several times as much as a maximum, and more if p is not a

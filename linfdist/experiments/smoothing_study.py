@@ -42,12 +42,12 @@ VARIANTS = (
     ),
     Variant("then", "ℓp at 8, then LogSumExp, 20 → 60", _THEN),
     Variant("then_from_minus_10", "… identity value −10", _THEN, identity_value=-10.0),
-    Variant("then_bf16", "… products in bfloat16", _THEN | {"matmul_precision": "medium"}),
-    Variant("then_unrelaxed", "… not relaxed", _THEN | {"relaxation": 1.0}),
-    Variant("then_from_12", "… 12 → 60", _THEN | {"p_rise": 12.0}),
-    Variant("then_30", "… 20 → 30", _THEN | {"p_end": 30.0}),
-    Variant("then_120", "… 20 → 120", _THEN | {"p_end": 120.0}),
-    Variant("then_240", "… 20 → 240", _THEN | {"p_end": 240.0}),
+    Variant("then_bf16", "… products in bfloat16", {**_THEN, "matmul_precision": "medium"}),
+    Variant("then_unrelaxed", "… not relaxed", {**_THEN, "relaxation": 1.0}),
+    Variant("then_from_12", "… 12 → 60", {**_THEN, "p_rise": 12.0}),
+    Variant("then_30", "… 20 → 30", {**_THEN, "p_end": 30.0}),
+    Variant("then_120", "… 20 → 120", {**_THEN, "p_end": 120.0}),
+    Variant("then_240", "… 20 → 240", {**_THEN, "p_end": 240.0}),
     Variant("then_short_end", "… half as long at p = ∞", _THEN, end=0.5),
     Variant("then_long_end", "… twice as long at p = ∞", _THEN, end=2.0),
     Variant("then_long", "… 2.5 times the epochs", _THEN, longer=2.5),
@@ -57,10 +57,12 @@ VARIANTS = (
 def _experiment(row: str, variant: Variant) -> Experiment:
     base = table1.BY_NAME[f"table1/{row}"]
     scales = {name: _changed(setting, variant) for name, setting in base.scales.items()}
-    reduced = scales["reduced"]
-    few = replace(reduced.train, train_images=10_240)
-    net = replace(reduced.net, identity_value=variant.identity_value)
-    scales["reduced"] = replace(reduced, net=net, train=few)
+    net, train = scales["reduced"].dist_net()
+    scales["reduced"] = replace(
+        scales["reduced"],
+        net=replace(net, identity_value=variant.identity_value),
+        train=replace(train, train_images=10_240),
+    )
     name = f"smoothing/{row}_{variant.name}"
     return replace(base, name=name, title=variant.title, scales=scales)
 

@@ -11,6 +11,7 @@ from linfdist.experiments import baselines
 from linfdist.experiments.base import Experiment, PaperNumbers, Setting
 from linfdist.experiments.tables import Table
 from linfdist.nn import NetConfig
+from linfdist.nn.config import Kind
 from linfdist.robust.losses import GatedLoss, HingeLoss, IBPLoss, Loss, MixtureLoss
 from linfdist.training import TrainConfig
 
@@ -86,14 +87,14 @@ REDUCED_SETTINGS = {
 }
 
 
-def smoke(kind: str) -> Setting:
+def smoke(kind: Kind) -> Setting:
     """A setting on the digits that takes a few seconds, with the loss for this kind of network.
 
     It has no augmentation: the images are eight pixels wide, and a shift by one of them is too much
     for so short a training.
     """
     eps = DATASETS["digits"].eps
-    loss = (
+    loss: Loss = (
         HingeLoss(threshold=3 * eps)
         if kind == "net"
         else IBPLoss(eps_train=Fraction(11, 10) * eps, kappa=0.5)
@@ -106,20 +107,41 @@ def smoke(kind: str) -> Setting:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shared:
+    """What the rows of one data set share.
+
+    Table 5's hidden layers, Table 6's epochs e1, e2, e3, and the augmentation of Sec. 7.1.
+    """
+
+    hidden: tuple[int, ...]
+    epochs: tuple[int, int, int]
+    augmentation: Augmentation
+
+
+_MNIST = _Shared(hidden=(5120,) * 4, epochs=(50, 300, 50), augmentation=Augmentation(padding=1))
+_SHARED = {
+    "mnist": _MNIST,
+    "fashion_mnist": _MNIST,
+    "cifar10": _Shared(
+        hidden=(5120,) * 5,
+        epochs=(100, 650, 50),
+        augmentation=Augmentation(padding=4, flip=True),
+    ),
+}
+
+
 def _experiment(
     row: str,
     title: str,
     dataset: str,
     paper: PaperNumbers,
-    *,
-    hidden: tuple[int, ...],
-    epochs: tuple[int, int, int],
-    augmentation: Augmentation,
     loss: Loss,
 ) -> Experiment:
-    kind = "net" if title == NET else "net_mlp"
-    net = NetConfig(kind=kind, hidden=hidden, mlp_hidden=None if kind == "net" else 512)
-    train = TrainConfig(epochs=epochs, loss=loss, augmentation=augmentation)
+    kind: Kind = "net" if title == NET else "net_mlp"
+    shared = _SHARED[dataset]
+    net = NetConfig(kind=kind, hidden=shared.hidden, mlp_hidden=None if kind == "net" else 512)
+    train = TrainConfig(epochs=shared.epochs, loss=loss, augmentation=shared.augmentation)
     full = Setting(dataset=dataset, eps=DATASETS[dataset].eps, net=net, train=train)
     change = REDUCED_SETTINGS[row]
     reduced = replace(
@@ -135,67 +157,48 @@ def _experiment(
     )
 
 
-# The rows of one data set share Table 5's hidden layers, Table 6's epochs e1, e2, e3, and the
-# augmentation of Sec. 7.1.
-_MNIST = {
-    "hidden": (5120,) * 4,
-    "epochs": (50, 300, 50),
-    "augmentation": Augmentation(padding=1),
-}
-_CIFAR10 = {
-    "hidden": (5120,) * 5,
-    "epochs": (100, 650, 50),
-    "augmentation": Augmentation(padding=4, flip=True),
-}
-
 PAPER_ROWS = (
     _experiment(
         "mnist_net",
         NET,
         "mnist",
         PaperNumbers.percent("82.7M", 98.54, 94.71, 92.64),
-        loss=HingeLoss(threshold=Fraction(9, 10)),
-        **_MNIST,
+        HingeLoss(threshold=Fraction(9, 10)),
     ),
     _experiment(
         "mnist_net_mlp",
         NET_MLP,
         "mnist",
         PaperNumbers.percent("85.3M", 98.56, 95.28, 93.09),
-        loss=IBPLoss(eps_train=Fraction(35, 100), kappa=0.5),
-        **_MNIST,
+        IBPLoss(eps_train=Fraction(35, 100), kappa=0.5),
     ),
     _experiment(
         "fashion_mnist_net",
         NET,
         "fashion_mnist",
         PaperNumbers.percent("82.7M", 87.91, 79.64, 77.48),
-        loss=HingeLoss(threshold=Fraction(45, 100)),
-        **_MNIST,
+        HingeLoss(threshold=Fraction(45, 100)),
     ),
     _experiment(
         "fashion_mnist_net_mlp",
         NET_MLP,
         "fashion_mnist",
         PaperNumbers.percent("85.3M", 87.91, 80.89, 79.23),
-        loss=IBPLoss(eps_train=Fraction(11, 100), kappa=0.5),
-        **_MNIST,
+        IBPLoss(eps_train=Fraction(11, 100), kappa=0.5),
     ),
     _experiment(
         "cifar10_net",
         NET,
         "cifar10",
         PaperNumbers.percent("121M", 56.80, 37.46, 33.30),
-        loss=HingeLoss(threshold=Fraction(80, 255)),
-        **_CIFAR10,
+        HingeLoss(threshold=Fraction(80, 255)),
     ),
     _experiment(
         "cifar10_net_mlp",
         NET_MLP,
         "cifar10",
         PaperNumbers.percent("123M", 50.80, 37.06, 35.42),
-        loss=IBPLoss(eps_train=Fraction(88, 2550), kappa=0.0),
-        **_CIFAR10,
+        IBPLoss(eps_train=Fraction(88, 2550), kappa=0.0),
     ),
 )
 
@@ -278,6 +281,7 @@ def _retrained(name: str, change: Retrained) -> Experiment:
     (experiment,) = (row for row in LSE if row.name == f"table1/{change.row}")
     scales = {}
     for scale, setting in experiment.scales.items():
+        _, train = setting.dist_net()
         loss, augmentation = change.loss, _EDGE
         if scale == "smoke":
             augmentation = Augmentation()
@@ -285,7 +289,7 @@ def _retrained(name: str, change: Retrained) -> Experiment:
                 loss = replace(loss, threshold=3 * setting.eps)
             else:
                 loss = replace(loss, eps_train=setting.eps)
-        train = replace(setting.train, loss=loss, augmentation=augmentation, decay="none")
+        train = replace(train, loss=loss, augmentation=augmentation, decay="none")
         scales[scale] = replace(setting, train=train)
     reduced = scales["reduced"]
     scales["reduced"] = replace(

@@ -25,7 +25,8 @@ class Strategies:
 
     def of(self, setting: Setting) -> Setting:
         """``setting``, which uses all strategies, reduced to those of this row."""
-        net, train = setting.net, replace(setting.train, decay=self.decay)
+        net, train = setting.dist_net()
+        train = replace(train, decay=self.decay)
         if not self.smoothed:
             train = replace(train, p_start=math.inf)
         if not self.identity:
@@ -72,8 +73,12 @@ def tiny(setting: Setting, layers: int) -> Setting:
 
     Each row takes half a second.
     """
-    net = replace(setting.net, hidden=(24,) * layers)
-    return replace(setting, net=net, train=replace(setting.train, epochs=(1, 2, 1)))
+    net, train = setting.dist_net()
+    return replace(
+        setting,
+        net=replace(net, hidden=(24,) * layers),
+        train=replace(train, epochs=(1, 2, 1)),
+    )
 
 
 # With Net's 480 steps of warm-up, Net+MLP ended near the loss of a constant output (2.23 of ln 10 =
@@ -91,13 +96,18 @@ def short(setting: Setting, layers: int) -> Setting:
     Table 3 uses the paper's depth, because the identity map is meant for deep networks. Here the
     first layer stays Gaussian in every row: 512 neurons cannot copy 3072 inputs.
     """
-    net = replace(setting.net, hidden=(512,) * layers)
-    return replace(setting, net=net, train=replace(setting.train, **SHORT[net.kind]))
+    net, train = setting.dist_net()
+    return replace(
+        setting,
+        net=replace(net, hidden=(512,) * layers),
+        train=replace(train, **SHORT[net.kind]),
+    )
 
 
 def _experiments(name: str, title: str) -> tuple[Experiment, ...]:
     base = table1.BY_NAME[f"table1/cifar10_{name}"]
-    layers = len(base.scales["paper"].net.hidden)
+    net, _ = base.scales["paper"].dist_net()
+    layers = len(net.hidden)
     scales = {
         "smoke": tiny(base.scales["smoke"], layers=2),
         "reduced": short(base.scales["reduced"], layers),

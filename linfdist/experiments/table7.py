@@ -32,18 +32,20 @@ def _scales(start: str, layers: int) -> dict[str, Setting]:
     """Table 1's row with ``layers`` layers, including the last, which has one neuron per class."""
     base = table1.BY_NAME["table1/cifar10_net"].scales
     hidden = layers - 1
-    paper = replace(base["paper"], net=replace(base["paper"].net, hidden=(5120,) * hidden))
+    net, _ = base["paper"].dist_net()
     scales = {
         "smoke": table3.tiny(base["smoke"], hidden),
         "reduced": table3.short(base["reduced"], hidden),
-        "paper": paper,
+        "paper": replace(base["paper"], net=replace(net, hidden=(5120,) * hidden)),
     }
     if start == "identity":
         return scales
-    return {
-        name: replace(setting, net=replace(setting.net, identity_value=None))
-        for name, setting in scales.items()
-    }
+    return {name: _gaussian(setting) for name, setting in scales.items()}
+
+
+def _gaussian(setting: Setting) -> Setting:
+    net, _ = setting.dist_net()
+    return replace(setting, net=replace(net, identity_value=None))
 
 
 def _experiment(start: str, layers: int, train: float, test: float) -> Experiment:

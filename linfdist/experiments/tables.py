@@ -82,6 +82,12 @@ class TimingTable:
     reference: TimedRow
     device: str
 
+    def paper_ratio(self, row: TimedRow) -> float | None:
+        """The paper's time of a row as a multiple of the reference's; None for our own rows."""
+        if row.paper_seconds is None or self.reference.paper_seconds is None:
+            return None
+        return row.paper_seconds / self.reference.paper_seconds
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureTable:

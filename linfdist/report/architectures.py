@@ -18,7 +18,7 @@ def frame(table: ArchitectureTable, scale: str) -> pd.DataFrame:
     for name, printed in table.layers.items():
         experiment = experiments.get(name)
         info = data.DATASETS[experiment.dataset]
-        config = experiment.scales["paper"].net
+        config, _ = experiment.scales["paper"].dist_net()
         with torch.device("meta"):  # shapes only, no weights
             net = build_net(
                 config,

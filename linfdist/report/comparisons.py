@@ -46,22 +46,23 @@ def difference(comparison: Comparison, scale: str) -> dict[str, float]:
     A quoted row contributes its printed number, and only at the paper's scale.
     """
     key = PRINTED[comparison.accuracy]
+    before, after = comparison.before, comparison.after
     cells: dict[str, float] = {
-        "paper": getattr(comparison.after.paper, key) - getattr(comparison.before.paper, key),
+        "paper": getattr(after.paper, key) - getattr(before.paper, key),
         "here": math.nan,
         "sd": math.nan,
     }
-    quoted = isinstance(comparison.before, QuotedRow)
-    rows = [comparison.after] if quoted else [comparison.before, comparison.after]
+    rows = [after] if isinstance(before, QuotedRow) else [before, after]
     runs = [records.find_runs(row.name, scale) for row in rows]
     cells["seeds"] = min(map(len, runs))
+    quoted = isinstance(before, QuotedRow)
     if not all(runs) or (quoted and scale != "paper"):
         return cells
     results = [results_of(row) for row in runs]
-    before = getattr(comparison.before.paper, key) if quoted else results[0][comparison.accuracy]
+    reference = getattr(before.paper, key) if quoted else results[0][comparison.accuracy]
     variances = [result[f"{comparison.accuracy} sd"] ** 2 for result in results]
     return cells | {
-        "here": results[-1][comparison.accuracy] - before,
+        "here": results[-1][comparison.accuracy] - reference,
         "sd": sum(variances) ** 0.5,
     }
 

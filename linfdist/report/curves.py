@@ -1,13 +1,15 @@
 """How far each recorded net certifies: curves, margins, and what attacks do to the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from linfdist import data, experiments, records
 from linfdist.records import certified, certified_radii, eps_of
@@ -28,14 +30,14 @@ def certified_at(runs: Sequence[Run], radii: Sequence[float]) -> pd.Series:
 
     The fraction is the mean over the runs. At radius 0 it is the clean accuracy.
     """
-    radii = np.asarray(radii, dtype=float)
+    at = np.asarray(radii, dtype=float)
     shares = []
     for run in runs:
         largest = certified_radii(run).to_numpy()
         right = (run.certificates["predicted"] == run.certificates["label"]).to_numpy()
-        held = (largest[:, None] >= radii) & right[:, None]
+        held = (largest[:, None] >= at) & right[:, None]
         shares.append(held.mean(0))
-    return pd.Series(np.mean(shares, axis=0), index=radii)
+    return pd.Series(np.mean(shares, axis=0), index=at)
 
 
 def recorded_by_row(table: str, scale: str = "reduced") -> dict[str, list[Run]]:
@@ -105,9 +107,14 @@ def plot_fates(record: AttackRecord, ax: Axes) -> None:
     share = table["radius"] / float(record.eps)
     colors = {fate: color for fate, color in FATES.items() if fate != "certified"}
     groups = [share[table["fate"] == fate] for fate in colors]
-    bins = np.linspace(0, 1, 21)
-    shown = {"color": list(colors.values()), "label": list(colors)}
-    ax.hist(groups, bins, stacked=True, histtype="stepfilled", **shown)
+    ax.hist(
+        groups,
+        np.linspace(0, 1, 21).tolist(),
+        stacked=True,
+        histtype="stepfilled",
+        color=list(colors.values()),
+        label=list(colors),
+    )
     ax.set(xlabel="certified radius / eps", ylabel="images", xlim=(0, 1))
     certified = int((table["fate"] == "certified").sum())
     name = f"{record.run.experiment}, seed {record.run.seed}"
@@ -126,13 +133,13 @@ def _paper(name: str, runs: Sequence[Run]) -> float | None:
     return row.paper.certified_accuracy if same else None
 
 
-def _panels(table: str, scale: str, draw) -> Figure:
+def _panels(table: str, scale: str, draw: Callable[..., None]) -> Figure:
     """One panel per data set, stacked vertically, with one colour per row title."""
     by_row = recorded_by_row(table, scale)
     order = [key for key in data.DATASETS if any(_dataset(runs) == key for runs in by_row.values())]
     labels = _labels(by_row)
     titles = dict.fromkeys(labels.values())
-    colors = plt.get_cmap("tab10" if len(titles) <= 10 else "tab20").colors
+    colors = matplotlib.color_sequences["tab10" if len(titles) <= 10 else "tab20"]
     palette = {title: colors[i % len(colors)] for i, title in enumerate(titles)}
     height = 2.9 + (1.5 if len(titles) > 10 else 0)
     shape = (8, height * max(len(order), 1))
@@ -162,10 +169,10 @@ def _labels(by_row: dict[str, list[Run]]) -> dict[str, str]:
     return {name: f"{title}, {name.partition('/')[2]}" for name, title in titles.items()}
 
 
-def _draw_curves(ax: Axes, name: str, runs: Sequence[Run], *, label: str, color: object) -> None:
+def _draw_curves(ax: Axes, name: str, runs: Sequence[Run], *, label: str, color: ColorType) -> None:
     eps = float(eps_of(runs[0]))
     farthest = max(eps, *(certified_radii(run).max() for run in runs))
-    shares = certified_at(runs, np.linspace(0, farthest, POINTS))
+    shares = certified_at(runs, np.linspace(0, farthest, POINTS).tolist())
     ax.plot(shares.index, 100 * shares, color=color, label=label, linewidth=1.5)
     paper = _paper(name, runs)
     if paper is not None:
@@ -174,11 +181,13 @@ def _draw_curves(ax: Axes, name: str, runs: Sequence[Run], *, label: str, color:
     ax.set(xlabel="radius, pixels", ylabel="certified, % of the images", ylim=(0, 100))
 
 
-def _draw_margins(ax: Axes, name: str, runs: Sequence[Run], *, label: str, color: object) -> None:
+def _draw_margins(
+    ax: Axes, name: str, runs: Sequence[Run], *, label: str, color: ColorType
+) -> None:
     images = pd.concat([run.certificates for run in runs])
     right = images[images["predicted"] == images["label"]]
     eps = float(eps_of(runs[0]))
-    bins = np.linspace(0, min(1.0, 4 * eps), 61)
+    bins = np.linspace(0, min(1.0, 4 * eps), 61).tolist()
     radii = right["margin_radius"].dropna()
     if len(radii):
         weight = np.full(len(radii), 100 / len(images))

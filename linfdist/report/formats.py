@@ -29,7 +29,7 @@ def with_percents(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_percent(fraction: float | None) -> str:
-    return "–" if pd.isna(fraction) else f"{100 * fraction:.2f}"
+    return "–" if fraction is None or pd.isna(fraction) else f"{100 * fraction:.2f}"
 
 
 def _measured(mean: float, sd: float) -> str:

@@ -103,7 +103,8 @@ def _accuracy_claim(row: Experiment | QuotedRow, name: str) -> str:
 
 def _accuracies() -> Iterator[dict[str, object]]:
     for table in experiments.tables_of(Table):
-        for row in (*table.quoted, *table.rows):
+        rows: tuple[Experiment | QuotedRow, ...] = (*table.quoted, *table.rows)
+        for row in rows:
             for name, key in PRINTED.items():
                 paper = getattr(row.paper, key)
                 if paper is None:
@@ -217,9 +218,9 @@ def _times() -> Iterator[dict[str, object]]:
     recorded.sort(key=lambda times: "cuda" in times.environment["backend"])
     for table in experiments.tables_of(TimingTable):
         for row in table.rows:
-            if row.paper_seconds is None or row is table.reference:
+            paper = table.paper_ratio(row)
+            if paper is None or row is table.reference:
                 continue
-            paper = row.paper_seconds / table.reference.paper_seconds
             cells = {
                 "kind": "time",
                 "table": table.number,

@@ -75,8 +75,7 @@ def draw(path: Path) -> None:
     rows = pictured()
     sets = rows.groupby(["data set", "eps"], sort=False)
     heights = [len(group) for _, group in sets]
-    style = {"svg.fonttype": "none", "svg.hashsalt": "linfdist", "font.size": 9}
-    with plt.rc_context(style):
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "linfdist", "font.size": 9}):
         figure, axes = plt.subplots(
             len(heights), figsize=(8, 1 + 0.26 * sum(heights)), height_ratios=heights, squeeze=False
         )

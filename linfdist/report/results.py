@@ -28,7 +28,7 @@ def frame(table: Table, scale: str) -> pd.DataFrame:
     - "status": for a row without a record, the command that makes one; for a quoted row, why it is
       not rerun.
     """
-    rows = [*table.quoted, *table.repeated, *table.experiments]
+    rows: list[Experiment | QuotedRow] = [*table.quoted, *table.repeated, *table.experiments]
     order = {name: rank for rank, name in enumerate(data.DATASETS)}
     methods = {title: rank for rank, title in enumerate(table.methods)}
     rows.sort(key=lambda row: (order[row.dataset], methods.get(row.title, len(methods))))
@@ -80,17 +80,17 @@ def _columns(rows: Sequence[Experiment | QuotedRow]) -> list[str]:
 
 
 def _result(row: Experiment | QuotedRow, scale: str) -> dict[str, object]:
-    own = isinstance(row, Experiment)
-    cells = {
+    cells: dict[str, object] = {
         "data set": data.DATASETS[row.dataset].title,
         "eps": format_pixels(row.eps),
         "method": row.title,
-        "source": "this code" if own else "quoted",
+        "source": "quoted" if isinstance(row, QuotedRow) else "this code",
         "FLOPs": row.paper.flops,
         **{f"paper {name}": getattr(row.paper, key) for name, key in PRINTED.items()},
-        "status": "" if own or not row.reason else f"quoted: {row.reason}",
     }
-    return cells | dict(row.switches) | _recorded(row, scale) if own else cells
+    if isinstance(row, QuotedRow):
+        return cells | {"status": f"quoted: {row.reason}" if row.reason else ""}
+    return cells | {"status": "", **row.switches} | _recorded(row, scale)
 
 
 def _recorded(experiment: Experiment, scale: str) -> dict[str, object]:

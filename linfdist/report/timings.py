@@ -1,5 +1,7 @@
 """Tables of times: the paper's seconds per epoch beside those timed here, and their ratios."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 from pandas.io.formats.style import Styler
 
@@ -27,10 +29,8 @@ def frame(table: TimingTable, scale: str) -> pd.DataFrame:
     - "ratio, <phase>": the phase's seconds over IBP's mean on the same device.
     - "batch": the batch size that was timed.
     """
-    files = epochs_file.recorded_times(scale)
-    rows = [
-        _row(row, table.reference, scale, times) for times in files or [None] for row in table.rows
-    ]
+    files: Sequence[epochs_file.EpochTimes | None] = epochs_file.recorded_times(scale) or [None]
+    rows = [_row(table, row, scale, times) for times in files for row in table.rows]
     return pd.DataFrame(rows, columns=list(TIMING_COLUMNS))
 
 
@@ -52,22 +52,22 @@ def style(table: TimingTable, scale: str) -> Styler:
 
 
 def _row(
-    row: TimedRow, reference: TimedRow, scale: str, times: epochs_file.EpochTimes | None
+    table: TimingTable, row: TimedRow, scale: str, times: epochs_file.EpochTimes | None
 ) -> dict[str, object]:
-    experiment, paper = row.experiment, row.paper_seconds
+    experiment = row.experiment
     cells: dict[str, object] = {
         "method": experiment.title,
-        "source": "ours" if paper is None else "paper",
+        "source": "ours" if row.paper_seconds is None else "paper",
         "FLOPs": experiment.paper.flops,
-        "paper seconds": paper,
-        "paper ratio": None if paper is None else paper / reference.paper_seconds,
+        "paper seconds": row.paper_seconds,
+        "paper ratio": table.paper_ratio(row),
         "scale": scale,
     }
     if times is None:
         command = f"python -m linfdist bench epochs --scale {scale}"
         return cells | {"status": f"not yet run: {command}"}
     summary = times.summary()
-    here, ibp = (summary.loc[name] for name in (experiment.name, reference.experiment.name))
+    here, ibp = summary.loc[experiment.name], summary.loc[table.reference.experiment.name]
     return cells | {
         "device": times.device,
         "batch": here["batch"],

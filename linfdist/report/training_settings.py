@@ -25,7 +25,8 @@ def frame(table: HyperParameterTable, scale: str) -> pd.DataFrame:
         experiment = experiments.get(name)
         heading = f"{data.DATASETS[experiment.dataset].title}, {experiment.title}"
         columns[heading, "paper"] = dict(printed)
-        columns[heading, "this code"] = hyper_parameters(experiment.scales["paper"].train)
+        _, train = experiment.scales["paper"].dist_net()
+        columns[heading, "this code"] = hyper_parameters(train)
     return pd.DataFrame(columns)
 
 

@@ -19,7 +19,7 @@ from linfdist.system.values import shown, whole
 OMITTED_AT_DEFAULT: Mapping[str, bool] = types.MappingProxyType({"omitted_at_default": True})
 
 T = TypeVar("T")
-_hints = cache(get_type_hints)
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def check_fields(config: Any, ranged: Collection[str] = ()) -> None:
@@ -156,43 +156,81 @@ def to_dict(value: Any) -> Any:
 
 
 def from_dict(kind: Any, data: Any) -> Any:
-    """Read a value of ``kind`` from ``data``: a dataclass, or the type of one of its fields."""
+    """Read a value of ``kind`` from ``data``: a dataclass, or the type of one of its fields.
+
+    Raises:
+        TypeError: a value has another type, such as 64 for a tuple, or a field is missing.
+        ValueError: a value is no number or none of the declared dataclasses, or a field is unknown.
+    """
+    return _read(kind, data, f"from_dict: {getattr(kind, '__name__', kind)}")
+
+
+def _read(kind: Any, data: Any, what: str) -> Any:
+    """``from_dict``; ``what`` names the value in errors, such as "from_dict: TrainConfig.lr"."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return from_dict(_member(get_args(kind), data), data)
+        return _read(_member(get_args(kind), data, what), data, what)
     if origin is tuple:
-        members = get_args(kind)
-        if members[-1] is Ellipsis:
-            members = members[:1] * len(data)
-        return tuple(from_dict(member, item) for member, item in zip(members, data, strict=True))
-    if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        fields = {name: item for name, item in data.items() if name != "type"}
-        unknown = sorted(set(fields) - set(hints))
-        name = _serialised_name(kind)
-        if data.get("type") != name or unknown:
-            raise ValueError(
-                f"from_dict: {kind.__name__} must have the type {name!r} and the fields "
-                f"{', '.join(hints)}; got type {data.get('type')!r} and unknown fields {unknown}."
-            )
-        return kind(**{name: from_dict(hints[name], item) for name, item in fields.items()})
+        return _read_tuple(get_args(kind), data, what)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _read_dataclass(kind, data, what)
     if kind in (Fraction, float):
-        return kind(data)
+        return _read_number(kind, data, what)
     if origin is Literal or kind in (int, str, bool, type(None)):
         return data
-    raise TypeError(f"from_dict: no rule for the type {kind!r} of {data!r}.")
+    raise TypeError(f"{what} must have a type that JSON can hold; no rule for the type {kind!r}.")
 
 
-def _member(members: tuple[Any, ...], data: Any) -> Any:
+def _read_tuple(members: tuple[Any, ...], data: Any, what: str) -> tuple:
+    if not isinstance(data, list | tuple):
+        raise TypeError(f"{what} must be a list; got {shown(data)}.")
+    if members[-1] is Ellipsis:
+        members = members[:1] * len(data)
+    if len(data) != len(members):
+        raise ValueError(f"{what} must be a list of {len(members)} values; got {shown(data)}.")
+    return tuple(_read(member, item, what) for member, item in zip(members, data, strict=True))
+
+
+def _read_dataclass(kind: type, data: Any, what: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{what} must be a dictionary of fields; got {shown(data)}.")
+    hints = _hints(kind)
+    fields = {name: item for name, item in data.items() if name != "type"}
+    unknown = sorted(set(fields) - set(hints))
+    name = _serialised_name(kind)
+    if data.get("type") != name or unknown:
+        raise ValueError(
+            f"from_dict: {kind.__name__} must have the type {name!r} and the fields "
+            f"{', '.join(hints)}; got type {data.get('type')!r} and unknown fields {unknown}."
+        )
+    return kind(
+        **{
+            name: _read(hints[name], item, f"from_dict: {kind.__name__}.{name}")
+            for name, item in fields.items()
+        }
+    )
+
+
+def _read_number(kind: type[Fraction] | type[float], data: Any, what: str) -> Any:
+    if isinstance(data, bool) or not isinstance(data, int | float | str):
+        raise TypeError(f"{what} must be a number or its text; got {shown(data)}.")
+    try:
+        return kind(data)
+    except (ValueError, ArithmeticError) as error:
+        raise ValueError(f"{what} must be a number; got {shown(data)}.") from error
+
+
+def _member(members: tuple[Any, ...], data: Any, what: str) -> Any:
     """The member of a union to which ``data`` belongs: None, or the dataclass that it names."""
     if data is None:
         return type(None)
     members = tuple(member for member in members if member is not type(None))
     if isinstance(data, Mapping):
         for member in members:
-            if dataclasses.is_dataclass(member) and _serialised_name(member) == data.get("type"):
+            named = isinstance(member, type) and dataclasses.is_dataclass(member)
+            if named and _serialised_name(member) == data.get("type"):
                 return member
     if len(members) > 1:
         names = ", ".join(member.__name__ for member in members)
-        raise ValueError(f"from_dict: expected one of {names}; got {data!r}.")
+        raise ValueError(f"{what} must be one of {names}; got {data!r}.")
     return members[0]

@@ -59,7 +59,12 @@ def die_at(step: int, folder: Path, *, reading: bool = False) -> None:
             change()
 
     fsync = os.fsync
-    os.fsync = lambda descriptor: (change(), fsync(descriptor))[1]
+
+    def counted_fsync(fd: Any) -> None:
+        change()
+        fsync(fd)
+
+    os.fsync = counted_fsync
     sys.addaudithook(hook)
 
 

@@ -256,3 +256,16 @@ def test_parse_rows():
     assert experiments.parse_rows("all") == every == experiments.parse_rows("")
     names = [f"table2/tinyimagenet_{row}" for row in ("cnn7_bn", "net_mlp")]
     assert experiments.parse_rows("all", table=2) == names
+
+
+def test_a_setting_gives_a_dist_net_or_says_what_it_has_instead():
+    net = experiments.get_setting("table1/mnist_net", "paper")
+    assert net.dist_net() == (net.net, net.train) and net.hinge() is net.train.loss
+    baseline = experiments.get_setting("table1/mnist_ibp", "paper")
+    with pytest.raises(TypeError, match=r"an l_inf-dist net.*; got BaselineConfig and BoundTrain"):
+        baseline.dist_net()
+    mlp = experiments.get_setting("table1/mnist_net_mlp", "paper")
+    with pytest.raises(TypeError, match="a HingeLoss; got 'net_mlp' and IBPLoss"):
+        mlp.hinge()
+    with pytest.raises(TypeError, match="a HingeLoss; got 'net' and MixtureLoss"):
+        experiments.get_setting("table1/cifar10_net_mixture", "paper").hinge()

@@ -12,6 +12,7 @@ import torch
 
 from linfdist.baselines import BaselineConfig
 from linfdist.data import Augmentation, DatasetInfo
+from linfdist.experiments import Setting
 from linfdist.nn import NetConfig
 from linfdist.robust.losses import GatedLoss, HingeLoss, IBPLoss, MixtureLoss
 from linfdist.system.serialise import from_dict, to_dict
@@ -35,6 +36,7 @@ MIXTURE = replace(
 GATED = replace(HINGE, loss=GatedLoss(eps_train=Fraction("8.8") / 255, weights=(1.0, 0.5, 0.02)))
 CONV = NetConfig(kind="conv_net_mlp", hidden=(8,), mlp_hidden=4, channels=((3, 1), (5, 2)))
 GAUSSIAN = NetConfig(kind="net", hidden=(8, 9), identity_value=None)
+SETTING = Setting(dataset="digits", eps=Fraction(1, 10), net=GAUSSIAN, train=HINGE)
 
 
 @pytest.mark.parametrize("config", [HINGE, IBP, MIXTURE, GATED, CONV, GAUSSIAN])
@@ -73,6 +75,37 @@ def test_what_is_no_configuration_is_refused():
         from_dict(NetConfig, to_dict(HINGE))
 
 
+@pytest.mark.parametrize(
+    ("config", "change", "error", "message"),
+    [
+        (
+            HINGE,
+            {"lr": "fast"},
+            ValueError,
+            r"TrainConfig\.lr must be a number; got 'fast' \(str\)",
+        ),
+        (
+            HINGE,
+            {"lr": [0.1]},
+            TypeError,
+            r"TrainConfig\.lr must be a number or its text; got \[0\.1",
+        ),
+        (HINGE, {"lr": True}, TypeError, r"TrainConfig\.lr must be a number or its text; got True"),
+        (HINGE, {"epochs": [1, 2]}, ValueError, r"TrainConfig\.epochs must be a list of 3 values"),
+        (HINGE, {"loss": 7}, ValueError, r"TrainConfig\.loss must be one of HingeLoss, .*; got 7"),
+        (HINGE, {"augmentation": "flip"}, TypeError, r"TrainConfig\.augmentation must be a dict"),
+        (GAUSSIAN, {"hidden": 64}, TypeError, r"NetConfig\.hidden must be a list; got 64 \(int\)"),
+        (SETTING, {"eps": "x"}, ValueError, r"Setting\.eps must be a number; got 'x' \(str\)"),
+        (SETTING, {"eps": "1/0"}, ValueError, r"Setting\.eps must be a number; got '1/0'"),
+        (SETTING, {"dataset": 7}, TypeError, r"Setting: dataset must be text; got 7 \(int\)"),
+        (SETTING, {"test_images": "all"}, TypeError, "Setting: test_images must be a whole number"),
+    ],
+)
+def test_reading_names_the_field_of_a_value_of_another_type(config, change, error, message):
+    with pytest.raises(error, match=message):
+        from_dict(type(config), {**to_dict(config), **change})
+
+
 def test_a_type_without_a_rule_is_named():
     @dataclass(frozen=True)
     class Odd:
@@ -99,7 +132,7 @@ INFO = DatasetInfo(
 )
 CONFIGS = (
     *(HINGE, IBP, HINGE.loss, IBP.loss, HINGE.augmentation, Augmentation(crop=5), CONV, GAUSSIAN),
-    *(BOUND, COLT, BaselineConfig(kind="cap", width=0.5), INFO),
+    *(BOUND, COLT, BaselineConfig(kind="cap", width=0.5), INFO, SETTING),
 )
 NONSENSE = (
     *(
@@ -187,6 +220,13 @@ def plain(data):
         (CONV, {"channels": ((3, 0),)}, ValueError, "channels must be pairs of a width and"),
         (HINGE.augmentation, {"flip": 1}, TypeError, "flip must be True or False; got 1"),
         (HINGE.augmentation, {"flip": "no"}, TypeError, "flip must be True or False; got 'no'"),
+        (SETTING, {"dataset": 7}, TypeError, r"Setting: dataset must be text; got 7 \(int\)"),
+        (
+            SETTING,
+            {"net": HINGE},
+            TypeError,
+            "Setting: net must be NetConfig or BaselineConfig; got",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_named(config, change, error, message):
