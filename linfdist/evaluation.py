@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from linfdist import records
 from linfdist.data import ImageSet, check_image_set, to_pixels
-from linfdist.nn import LinfDistNetMLP, LogSumExp, frozen
+from linfdist.nn import LinfDistNet, LinfDistNetMLP, LogSumExp, frozen
 from linfdist.robust import (
     SOUND,
     Classifier,
@@ -313,7 +313,7 @@ def _evaluate_batch(
 
 
 def sound_columns(
-    net: Classifier,
+    net: LinfDistNet | LinfDistNetMLP,
     images: Tensor,
     labels: Tensor,
     eps: Fraction,

@@ -39,7 +39,7 @@ def zonotope_point(
     return point
 
 
-def prefix_length(layers: Sequence[nn.Module], relus: int) -> int:
+def prefix_length(layers: Iterable[nn.Module], relus: int) -> int:
     """How many layers there are up to the ReLU of that number, from 1; 0 for none."""
     ends = [0, *(index + 1 for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU))]
     if relus >= len(ends):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linfdist.baselines.ibp import LayerBounds, Trace, concrete, margin_bounds, merged
+from linfdist.baselines.ibp import LayerBounds, Trace, added, concrete, margin_bounds, merged
 from linfdist.baselines.layers import Residual
 from linfdist.nn import Normalize
 
@@ -26,7 +26,7 @@ def backward(
     for step in reversed(steps):
         if isinstance(step.layer, Residual):
             branches = [backward(b.steps, matrix, parallel=parallel) for b in step.branches]
-            matrix, more = (sum(parts) for parts in zip(*branches, strict=True))
+            matrix, more = (added(parts) for parts in zip(*branches, strict=True))
         else:
             matrix, more = _through(step, matrix, parallel)
         constant = constant + more
@@ -41,9 +41,11 @@ def _through(step: LayerBounds, matrix: Tensor, parallel: bool) -> tuple[Tensor,
     if isinstance(layer, nn.Linear):
         return matrix @ layer.weight, (matrix @ layer.bias).unsqueeze(2)
     if isinstance(layer, nn.Conv2d):
+        assert layer.bias is not None  # build_baseline's layers have one
         constant = (matrix.flatten(3).sum(3) @ layer.bias).unsqueeze(2)
         return _conv_transpose(layer, matrix, step.lower.shape[2:]), constant
     if isinstance(layer, nn.BatchNorm2d | Normalize):
+        assert step.affine is not None  # interval_trace records it
         scale, shift = step.affine
         return matrix * scale, (matrix * shift).flatten(2).sum(2, keepdim=True)
     if isinstance(layer, nn.ReLU):
@@ -57,6 +59,7 @@ def _through(step: LayerBounds, matrix: Tensor, parallel: bool) -> tuple[Tensor,
 
 def _conv_transpose(layer: nn.Conv2d, matrix: Tensor, size: Sequence[int]) -> Tensor:
     """A times the convolution's matrix, for an input of height and width ``size``."""
+    assert isinstance(layer.padding, tuple)  # in pixels, not "same"
     # What the input's size leaves over once the last stride has been taken.
     rest = [
         (side + 2 * padding - dilation * (kernel - 1) - 1) % stride

@@ -50,6 +50,6 @@ def unit_linear(in_features: int, out_features: int) -> nn.Linear:
     |(W x)_j − (W z)_j| <= ‖x − z‖_∞. No optimiser can leave the ball: it moves the matrix before
     the projection. ``linfdist.nn.frozen`` projects once for an evaluation.
     """
-    return parametrize.register_parametrization(
-        nn.Linear(in_features, out_features), "weight", UnitRows()
-    )
+    layer = nn.Linear(in_features, out_features)
+    parametrize.register_parametrization(layer, "weight", UnitRows())
+    return layer

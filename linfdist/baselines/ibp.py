@@ -7,6 +7,7 @@ hold for sums that cannot overflow, which ``unless_overflow`` sees to.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -56,13 +57,14 @@ def interval_trace(
     """
     steps = []
     for layer in layers:
-        affine, branches = None, ()
+        affine: tuple[Tensor, Tensor] | None = None
+        branches: tuple[Trace, ...] = ()
         if isinstance(layer, Residual):
             branches = tuple(
                 interval_trace(branch, lower, upper, clean)
                 for branch in (layer.body, layer.shortcut)
             )
-            low, high = (sum(getattr(b, end) for b in branches) for end in ("lower", "upper"))
+            low, high = added(b.lower for b in branches), added(b.upper for b in branches)
         elif isinstance(layer, nn.Linear | nn.Conv2d):
             low, high = _weighted(layer, lower, upper)
         elif isinstance(layer, nn.BatchNorm2d | Normalize):
@@ -79,9 +81,17 @@ def interval_trace(
             )
         steps.append(LayerBounds(layer, lower, upper, affine, branches))
         if clean is not None:
-            clean = sum(branch.clean for branch in branches) if branches else layer(clean)
+            if branches:
+                clean = added(b.clean for b in branches if b.clean is not None)
+            else:
+                clean = layer(clean)
         lower, upper = low, high
     return Trace(tuple(steps), lower, upper, clean)
+
+
+def added(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of one tensor or more, added to 0."""
+    return cast(Tensor, sum(parts))  # the sum of none would be the number 0
 
 
 def merged(last: nn.Linear, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,6 +144,7 @@ def _holds(trace: Trace) -> Tensor:
         nothing = step.lower.new_zeros(1)
         weight, bias = nothing.unsqueeze(0), nothing
         if isinstance(step.layer, nn.Linear | nn.Conv2d):
+            assert step.layer.bias is not None  # build_baseline's layers have one
             weight, bias = step.layer.weight, step.layer.bias
         elif step.affine is not None:
             weight, bias = (part.reshape(-1, 1) for part in step.affine)
@@ -168,5 +179,6 @@ def _affine(layer: nn.BatchNorm2d | Normalize, clean: Tensor | None) -> tuple[Te
         )
     else:
         mean, variance = clean.mean((0, 2, 3)), clean.var((0, 2, 3), correction=0)
+    assert mean is not None and variance is not None  # build_baseline's layers track both
     scale = layer.weight / (variance + layer.eps).sqrt()
     return scale.view(-1, 1, 1), (layer.bias - mean * scale).view(-1, 1, 1)

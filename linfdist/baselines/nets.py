@@ -48,7 +48,8 @@ class BaselineNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.input_shape = tuple(input_shape)
+        channels, height, width = input_shape
+        self.input_shape = (channels, height, width)
         self.num_classes = last.out_features
         self.features = features
         self.last = last
@@ -171,7 +172,9 @@ class GroupSortNet(BaselineNet):
 
     @property
     def lipschitz(self) -> float:
-        return self.features[0].lipschitz
+        normalize = self.features[0]
+        assert isinstance(normalize, Normalize)  # build_baseline's first layer
+        return normalize.lipschitz
 
 
 def build_baseline(
@@ -256,4 +259,5 @@ def _orthogonal(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.orthogonal_(module.weight)
+            assert module.bias is not None  # build_baseline's layers have one
             nn.init.zeros_(module.bias)

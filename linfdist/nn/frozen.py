@@ -4,7 +4,7 @@ import copy
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from linfdist.ops.precision import ieee_float32
 # The attributes in which torch's own wrappers keep the network that they run.
 WRAPPED = ("_orig_mod", "module")
 
+Network = TypeVar("Network")  # an nn.Module, or a protocol that describes one
+
 
 @contextmanager
-def frozen(net: nn.Module) -> Iterator[nn.Module]:
+def frozen(net: Network) -> Iterator[Network]:
     """A replica of ``net`` in evaluation mode, with parameters that require no gradient.
 
     Use the replica inside the context. ``net`` itself stays unchanged, so any number of threads may
@@ -28,7 +30,7 @@ def frozen(net: nn.Module) -> Iterator[nn.Module]:
         yield replica(net)
 
 
-def replica(net: nn.Module, *, training: bool = False) -> nn.Module:
+def replica(net: Network, *, training: bool = False) -> Network:
     """New modules for ``net``, all in one mode, that share the memory of its parameters.
 
     - Parameters are detached and require no gradient.
@@ -42,7 +44,8 @@ def replica(net: nn.Module, *, training: bool = False) -> nn.Module:
             ``torch.jit`` made the module, or its ``forward`` is set on the instance.
     """
     with torch.inference_mode(False), torch.no_grad():
-        return _twin(net, training, {})
+        # A replica has the class of the original.
+        return cast(Network, _twin(cast(nn.Module, net), training, {}))
 
 
 def refuse_wrapped(net: object, caller: str) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Iterator
 from itertools import chain
 from typing import Protocol, runtime_checkable
 
@@ -30,7 +31,7 @@ PROTOCOL = (
 )
 
 
-def check_finite(net: nn.Module, caller: str) -> None:
+def check_finite(net: "Classifier", caller: str) -> None:
     """Refuse a network with a parameter or buffer that is not finite or holds no values.
 
     Buffers outside the state dict count too.
@@ -51,7 +52,7 @@ def check_finite(net: nn.Module, caller: str) -> None:
             )
 
 
-def check_net(net: nn.Module, caller: str, *needed: str) -> None:
+def check_net(net: object, caller: str, *needed: str) -> None:
     """Refuse a network that is not a ``Classifier`` by type, methods and weights.
 
     ``needed`` names further methods that the network must have.
@@ -112,9 +113,9 @@ def _takes_p(net: nn.Module) -> bool:
 
 
 def check_images(
-    net: nn.Module,
+    net: "Classifier",
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | np.ndarray,
     caller: str,
     *needed: str,
     any_precision: bool = False,
@@ -260,12 +261,12 @@ def norm(p: object, caller: str, name: str = "p") -> float | LogSumExp:
     return value
 
 
-def checked_lipschitz(net: nn.Module, caller: str) -> float:
+def checked_lipschitz(net: "Lipschitz", caller: str) -> float:
     """``net.lipschitz``, the divisor of a margin: finite and above 0."""
-    value = net.lipschitz
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    value = real(value, caller, "net.lipschitz")
+    given: object = net.lipschitz
+    if isinstance(given, Tensor) and given.numel() == 1:
+        given = given.item()
+    value = real(given, caller, "net.lipschitz")
     if not 0 < value < math.inf:
         raise ValueError(f"{caller}: net.lipschitz must be finite and above 0; got {value}.")
     return value
@@ -275,19 +276,34 @@ class Classifier(Protocol):
     """An ``nn.Module`` that maps pixels, (batch, *input_shape), to logits, (batch, num_classes).
 
     ``worst_case_margins_on_box`` returns upper bounds of logit_k − logit_y at p = ∞ on the box
-    lower <= pixels <= upper, 0 at k = y, shape (batch, num_classes).
+    lower <= pixels <= upper, 0 at k = y, shape (batch, num_classes). The last methods are those of
+    every ``nn.Module`` that checks and evaluations use.
     """
 
-    input_shape: tuple[int, int, int]
-    num_classes: int
+    @property
+    def input_shape(self) -> tuple[int, int, int]: ...
 
-    def __call__(self, x: Tensor, p: float = ...) -> Tensor: ...
+    @property
+    def num_classes(self) -> int: ...
+
+    def __call__(self, x: Tensor, p: float | LogSumExp = ...) -> Tensor: ...
 
     def worst_case_margins_on_box(self, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def named_buffers(self) -> Iterator[tuple[str, Tensor]]: ...
+
+    def to(self, device: torch.device) -> object: ...
 
 
 @runtime_checkable
 class Lipschitz(Protocol):
     """Every logit is ``lipschitz``-Lipschitz in the pixels, in l_inf, at p = ∞."""
 
-    lipschitz: float
+    @property
+    def lipschitz(self) -> float: ...

@@ -170,6 +170,7 @@ def _layers(net: LinfDistNet) -> list[_Layer]:
     distances = [layer for layer in net.features.layers if isinstance(layer, LpDist)] + [net.last]
     shifts = [layer.running_mean for layer in net.features.layers if isinstance(layer, MeanShift)]
     layers, first = [], 0
+    assert net.last.bias is not None  # build_net's last layer has one
     for distance, shift in zip(distances, [*shifts, -net.last.bias], strict=True):
         middle = first + distance.in_features
         last = middle + distance.out_features
@@ -315,7 +316,7 @@ class Search:
         value = torch.where(by_gap, middle, value).unsqueeze(1)
         left = lower, upper.scatter(1, below.unsqueeze(1), value), rival
         right = lower.scatter(1, above.unsqueeze(1), value), upper, rival
-        halves = [tuple(part[~stuck] for part in half) for half in (left, right)]
+        halves = [(low[~stuck], high[~stuck], k[~stuck]) for low, high, k in (left, right)]
         return halves, bool(stuck.any())
 
     def _literal(self, lower: Tensor, upper: Tensor, granted: Tensor) -> tuple[Tensor, ...]:

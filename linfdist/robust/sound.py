@@ -137,14 +137,14 @@ def sound_certificates(
         radii: radii of ``interval_radius``, one per image.
     """
     images, labels = _check(net, images, labels, "sound_certificates")
-    eps = radius(eps, images, "sound_certificates", up=True)
+    least = radius(eps, images, "sound_certificates", up=True)
     radii = _radii(radii, images, "sound_certificates")
-    certified = sound_certified(net, images, labels, eps)
-    below = next_below(eps).clamp_min(0)
-    radii = torch.where(certified, radii.maximum(eps), radii.minimum(below))
+    certified = sound_certified(net, images, labels, least)
+    below = next_below(least).clamp_min(0)
+    radii = torch.where(certified, radii.maximum(least), radii.minimum(below))
     sound = sound_radius(net, images, labels, radii)
     # A search that starts above eps may step past eps, although eps is certified.
-    return certified, torch.where(certified, sound.maximum(eps), sound)
+    return certified, torch.where(certified, sound.maximum(least), sound)
 
 
 def _radii(radii: Tensor, images: Tensor, caller: str) -> Tensor:
@@ -158,11 +158,15 @@ def _radii(radii: Tensor, images: Tensor, caller: str) -> Tensor:
     return radii
 
 
-def _certified(net: nn.Module, images: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+def _certified(
+    net: LinfDistNet | LinfDistNetMLP, images: Tensor, labels: Tensor, eps: Tensor
+) -> Tensor:
     return proven(sound_margins_on_box(net, *sound_pixel_box(images, eps), labels), labels)
 
 
-def _check(net: nn.Module, images: Tensor, labels: Tensor, caller: str) -> tuple[Tensor, Tensor]:
+def _check(
+    net: LinfDistNet | LinfDistNetMLP, images: Tensor, labels: Tensor, caller: str
+) -> tuple[Tensor, Tensor]:
     refuse_wrapped(net, caller)
     dtypes = {value.dtype for value in net.parameters()} if isinstance(net, nn.Module) else set()
     if not isinstance(net, SOUND) or dtypes != {torch.float32}:

@@ -198,7 +198,12 @@ def refuse_inference_tensors(net: nn.Module, caller: str) -> None:
 
 
 def integer_labels(
-    labels: Tensor, images: Tensor, caller: str, row: str = "image", *, count: bool = True
+    labels: Tensor | np.ndarray,
+    images: Tensor,
+    caller: str,
+    row: str = "image",
+    *,
+    count: bool = True,
 ) -> Tensor:
     """The labels in int64 on the images' device.
 

@@ -193,8 +193,14 @@ def _gains(net: nn.Sequential, norm: float, caller: str) -> tuple[int, float, Te
             f"{caller}: net must be an adder_net, each AdderLinear followed by a BatchNorm1d; got "
             f"{len(adders)} of the first and {len(norms)} of the second."
         )
-    scales = [n.weight.detach().abs() * (n.running_var + n.eps).rsqrt() for n in norms]
+    scales = [_scales(layer) for layer in norms]
     return adders[0].in_features, math.prod(float(s.sum()) for s in scales[:-1]), scales[-1]
+
+
+def _scales(layer: nn.BatchNorm1d) -> Tensor:
+    """|γ| / √(running variance + ε), one per output."""
+    assert layer.running_var is not None  # adder_net's layers track it
+    return layer.weight.detach().abs() * (layer.running_var + layer.eps).rsqrt()
 
 
 @torch.inference_mode(False)

@@ -267,10 +267,12 @@ def _network(layers: list[Layer], constant: float, dtype: torch.dtype) -> LinfDi
             mean=(0.0,),
             std=1.0,
         )
+    assert isinstance(net, LinfDistNet)  # by its kind
     net = net.to(dtype).eval()
     # load_state_dict would take time quadratic in the number of modules.
     hidden = [layer for layer in net.features.layers if isinstance(layer, LpDist)]
     means = [layer.running_mean for layer in net.features.layers if isinstance(layer, MeanShift)]
+    assert net.last.bias is not None  # build_net's last layer has one
     with torch.no_grad():
         for layer, (weight, _) in zip([*hidden, net.last], layers, strict=True):
             layer.weight.copy_(weight)

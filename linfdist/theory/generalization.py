@@ -189,19 +189,18 @@ def paper_bound(margins: Tensor, r: float, vc: float, n: int, t: float = 1.5) ->
     margins = _margins(margins, "paper_bound")
     r, t = finite(r, "paper_bound", "r"), finite(t, "paper_bound", "t")
     vc = positive(vc, "paper_bound", "vc")
-    best = None
-    for step in range(1, 101):
-        delta = step / 100
+
+    def at(delta: float) -> MarginBound:
         # log2(2/δ) ≥ 1, so the root is real.
-        terms = MarginBound(
+        return MarginBound(
             delta=delta,
             margin_error=float((margins <= delta + r).double().mean()),
             size=48 / delta * rademacher_eq16(vc, n),
             scale=math.sqrt(math.log(math.log2(2 / delta)) / n),
             confidence=t / math.sqrt(n),
         )
-        best = terms if best is None or terms.total < best.total else best
-    return best
+
+    return min((at(step / 100) for step in range(1, 101)), key=lambda bound: bound.total)
 
 
 def direct_size(widths: Sequence[int], n: int) -> float:

@@ -270,8 +270,8 @@ def _check_neighbours(points: Tensor, values: Tensor, counts: list[int]) -> None
             continue
         here = tuple(slice(max(0, -step), min(0, -step) or None) for step in move)
         there = tuple(slice(max(0, step), min(0, step) or None) for step in move)
-        pairs = [part.flatten(0, len(counts) - 1) for part in (points[here], points[there])]
-        _check(*pairs, values[here].flatten(), values[there].flatten(), torch.float64)
+        first, second = (part.flatten(0, len(counts) - 1) for part in (points[here], points[there]))
+        _check(first, second, values[here].flatten(), values[there].flatten(), torch.float64)
 
 
 def _check(first: Tensor, second: Tensor, low: Tensor, high: Tensor, dtype: torch.dtype) -> None:

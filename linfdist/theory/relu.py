@@ -143,6 +143,7 @@ def to_relu(net: LinfDistNet, *, lean: bool = False) -> nn.Sequential:
             items = _distance(items, layer.weight.detach(), layers, lean)
         elif isinstance(layer, MeanShift):
             items = items.shifted(-layer.running_mean)
+    assert net.last.bias is not None  # build_net's last layer has one
     items = _distance(items, weight, layers, lean).shifted(net.last.bias.detach())
     return nn.Sequential(*layers, items.scaled(-1).linear())
 

@@ -86,6 +86,7 @@ def counter_example(widths: Sequence[int], p: float) -> CounterExample:
     net = build_net(
         config, input_shape=(1, 1, inputs), num_classes=outputs, mean=[0.0], std=1.0
     ).double()
+    assert isinstance(net, LinfDistNet)  # by its kind
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, LpDist):

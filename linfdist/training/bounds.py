@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from linfdist.baselines import BaselineNet, CapNet, PvtNet
 from linfdist.data import Augmentation
@@ -111,6 +111,7 @@ class _HingeObjective(Objective):
 
     def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
         super().__init__(net)
+        assert config.threshold is not None and isinstance(net, Lipschitz)  # by their checks
         self.threshold = float(config.threshold)  # in pixels
         self.lipschitz = net.lipschitz
 
@@ -122,6 +123,8 @@ class _HingeObjective(Objective):
 
 class _BoundObjective(Objective):
     """κ CE(logits) + (1 − κ) CE(bounds), by the bound of one method."""
+
+    net: BaselineNet
 
     def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
         super().__init__(net)
@@ -146,6 +149,7 @@ class _BoundObjective(Objective):
                 worst = self.net.loss_bound(trace, labels, beta).mean()
                 loss = kappa * F.cross_entropy(logits, labels) + (1 - kappa) * worst
             case "pvt":
+                assert isinstance(self.net, PvtNet)  # by _checked
                 loss = ibp_loss(logits, self.net.proven_margins(trace, labels), labels, kappa)
             case "ibp" | "crown_ibp":
                 loss = ibp_loss(logits, self.net.margins(trace, labels, beta), labels, kappa)
@@ -153,15 +157,16 @@ class _BoundObjective(Objective):
 
     def idle(self, eps: float, kappa: float, beta: float) -> Iterable[Tensor]:
         """In the warm-up the verifier, which has a part in the bound only."""
-        unused = kappa == 1 and isinstance(self.net, PvtNet)
-        return self.net.verifier.parameters() if unused else ()
+        if kappa == 1 and isinstance(self.net, PvtNet):
+            return self.net.verifier.parameters()
+        return ()
 
 
 class BoundRecipe:
     """A compared method's recipe: eps grows, κ and β fall, Adam's rate drops. A ``Recipe``."""
 
-    def __init__(self, net: BaselineNet, config: BoundTrainConfig) -> None:
-        _check_net(net, config)
+    def __init__(self, net: nn.Module, config: BoundTrainConfig) -> None:
+        net = _checked(net, config)
         self.config = config
         objective = _HingeObjective if config.bound == "hinge" else _BoundObjective
         self.objective = objective(net, config)
@@ -189,8 +194,8 @@ class BoundRecipe:
         return math.inf
 
 
-def _check_net(net: BaselineNet, config: BoundTrainConfig) -> None:
-    """Refuse a bound that does not fit the network."""
+def _checked(net: nn.Module, config: BoundTrainConfig) -> BaselineNet:
+    """The network; refuses a bound that does not fit it."""
     if not isinstance(net, BaselineNet):
         raise TypeError(
             f"fit: BoundTrainConfig must train a BaselineNet; got {type(net).__name__}. Use "
@@ -207,3 +212,4 @@ def _check_net(net: BaselineNet, config: BoundTrainConfig) -> None:
                 f'BoundTrainConfig: bound must be "{bound}" for a network of kind "{bound}" '
                 f"and for no other; got {config.bound!r} for {net.config.kind!r}."
             )
+    return net

@@ -62,7 +62,7 @@ class CheckpointConfig:
         object.__setattr__(self, "environments", tuple(calls))
 
 
-def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:
+def save(path: os.PathLike[str] | str, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:
     """Write ``state`` so that a crash at any moment leaves the old file or the new one.
 
     ``fingerprint``, JSON values, identifies the run that the state belongs to. ``state`` holds
@@ -79,7 +79,8 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(temporary) as file:
             hashed = _Hashed(file)
-            torch.save({"format": FORMAT, "fingerprint": text, "state": state}, hashed)
+            content = {"format": FORMAT, "fingerprint": text, "state": state}
+            torch.save(content, hashed)  # type: ignore[arg-type]  # write and flush are enough
             file.write(f"sha256 {hashed.digest.hexdigest()}\n".encode())
             file.flush()
             os.fsync(file.fileno())
@@ -96,8 +97,9 @@ def save(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None
         ) from error
 
 
-def try_saving(path: Path) -> None:
+def try_saving(path: os.PathLike[str] | str) -> None:
     """CheckpointError unless ``save`` can write to ``path``; called before training starts."""
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         disk.refuse_folder(path)
@@ -158,7 +160,9 @@ def _alone(temporary: Path) -> Iterator[BinaryIO]:
             raise
 
 
-def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+def load(
+    path: os.PathLike[str] | str, fingerprint: dict[str, Any], device: torch.device | str
+) -> dict[str, Any]:
     """The state that ``save`` wrote with this fingerprint.
 
     Raises:
@@ -176,12 +180,12 @@ def load(path: Path, fingerprint: dict[str, Any], device: torch.device | str) ->
     return state
 
 
-def environments(path: Path) -> list[dict[str, Any]]:
+def environments(path: os.PathLike[str] | str) -> list[dict[str, Any]]:
     """What the calls of a run up to this checkpoint ran on; empty if ``fit`` got none."""
     return list(_read(Path(path), "cpu", mmap=True)[1].get("environments", []))
 
 
-def damaged(path: Path, error: object) -> CheckpointError:
+def damaged(path: os.PathLike[str] | str, error: object) -> CheckpointError:
     """The error for a file that is not a whole checkpoint."""
     return CheckpointError(
         f"checkpoint: {path} must be a whole checkpoint; reading it failed ({error}). Training "

@@ -33,11 +33,11 @@ def check_fit(net: Net, train: ImageSet, test: ImageSet | None, config: AnyTrain
             "fit: train must hold at least two images; got one. A mean shift turns a single image "
             "into 0."
         )
-    for images, name in _shapes(train, test, config):
-        if images != net.input_shape:
+    for shape, name in _shapes(train, test, config):
+        if shape != net.input_shape:
             raise ValueError(
                 f"fit: {name} images must have the network's input_shape={net.input_shape}; got "
-                f"{images}. Set Augmentation.crop or build the network for these images."
+                f"{shape}. Set Augmentation.crop or build the network for these images."
             )
     for images in (train, test):
         if images is not None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from linfdist.baselines import (
     ColtNet,
@@ -128,6 +128,8 @@ class LayerwiseTrainConfig:
 class _LayerwiseObjective(Objective):
     """The loss of one stage; the layers that the stage freezes are idle."""
 
+    net: ColtNet
+
     def __init__(self, net: ColtNet, config: LayerwiseTrainConfig) -> None:
         super().__init__(net)
         self.config = config
@@ -150,10 +152,11 @@ class _LayerwiseObjective(Objective):
         loss = loss + self.config.l1 * sum(weight.abs().sum() for weight in weights)
         if stage < 2 and self.config.stability > 0:
             factor = self.config.stability * self.config.stability_factor**stage
-            begin = prefix_length(self.net.features, stage)
+            layers = [*self.net.features]
+            begin = prefix_length(layers, stage)
             with torch.no_grad():
-                front = interval_trace(self.net.features[:begin], lower, upper)
-            unstable = instability(self.net.features[begin:], front.lower, front.upper)
+                front = interval_trace(layers[:begin], lower, upper)
+            unstable = instability(layers[begin:], front.lower, front.upper)
             loss = loss + share * factor * unstable
         return loss, logits
 
@@ -161,7 +164,7 @@ class _LayerwiseObjective(Objective):
         self, relus: int, stage: int, lower: Tensor, upper: Tensor, labels: Tensor
     ) -> Tensor:
         """The mean cross entropy at the points that an attack behind ``relus`` ReLUs finds."""
-        layers, last = self.net.features, self.net.last
+        layers, last = [*self.net.features], self.net.last
         config = self.config
         point = latent_attack(
             layers,
@@ -183,13 +186,15 @@ class _LayerwiseObjective(Objective):
 
     def idle(self, stage: int, *rest: float) -> Iterator[Tensor]:
         """The weights and biases that the stage freezes."""
-        return self.net.features[: prefix_length(self.net.features, stage)].parameters()
+        layers = [*self.net.features]
+        for layer in layers[: prefix_length(layers, stage)]:
+            yield from layer.parameters()
 
 
 class LayerwiseRecipe:
     """COLT's recipe: three stages of SGD. A ``Recipe``."""
 
-    def __init__(self, net: ColtNet, config: LayerwiseTrainConfig) -> None:
+    def __init__(self, net: nn.Module, config: LayerwiseTrainConfig) -> None:
         if not isinstance(net, ColtNet):
             raise TypeError(
                 f"fit: LayerwiseTrainConfig must train a ColtNet; got {type(net).__name__}. Build "

@@ -38,6 +38,8 @@ class _Objective(Objective):
     parameter of the objective, not of the network. With other losses it is None.
     """
 
+    net: DistNet
+
     def __init__(self, net: DistNet, loss: Loss) -> None:
         super().__init__(net)
         self.settings = loss
@@ -46,8 +48,7 @@ class _Objective(Objective):
             like = next(net.parameters())
             self.scale = nn.Parameter(like.new_full((), loss.scale))
         # Read only once: on a GPU each read waits for all work under way.
-        on_logits = isinstance(loss, HingeLoss | MixtureLoss)
-        self.lipschitz = net.lipschitz if on_logits else net.feature_lipschitz
+        self.lipschitz = net.lipschitz if isinstance(net, LinfDistNet) else net.feature_lipschitz
 
     def loss(
         self,
@@ -66,18 +67,20 @@ class _Objective(Objective):
             radius: in pixels, the hinge's threshold or the eps of the interval bounds.
             weight: λ of the losses that have one.
         """
-        if isinstance(self.settings, HingeLoss | MixtureLoss):
-            logits = self.net(pixels, p)
-            threshold = radius * self.lipschitz
-            if self.scale is None:
-                return hinge_loss(logits, labels, threshold, self.settings.mix), logits
-            return mixture_loss(logits, labels, threshold, weight, self.scale), logits
-        features = self.net.features(pixels, p)
+        net, settings = self.net, self.settings
         reach = radius * self.lipschitz
-        logits, margins = self.net.logits_and_ball_margins(features, reach, labels)
-        if isinstance(self.settings, GatedLoss):
+        if isinstance(settings, HingeLoss):
+            logits = net(pixels, p)
+            return hinge_loss(logits, labels, reach, settings.mix), logits
+        if isinstance(settings, MixtureLoss):
+            logits = net(pixels, p)
+            assert self.scale is not None  # by __init__
+            return mixture_loss(logits, labels, reach, weight, self.scale), logits
+        assert isinstance(net, LinfDistNetMLP)  # by _checked
+        logits, margins = net.logits_and_ball_margins(net.features(pixels, p), reach, labels)
+        if isinstance(settings, GatedLoss):
             return gated_loss(logits, margins, labels, weight), logits
-        return ibp_loss(logits, margins, labels, self.settings.kappa), logits
+        return ibp_loss(logits, margins, labels, settings.kappa), logits
 
     def logits(self, pixels: Tensor, p: float | LogSumExp, *rest: float) -> Tensor:
         return self.net(pixels, p)
@@ -89,8 +92,8 @@ class LinfDistRecipe:
     A ``Recipe``; ``p`` is NaN before the first step.
     """
 
-    def __init__(self, net: DistNet, config: TrainConfig) -> None:
-        _check_net(net, config)
+    def __init__(self, net: nn.Module, config: TrainConfig) -> None:
+        net = _checked(net, config)
         self.config = config
         self.objective = _Objective(net, config.loss)
         groups = param_groups(net, config.decay)
@@ -135,8 +138,8 @@ class LinfDistRecipe:
         return self.config.smooth(self.p)
 
 
-def _check_net(net: DistNet, config: TrainConfig) -> None:
-    """Refuse a loss that does not fit the network."""
+def _checked(net: nn.Module, config: TrainConfig) -> DistNet:
+    """The network; refuses a loss that does not fit it."""
     of_margins = isinstance(config.loss, HingeLoss | MixtureLoss)
     kind = LinfDistNet if of_margins else LinfDistNetMLP
     if not isinstance(net, kind):
@@ -145,3 +148,4 @@ def _check_net(net: DistNet, config: TrainConfig) -> None:
             f"{type(net).__name__}. HingeLoss and MixtureLoss are for LinfDistNet, IBPLoss and "
             "GatedLoss for LinfDistNetMLP."
         )
+    return net

@@ -45,12 +45,18 @@ class Recipe(Protocol):
             a loss on margins of Lipschitz logits.
     """
 
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    state: tuple[str, ...]
     p: float
     lr: float
     eps_train: float | None
+
+    @property
+    def objective(self) -> Objective: ...
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+
+    @property
+    def state(self) -> tuple[str, ...]: ...
 
     def set_progress(self, epochs: float) -> tuple[Any, ...]:
         """Prepare the step after ``epochs`` epochs; return the objective's further arguments.

@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from linfdist.data import ImageSet
@@ -72,7 +73,7 @@ class TrainingState:
         self.device = device
         self.watched = "validation" if test is not None and test.validation else "test"
         self.recipe = recipe_of(config, net)
-        self.objective = self.recipe.objective
+        self.objective: nn.Module = self.recipe.objective
         if distributed.size() > 1:
             self.objective = DistributedDataParallel(self.objective)
         self.optimizer = self.recipe.optimizer
@@ -208,6 +209,12 @@ class TrainingState:
             f"epoch {epoch}/{epochs}, loss {loss:.4f}, p {self.recipe.p:.4g}, accuracy {right:.4f}"
         )
 
+    @property
+    def _file(self) -> CheckpointConfig:
+        """The checkpoint of a run that has one: only such a run is saved and resumed."""
+        assert self.checkpoint is not None
+        return self.checkpoint
+
     def save(self) -> None:
         """Write the checkpoint, unless a value is not finite; only process 0 writes."""
         self.check_finite()
@@ -223,14 +230,14 @@ class TrainingState:
             "loss_sum": self.loss_sum,
             "correct": self.correct,
             "seconds": time.monotonic() - self.started,
-            "environments": list(self.checkpoint.environments),
+            "environments": list(self._file.environments),
         }
-        checkpoints.save(self.checkpoint.path, self.fingerprint, state)
+        checkpoints.save(self._file.path, self.fingerprint, state)
 
     def resume(self) -> None:
         """Continue from the checkpoint if the file exists; its ``restart`` deletes it first."""
-        path = self.checkpoint.path
-        if self.checkpoint.restart:
+        path = Path(self._file.path)
+        if self._file.restart:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -251,7 +258,7 @@ class TrainingState:
 
     def load(self) -> None:
         """Take over the checkpoint's state, after checking that all of it belongs to this run."""
-        path = self.checkpoint.path
+        path = self._file.path
         state = checkpoints.load(path, self.fingerprint, self.device)
         try:
             check_state(state, self)

@@ -1,7 +1,7 @@
 """Run all attacks on one batch and report the images that survive every attack."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -19,7 +19,9 @@ from linfdist.system.inputs import checked_generator
 from linfdist.system.names import unknown
 from linfdist.system.values import shown
 
-ATTACKS = MappingProxyType({"pgd": pgd, "guided_pgd": guided_pgd, "square_attack": square_attack})
+ATTACKS: Mapping[str, Callable[..., Attack]] = MappingProxyType(
+    {"pgd": pgd, "guided_pgd": guided_pgd, "square_attack": square_attack}
+)
 
 
 @dataclass(frozen=True)
