@@ -181,9 +181,9 @@ def changed(values, rng, device):
     yield "None", None
 
 
-def fuzz(module, name, dtype, device, rng):
+def fuzz(native, name, dtype, device, rng):
     """How many calls were refused."""
-    function, (arrays, numbers) = getattr(module, name), FUNCTIONS[name]
+    function, (arrays, numbers) = getattr(native, name), FUNCTIONS[name]
     good = {}
     for argument, shape, kind in arrays:
         if argument[0] == "*" and device == CPU:
@@ -191,7 +191,7 @@ def fuzz(module, name, dtype, device, rng):
         if shape is None:
             p = (8.7,) if name == "backward" else (INF,)
             maker, p = ("lse_workspace", ()) if name[:3] == "lse" else ("backward_workspace", p)
-            shape = (getattr(module, maker)(BATCH, OUT, IN, *p, np.dtype(dtype).itemsize),)
+            shape = (getattr(native, maker)(BATCH, OUT, IN, *p, np.dtype(dtype).itemsize),)
         values = heap(shape, dtype if kind is T else kind)
         if kind is INT:
             values[...] = 1
@@ -241,7 +241,7 @@ def fuzz(module, name, dtype, device, rng):
     return refusals
 
 
-def fuzz_index(module, dtype, device):
+def fuzz_index(native, dtype, device):
     """Indices that no forward pass gives: refused on the CPU, without effect on a GPU."""
     for values in ([-1], [IN], [2**31 - 1], [-(2**31)], [0, IN + 1, 1, -7]):
         index = np.resize(np.array(values, INT), PAIRS)
@@ -249,8 +249,8 @@ def fuzz_index(module, dtype, device):
         results = [heap(X, dtype), heap(W, dtype)]
         given = [Array(v, device) for v in (*arrays, index, *results)]
         if device == CUDA:
-            size = module.backward_workspace(BATCH, OUT, IN, INF, np.dtype(dtype).itemsize)
-            module.backward_with_index(*given, Array(on_16_bytes((size,), BYTE), device), 0)
+            size = native.backward_workspace(BATCH, OUT, IN, INF, np.dtype(dtype).itemsize)
+            native.backward_with_index(*given, Array(on_16_bytes((size,), BYTE), device), 0)
             inside = (index >= 0) & (index < IN)
             touched = np.zeros(X, bool)
             for b, j in zip(*inside.nonzero(), strict=True):
@@ -258,17 +258,17 @@ def fuzz_index(module, dtype, device):
             assert not results[0][~touched].any()
             continue
         try:
-            module.backward_with_index(*given)
+            native.backward_with_index(*given)
         except ValueError as error:
             assert "index must be from 0 to 4" in str(error), error
         else:
             raise AssertionError(f"an index of {values} was taken")
 
 
-def fuzz_sizes(module):
+def fuzz_sizes(native):
     """Sizes of a workspace: none is empty, none overflows."""
     for name, p in (("backward_workspace", (8.7,)), ("lse_workspace", ())):
-        function = getattr(module, name)
+        function = getattr(native, name)
         for axis in range(3):
             for size in (0, -1, -(2**62), 2**31, 2**62):
                 sizes = [BATCH, OUT, IN]
@@ -290,16 +290,16 @@ def refuses(function, *arguments):
 
 def main(path, *places):
     spec = importlib.util.spec_from_file_location("_native", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    native = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
     rng, device = np.random.default_rng(0), CUDA if "cuda" in places else CPU
     total = 0
     for dtype in (np.float32, np.float64):
         for name in FUNCTIONS:
-            total += fuzz(module, name, dtype, device, rng)
-        fuzz_index(module, dtype, device)
+            total += fuzz(native, name, dtype, device, rng)
+        fuzz_index(native, dtype, device)
     if device == CUDA:
-        fuzz_sizes(module)
+        fuzz_sizes(native)
     print(f"{total} calls were refused")
 
 

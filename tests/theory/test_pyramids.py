@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from theory.lipschitz_functions import ROUNDING, boxes, functions, points_of
 
-from linfdist.theory import max_of_pyramids as module
-from linfdist.theory import targets
+from linfdist.theory import max_of_pyramids, targets
 from linfdist.theory.max_of_pyramids import Box, NotLipschitz, pyramids
 
 EPS = {1: (0.3, 0.07, 0.01), 2: (0.5, 0.2, 0.08), 3: (0.6, 0.3), 4: (1.0, 0.6)}
@@ -76,10 +75,10 @@ def test_the_bound_is_attained(d):
 
 @pytest.mark.parametrize("layout", ["paper", "centred"])
 def test_a_grid_that_is_too_wide_is_found(monkeypatch, layout):
-    axes = getattr(module, f"{layout}_axes")
+    axes = getattr(max_of_pyramids, f"{layout}_axes")
     # The paper's points are within eps / 4 of all x but near the upper ends: twice too many.
     monkeypatch.setattr(
-        module,
+        max_of_pyramids,
         f"{layout}_axes",
         lambda box, size: axes(box, size * (2.5 if layout == "paper" else 1.5)),
     )
@@ -154,7 +153,7 @@ def test_errors():
 def test_targets_are_lipschitz_and_refuse_what_is_not():
     for name in targets.EXAMPLES:
         for d in (2, 3):
-            module.check_pairs(targets.example(name, d), Box.unit(d), 20_000)
+            max_of_pyramids.check_pairs(targets.example(name, d), Box.unit(d), 20_000)
     with pytest.raises(ValueError, match=r"affine: the l_1 norm of slope must be at most 1; got 2"):
         targets.affine(torch.ones(2))
     with pytest.raises(ValueError, match=r"Unknown function 'island'.*Did you mean 'islands'"):
