@@ -268,7 +268,7 @@ def test_damaged_records_are_refused_by_name(folder):
     path.write_text(good)
     table = run.path / "attacks.csv"
     table.write_text(table.read_text().replace(",0,", ",1,", 1))
-    with pytest.raises(RecordError, match=r"must have the SHA-256 that attacks\.json says"):
+    with pytest.raises(RecordError, match=r"must have the SHA-256 that attacks\.json names"):
         _ = read_attack(run).table
 
 

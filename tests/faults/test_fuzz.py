@@ -265,7 +265,7 @@ def test_tinyimagenet_lists(tmp_path):
     for bad, message in (
         (b"../../secret_1.JPEG\tn00\n", r"a line must begin with val_<number>\.JPEG"),
         (b"val_1.JPEG\n", r"class  of val_1\.JPEG has no folder"),
-        (b"val_1.JPEG\tn00\nval_1.JPEG\tn01\n", r"it has val_1\.JPEG twice"),
+        (b"val_1.JPEG\tn00\nval_1.JPEG\tn01\n", r"it names val_1\.JPEG twice"),
         (b"\xff", "is not text"),
     ):
         with pytest.raises(DataError, match=message):

@@ -169,7 +169,11 @@ def test_running_means_serve_a_single_image_and_are_left_as_they_were():
     ("batches", "error", "message"),
     [
         ([torch.rand(4, 1, 3, 3), torch.rand(1, 1, 3, 3)], ValueError, "more than one value"),
-        ([torch.rand(4, 1, 3, 3), (torch.rand(4, 1, 3, 3), 1)], TypeError, "got a tuple. Pass"),
+        (
+            [torch.rand(4, 1, 3, 3), (torch.rand(4, 1, 3, 3), 1)],
+            TypeError,
+            "got a tuple. Pass only",
+        ),
     ],
 )
 def test_reestimation_refuses_what_it_cannot_take_and_puts_the_means_back(batches, error, message):

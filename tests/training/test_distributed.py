@@ -300,7 +300,7 @@ def test_a_single_process_needs_no_group(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cuda:1", "device 'cuda:1' is one GPU, for 3 processes. Use cuda"),
+        ("cuda:1", "device 'cuda:1' is one GPU, but there are 3 processes. Use cuda"),
         ("cuda", "--nproc-per-node must be at most the 2 GPUs here; got 3"),
         (None, "--nproc-per-node must be at most the 2 GPUs here; got 3"),
     ],
