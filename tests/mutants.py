@@ -66,11 +66,29 @@ def main() -> int:
 
 
 def _clone(folder: Path) -> Path:
-    """The committed checkout with the compiled module in it."""
-    clone = folder / "linfdist"
+    """The committed checkout with the compiled module in it, from which ``linfdist`` is imported.
+
+    An editable installation finds the package before PYTHONPATH does, so its finder is removed.
+    """
+    clone = folder / "clone"
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
     shutil.copy(str(native.compiled().__file__), clone / "linfdist" / "ops")
+    (clone / "sitecustomize.py").write_text(
+        "import sys\n"
+        "others = [one for one in sys.meta_path if 'ScikitBuild' not in type(one).__name__]\n"
+        "sys.meta_path[:] = others\n"
+    )
+    command = [sys.executable, "-c", "import linfdist; print(linfdist.__file__)"]
+    imported = subprocess.run(
+        command, cwd=folder, env=_environment(clone), capture_output=True, text=True, check=True
+    )
+    if not imported.stdout.startswith(str(clone)):
+        raise RuntimeError(f"linfdist must be imported from {clone}; got {imported.stdout}")
     return clone
+
+
+def _environment(clone: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"}
 
 
 def _sample(paths: list[Path], seed: int) -> list[MutationSpec]:
@@ -105,10 +123,9 @@ def _passes(clone: Path, module: Path) -> bool:
 
 def _pytest(clone: Path, *arguments: str) -> int:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            command, cwd=clone, env=environment, timeout=300, stdout=subprocess.DEVNULL
+            command, cwd=clone, env=_environment(clone), timeout=300, stdout=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
         return 1  # a mutant that does not end is noticed
