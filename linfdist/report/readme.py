@@ -124,11 +124,11 @@ def _speed_of(bench: recorded.Bench) -> str:
 def gpu() -> str:
     """The README's paragraph about GPUs: which GPUs have a recorded bench, or that none has."""
     state = recorded.gpu_state(recorded.benches())
-    yet = ": none of their numbers is known" if state == recorded.NO_GPU_RUN else ""
+    yet = ", so their speed is unknown" if state == recorded.NO_GPU_RUN else ""
     return (
-        "**On a GPU.** The CUDA kernels are compiled for sm_80, sm_90 and PTX, which later GPUs "
-        f"compile for themselves;\nthey have **{state}**{yet}. `python -m linfdist session` "
-        "builds, tests, benches and\ntrains on one within a budget of seconds; "
+        "**On a GPU.** The CUDA kernels are compiled for sm_80 and sm_90, and as PTX, which the "
+        f"driver compiles for later GPUs.\nThey have **{state}**{yet}. `python -m linfdist session` "
+        "builds, tests, benchmarks and\ntrains on one within the time that `--seconds` sets; "
         "[the book's page on speed](book/method/speed.ipynb) has the rooflines.\n"
     )
 
