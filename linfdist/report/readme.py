@@ -127,8 +127,8 @@ def gpu() -> str:
     yet = ", so their speed is unknown" if state == recorded.NO_GPU_RUN else ""
     return (
         "**On a GPU.** The CUDA kernels are compiled for sm_80 and sm_90, and as PTX, which the "
-        f"driver compiles for later GPUs.\nThey have **{state}**{yet}. `python -m linfdist session` "
-        "builds, tests, benchmarks and\ntrains on one within the time that `--seconds` sets; "
+        f"driver compiles for later GPUs.\nThey have **{state}**{yet}. `python -m linfdist "
+        "session` builds, tests, benchmarks and\ntrains on one within the time that `--seconds` sets; "
         "[the book's page on speed](book/method/speed.ipynb) has the rooflines.\n"
     )
 
