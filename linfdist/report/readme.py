@@ -127,8 +127,10 @@ def gpu() -> str:
     yet = ", so their speed is unknown" if state == recorded.NO_GPU_RUN else ""
     return (
         "**On a GPU.** The CUDA kernels are compiled for sm_80 and sm_90, and as PTX, which the "
-        f"driver compiles for later GPUs.\nThey have **{state}**{yet}. `python -m linfdist "
-        "session` builds, tests, benchmarks and\ntrains on one within the time that `--seconds` sets; "
+        "driver compiles for later GPUs.\n"
+        f"They have **{state}**{yet}. "
+        "`python -m linfdist session` builds, tests, benchmarks and\n"
+        "trains on one within the time that `--seconds` sets; "
         "[the book's page on speed](book/method/speed.ipynb) has the rooflines.\n"
     )
 
