@@ -6,8 +6,8 @@
 Cosmic Ray makes the mutants: another operator, another constant, a branch that is not taken. A
 random sample of them is planted, one at a time, in a clone of the committed checkout. The tests of
 the mutant's folder then run until one fails: first those whose file is named after the module, then
-the quick ones. A mutant that all of them pass has survived, and its diff is printed. The exit code
-is 1 if a mutant survived.
+the quick ones, then all. A mutant that all of them pass has survived, and its diff is printed. The
+exit code is 1 if a mutant survived.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def _passes(clone: Path, module: Path) -> bool:
     own = sorted(path for path in folder.rglob("test_*.py") if module.stem in path.stem)
     return all(
         _pytest(clone, *given) in (0, 5)  # 5: no test was selected
-        for given in ([*map(str, own)], [str(folder), "-m", "quick"])
+        for given in ([*map(str, own)], [str(folder), "-m", "quick"], [str(folder)])
         if given
     )
 

@@ -46,6 +46,16 @@ def test_decay_is_the_gradient_of_half_the_squared_norm():
     torch.testing.assert_close(decayed(weight.detach(), 5.0), weight.detach() - 0.25 * gradient)
 
 
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, math.inf])
+def test_every_p_from_1_on_is_taken(p):
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = LpAdamW([weight], lr=0.1, p=p)
+    set_p(optimizer, p)
+    weight.grad = torch.ones(2, 3)
+    optimizer.step()
+    assert (weight < 1).all()
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 @pytest.mark.parametrize("p", [1.0, 1000.0, math.inf])
 def test_decay_is_finite_at_any_p_and_scale(p, scale):

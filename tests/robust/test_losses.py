@@ -134,6 +134,17 @@ def test_the_clipped_hinge_has_no_gradient_where_the_image_is_classified_wrong()
     assert logits.grad[2].tolist() == [-0.25, 0.25, 0]
 
 
+def test_the_threshold_is_a_finite_number_or_a_tensor_without_axes():
+    logits, labels = torch.randn(5, 4), torch.arange(5) % 4
+    assert torch.equal(
+        hinge_loss(logits, labels, torch.tensor(2.0)), hinge_loss(logits, labels, 2.0)
+    )
+    with pytest.raises(ValueError, match="threshold must be finite; got inf"):
+        hinge_loss(logits, labels, math.inf)
+    with pytest.raises(TypeError, match="threshold must be a number"):
+        hinge_loss(logits, labels, torch.tensor([2.0]))
+
+
 def test_the_clipped_hinge_is_the_hinge_over_the_threshold_where_images_are_right():
     logits, labels = random_batch(5)
     right = logits.argmax(1) == labels

@@ -122,6 +122,21 @@ def test_relaxation_divides_the_radius_of_the_loss(net_config, config, monkeypat
     assert whole[-1] > 0
 
 
+def test_a_report_is_of_the_epoch_that_has_just_ended_or_runs():
+    run = TrainingState(fresh(), TRAIN, CONFIG, 0, None, "cpu")
+    for epoch in (1, 2):
+        run.train_step()
+        assert run.report().startswith(f"epoch {epoch}/{sum(CONFIG.epochs)}, loss ")
+        while run.step % run.steps_per_epoch:
+            run.train_step()
+        run.end_epoch()
+        row = run.rows[-1]
+        assert run.report().startswith(
+            f"epoch {epoch}/{sum(CONFIG.epochs)}, loss {row['train_loss']:.4f}, p "
+        )
+        assert run.report().endswith(f"accuracy {row['train_accuracy']:.4f}")
+
+
 def scale_of(run):
     return run.recipe.objective.scale
 
