@@ -237,12 +237,13 @@ _EDGE = Augmentation(padding=3, flip=True, pad_with="edge")
 
 @dataclass(frozen=True, kw_only=True)
 class Retrained:
-    """A LogSumExp row with another loss: its title's ending, its loss and its reduced scale."""
+    """A LogSumExp row with another loss; ``hidden`` and ``epochs`` are its reduced scale's."""
 
     row: str
-    ending: str
+    ending: str  # of the title
     loss: MixtureLoss | GatedLoss
-    reduced: Reduction
+    hidden: tuple[int, ...]
+    epochs: tuple[int, int, int]
 
 
 RETRAINED = {
@@ -250,25 +251,22 @@ RETRAINED = {
         row="cifar10_net_lse",
         ending="mixture loss",
         loss=_MIXTURE,
-        reduced=Reduction(
-            net={"hidden": (512,) * 2}, train={"epochs": (6, 18, 1), "batch_size": 128}
-        ),
+        hidden=(512,) * 2,
+        epochs=(6, 18, 1),
     ),
     "cifar10_net_mixture_long": Retrained(
         row="cifar10_net_lse",
         ending="mixture loss, longer",
         loss=_MIXTURE,
-        reduced=Reduction(
-            net={"hidden": (512,) * 3}, train={"epochs": (10, 48, 2), "batch_size": 128}
-        ),
+        hidden=(512,) * 3,
+        epochs=(10, 48, 2),
     ),
     "cifar10_net_mlp_gated": Retrained(
         row="cifar10_net_mlp_lse",
         ending="gated loss",
         loss=_GATED,
-        reduced=Reduction(
-            net={"hidden": (512,) * 2}, train={"epochs": (6, 18, 1), "batch_size": 128}
-        ),
+        hidden=(512,) * 2,
+        epochs=(6, 18, 1),
     ),
 }
 
@@ -291,11 +289,11 @@ def _retrained(name: str, change: Retrained) -> Experiment:
                 loss = replace(loss, eps_train=setting.eps)
         train = replace(train, loss=loss, augmentation=augmentation, decay="none")
         scales[scale] = replace(setting, train=train)
-    reduced = scales["reduced"]
+    net, train = scales["reduced"].dist_net()
     scales["reduced"] = replace(
-        reduced,
-        net=replace(reduced.net, **change.reduced.net),
-        train=replace(reduced.train, **change.reduced.train),
+        scales["reduced"],
+        net=replace(net, hidden=change.hidden),
+        train=replace(train, epochs=change.epochs, batch_size=128),
     )
     title = f"{experiment.title}, {change.ending}"
     return replace(experiment, name=f"table1/{name}", title=title, scales=scales)
